@@ -1,0 +1,139 @@
+//! Every bound of the relay, in one place, with the answer that a full bound gives.
+//!
+//! A bound is a constant here if only a developer should change it, and the default of a setting (named in the
+//! comment) if an operator may. Relations between bounds are asserted when compiling, at the end of the file.
+//! `docs/limits.md` lists them for operators.
+
+// ---- the spool ----
+
+/// Writes and reads of the log start and end on multiples of this (direct I/O).
+pub const DISK_ALIGN_BYTES: usize = 4096;
+/// Size of a segment file (`queue.segment_bytes`). Full: the next segment is taken; none left: 452 4.3.1.
+pub const SEGMENT_BYTES: u32 = 64 << 20;
+/// The least that `queue.segment_bytes` may be.
+pub const SEGMENT_MIN_BYTES: u32 = 4 << 20;
+/// Smallest block allocated for an open batch.
+pub const BLOCK_MIN_BYTES: usize = 32 << 10;
+/// A batch this long is written at once, even while another is on its way to disk.
+pub const BATCH_FULL_BYTES: usize = 256 << 10;
+/// Largest block: one record of the largest envelope must fit.
+pub const BLOCK_MAX_BYTES: usize = 1 << 20;
+/// Writes on their way to disk at a time; more than one only for full batches.
+pub const WRITES_IN_FLIGHT_MAX: usize = 4;
+/// Frozen blocks kept for bodies not yet delivered (`queue.memory_bytes`, per shard); older ones are read back.
+pub const HOT_BLOCKS_BYTES: usize = 128 << 20;
+/// A body arriving in pieces shorter than this is gathered before it becomes a chunk record.
+pub const CHUNK_MIN_BYTES: usize = 16 << 10;
+/// Longest body part in one chunk record.
+pub const CHUNK_MAX_BYTES: usize = 128 << 10;
+/// Verdicts wait at most so long for a commit that happens anyway.
+pub const VERDICT_DELAY_MS: u64 = 10;
+/// Room kept at the end of each segment for verdicts, so that delivering goes on when the disk is full.
+pub const SEGMENT_RESERVE_BYTES: u32 = 1 << 20;
+/// Segments of one shard (`queue.segments`). All in use: 452 4.3.1.
+pub const SEGMENTS_MAX: usize = 4096;
+/// After a failed write or a full disk, a new segment is tried no sooner than this.
+pub const SEGMENT_RETRY_MS: u64 = 1000;
+/// Shards of one relay.
+pub const SHARDS_MAX: u16 = 256;
+
+// ---- receiving ----
+
+/// Inbound connections of one shard (`listen.connections`). Full: 421 4.3.2 as the greeting (SES-26).
+pub const CONNECTIONS_IN_MAX: usize = 10_000;
+/// Longest command line with CRLF: 512 and all extensions of SIZ-02 and SIZ-03 with room to spare. Longer: 500, skipped to CRLF (SIZ-04).
+pub const COMMAND_LINE_MAX_BYTES: usize = 2048;
+/// Longest local part (SIZ-01).
+pub const LOCAL_PART_MAX_BYTES: usize = 64;
+/// Longest domain (SIZ-01).
+pub const DOMAIN_MAX_BYTES: usize = 255;
+/// Longest path with brackets (SIZ-01).
+pub const PATH_MAX_BYTES: usize = 256 + 66;
+/// Largest message, unstuffed (`relay.message_bytes`). Larger: 552 5.3.4 (SIZ-08, DAT-10).
+pub const MESSAGE_MAX_BYTES: u64 = 50 << 20;
+/// Past so many times the limit an over-long message ends with 421 and a close (DAT-10).
+pub const MESSAGE_HARD_FACTOR: u64 = 2;
+/// Recipients of one transaction (`relay.recipients`). More: 452 4.5.3 (SIZ-09).
+pub const RECIPIENTS_MAX: usize = 1000;
+/// Longest data line with CRLF, not counting a doubled dot (SIZ-06, SIZ-07). Longer: 500 5.6.0 at the end of data.
+pub const DATA_LINE_MAX_BYTES: usize = 1000;
+/// Received fields beyond which a message is looping (`relay.received_fields`): 554 5.4.6 (TRC-06).
+pub const RECEIVED_FIELDS_MAX: u32 = 100;
+/// Refused or unknown commands of one session (`relay.errors`). More: 421 4.7.0 (SES-10).
+pub const SESSION_ERRORS_MAX: u32 = 20;
+/// Idle time before a command (`relay.idle_ms`). Over: 421 4.4.2 (SES-23).
+pub const COMMAND_IDLE_MS: u64 = 300_000;
+/// Idle time inside message data (DAT-14). Over: 421 4.4.2.
+pub const DATA_IDLE_MS: u64 = 180_000;
+/// Slowest average rate of message data once `DATA_IDLE_MS` is over (DAT-14). Slower: 421 4.4.2.
+pub const DATA_RATE_MIN_BYTES_PER_SECOND: u64 = 512;
+/// Reading stops while so much waits to be sent to a client that does not read.
+pub const OUTBOX_MAX_BYTES: usize = 64 << 10;
+/// An empty outbox keeps a buffer of at most this size.
+pub const OUTBOX_KEEP_BYTES: usize = 1024;
+/// What one read may bring.
+pub const RECEIVE_BYTES: usize = 256 << 10;
+
+// ---- delivering ----
+
+/// Connections to one site over all shards (`site.default.connections`).
+pub const SITE_CONNECTIONS: u32 = 20;
+/// Outbound connections of one shard. Full: jobs wait.
+pub const CONNECTIONS_OUT_MAX: usize = 10_000;
+/// Messages over one outbound connection (`site.default.messages_per_connection`) (RTE-20).
+pub const CONNECTION_MESSAGES_MAX: u32 = 10_000;
+/// An idle outbound connection is kept so long (`site.default.idle_ms`) (RTE-20).
+pub const CONNECTION_IDLE_MS: u64 = 5_000;
+/// Recipients in one outbound transaction (`site.default.recipients`) (SIZ-10).
+pub const TRANSACTION_RECIPIENTS_MAX: usize = 100;
+/// Longest reply line of a next hop that is kept; longer ends the session as temporary (RTE-21).
+pub const REPLY_LINE_MAX_BYTES: usize = 4096;
+/// Lines of one reply (EXT-10, RTE-21).
+pub const REPLY_LINES_MAX: usize = 200;
+/// Longest reply text kept in a verdict.
+pub const VERDICT_TEXT_MAX_BYTES: usize = 400;
+/// TCP connect (RTE-15).
+pub const CONNECT_TIMEOUT_MS: u64 = 30_000;
+/// Greeting (RTE-15; RFC 5321 4.5.3.2.1).
+pub const GREETING_TIMEOUT_MS: u64 = 300_000;
+/// EHLO, HELO, RSET, QUIT; the RFC names none for them, so MAIL's serves.
+pub const HELLO_TIMEOUT_MS: u64 = 300_000;
+/// MAIL (RFC 5321 4.5.3.2.2).
+pub const MAIL_TIMEOUT_MS: u64 = 300_000;
+/// RCPT (RFC 5321 4.5.3.2.3).
+pub const RCPT_TIMEOUT_MS: u64 = 300_000;
+/// DATA initiation (RFC 5321 4.5.3.2.4).
+pub const DATA_TIMEOUT_MS: u64 = 120_000;
+/// Each data block (RFC 5321 4.5.3.2.5).
+pub const DATA_BLOCK_TIMEOUT_MS: u64 = 180_000;
+/// The reply after the final dot (RFC 5321 4.5.3.2.6).
+pub const DATA_END_TIMEOUT_MS: u64 = 600_000;
+/// QUIT's reply is not waited for longer (RTE-18).
+pub const QUIT_TIMEOUT_MS: u64 = 2_000;
+/// Connect attempts for one job before it is deferred (RTE-04).
+pub const ADDRESSES_TRIED_MAX: usize = 6;
+/// First retry of a recipient after (`retry.first_ms`) (QUE-04).
+pub const RETRY_FIRST_MS: u64 = 60_000;
+/// Retries are at most so far apart (`retry.longest_ms`) (QUE-04).
+pub const RETRY_LONGEST_MS: u64 = 4 * 3_600_000;
+/// A message is given up so long after it was accepted (`retry.expire_ms`) (QUE-04).
+pub const EXPIRE_MS: u64 = 5 * 86_400_000;
+/// First pause of a site that does not answer (`retry.site_first_ms`) (QUE-05).
+pub const SITE_PAUSE_FIRST_MS: u64 = 5_000;
+/// Longest pause of a site (`retry.site_longest_ms`).
+pub const SITE_PAUSE_LONGEST_MS: u64 = 15 * 60_000;
+/// A drain waits so long for deliveries on their way (`drain_ms`).
+pub const DRAIN_MS: u64 = 30_000;
+
+const _: () = assert!(SEGMENT_MIN_BYTES as usize >= 2 * BLOCK_MAX_BYTES + SEGMENT_RESERVE_BYTES as usize);
+const _: () = assert!(BLOCK_MIN_BYTES <= BATCH_FULL_BYTES && BATCH_FULL_BYTES <= BLOCK_MAX_BYTES);
+const _: () = assert!(CHUNK_MIN_BYTES <= CHUNK_MAX_BYTES && CHUNK_MAX_BYTES <= BATCH_FULL_BYTES);
+const _: () =
+    assert!(BLOCK_MAX_BYTES.is_multiple_of(DISK_ALIGN_BYTES) && BLOCK_MIN_BYTES.is_multiple_of(DISK_ALIGN_BYTES));
+const _: () = assert!(RECIPIENTS_MAX >= 100, "RFC 5321 4.5.3.1.8");
+const _: () = assert!(MESSAGE_MAX_BYTES >= 64 << 10, "RFC 5321 4.5.3.1.7");
+const _: () = assert!(
+    RECIPIENTS_MAX * (PATH_MAX_BYTES + 16) + CHUNK_MAX_BYTES + 64 * 1024 + 16 * 1024 <= BLOCK_MAX_BYTES,
+    "the accepting record of the largest envelope fits one block"
+);
+const _: () = assert!(COMMAND_LINE_MAX_BYTES >= 1036, "SIZ-03");

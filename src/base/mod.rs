@@ -1,0 +1,9 @@
+//! Small nouns that every room uses: bytes, ids, time, randomness, bounds.
+//!
+//! Nothing here does I/O, reads a clock or takes a lock.
+
+pub mod bytes;
+pub mod ids;
+pub mod limits;
+pub mod rng;
+pub mod time;

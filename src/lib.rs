@@ -1,0 +1,2 @@
+//! Ringpost: a durable, thread-per-core SMTP relay for bulk outbound mail.
+pub mod base;

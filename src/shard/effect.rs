@@ -1,0 +1,120 @@
+//! What a shard wants done. The shell performs effects in order; each is remembered nowhere else.
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::base::bytes::Block;
+use crate::base::ids::{ConnId, ShardId};
+use crate::base::time::Mono;
+use crate::queue::{ReadId, SegmentSlot, WriteId};
+use crate::route::QueryId;
+use crate::shard::parcel::Parcel;
+
+/// One thing to do.
+pub enum Effect {
+    /// The connection just accepted is known by this name; start reading.
+    Open {
+        /// Its name.
+        conn: ConnId,
+    },
+    /// Write these bytes to the connection just accepted and close it.
+    Refuse {
+        /// A whole greeting line.
+        greeting: &'static [u8],
+    },
+    /// The connection's outbox holds bytes: gather, write, report `Sent`; go on when the socket takes more.
+    Flush {
+        /// Which connection.
+        conn: ConnId,
+    },
+    /// Close when the outbox is empty. The name is dead afterwards; no further input names it.
+    Close {
+        /// Which connection.
+        conn: ConnId,
+    },
+    /// Close at once and forget what was not sent. The name is dead afterwards.
+    Abort {
+        /// Which connection.
+        conn: ConnId,
+    },
+    /// Stop reading from the connection until `Resume`.
+    Pause {
+        /// Which connection.
+        conn: ConnId,
+    },
+    /// Read again.
+    Resume {
+        /// Which connection.
+        conn: ConnId,
+    },
+    /// Connect; then `Connected`, or `Closed` with the reason. Deadlines are the shard's: it sends `Abort`.
+    Dial {
+        /// The name of the connection to be.
+        conn: ConnId,
+        /// Where to.
+        address: SocketAddr,
+        /// The source address to bind, if not any.
+        source: Option<IpAddr>,
+    },
+    /// Write a whole block durably at an aligned offset, then `Written`.
+    Write {
+        /// Its name.
+        write: WriteId,
+        /// Which segment file.
+        slot: SegmentSlot,
+        /// Where, a multiple of `DISK_ALIGN_BYTES`.
+        offset_bytes: u32,
+        /// What; its length is a multiple of `DISK_ALIGN_BYTES`.
+        block: Block,
+    },
+    /// Read, then `ReadBack`.
+    Read {
+        /// Its name.
+        read: ReadId,
+        /// Which segment file.
+        slot: SegmentSlot,
+        /// Where; any alignment.
+        offset_bytes: u32,
+        /// How much.
+        length_bytes: u32,
+    },
+    /// Make the segment file, fill it with zeros, sync it and its directory, then `SegmentPrepared`.
+    PrepareSegment {
+        /// Which slot.
+        slot: SegmentSlot,
+    },
+    /// Ask the resolver for the mail hosts of a domain, then `Resolved`.
+    Resolve {
+        /// Its name.
+        query: QueryId,
+        /// The domain in lower case, or a host name with `address_only`.
+        domain: Box<str>,
+        /// True: only the addresses of the name (a smart host), no MX.
+        address_only: bool,
+    },
+    /// Carry a parcel to another shard.
+    Parcel {
+        /// To whom.
+        to: ShardId,
+        /// What.
+        parcel: Parcel,
+    },
+    /// Give a `Tick` at this moment; replaces the moment asked for before.
+    WakeAt(Mono),
+    /// Something an operator should see, by level.
+    Report(Level, String),
+    /// The drain is over: nothing is on its way.
+    Drained,
+}
+
+/// How much a report matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// Something was lost or refused that should not be: someone must act.
+    Error,
+    /// Works, but worth a look.
+    Warning,
+    /// The life of the relay: started, recovered, drained.
+    Info,
+    /// Every outcome.
+    Debug,
+}

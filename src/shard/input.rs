@@ -1,0 +1,99 @@
+//! What the world tells a shard: the only way in is [`Shard::step`](crate::shard::Shard::step).
+//!
+//! The glommio shell and the simulator make these from completions; nothing here is a socket, file or clock.
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::base::bytes::Block;
+use crate::base::ids::{ConnId, ShardId};
+use crate::queue::{DiskError, ReadId, SegmentSlot, WriteId};
+use crate::route::{Answer, QueryId};
+use crate::shard::parcel::Parcel;
+
+/// One thing that happened.
+pub enum Input<'a> {
+    /// A client connected. The first effect is `Open` with the connection's name, or `Refuse`.
+    Accepted {
+        /// The client's address.
+        peer: SocketAddr,
+        /// The address it connected to.
+        local: IpAddr,
+    },
+    /// Bytes came in on a connection. The shell keeps none of them: the shard takes all.
+    Received {
+        /// Which connection.
+        conn: ConnId,
+        /// What came; never empty.
+        bytes: &'a [u8],
+    },
+    /// So many bytes of the connection's outbox went out.
+    Sent {
+        /// Which connection.
+        conn: ConnId,
+        /// How many, at most what the outbox held.
+        count: usize,
+    },
+    /// A dialled connection stands.
+    Connected {
+        /// Which connection.
+        conn: ConnId,
+    },
+    /// The connection is gone: the peer closed, an error, or a dial that failed. Not given after `Close` was performed.
+    Closed {
+        /// Which connection.
+        conn: ConnId,
+        /// Why.
+        reason: CloseReason,
+    },
+    /// A write of the log ended.
+    Written {
+        /// Which write.
+        write: WriteId,
+        /// Durable, or why not.
+        result: Result<(), DiskError>,
+    },
+    /// A read of the log ended.
+    ReadBack {
+        /// Which read.
+        read: ReadId,
+        /// Exactly the bytes asked for, or why not.
+        result: Result<Block, DiskError>,
+    },
+    /// A segment file was made and filled with zeros, or could not be.
+    SegmentPrepared {
+        /// Which slot.
+        slot: SegmentSlot,
+        /// Ready, or why not.
+        result: Result<(), DiskError>,
+    },
+    /// The resolver answered.
+    Resolved {
+        /// Which question.
+        query: QueryId,
+        /// The answer; failures too.
+        answer: Answer,
+    },
+    /// Another shard sent something.
+    Parcel {
+        /// Who.
+        from: ShardId,
+        /// What.
+        parcel: Parcel,
+    },
+    /// The moment asked for by `WakeAt` has come; harmless at any other time.
+    Tick,
+    /// Stop taking work: 421 to every client, finish or defer what is on its way, then `Drained`.
+    Drain,
+}
+
+/// Why a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseReason {
+    /// The peer closed its sending side, or the connection was shut in order.
+    PeerClosed,
+    /// Reset, unreachable, refused or timed out, as the operating system's error number says.
+    Failed {
+        /// `errno`; 0 if unknown.
+        errno: i32,
+    },
+}

@@ -1,0 +1,4 @@
+//! One core's post office.
+pub mod effect;
+pub mod input;
+pub mod parcel;

@@ -1,0 +1,39 @@
+//! What shards say to each other: permits of sites, and nothing else (messages never cross cores).
+
+/// The name of a site: where mail for it goes, for instance `smarthost 127.0.0.1:2602` or `mx example.org`.
+/// The same on all shards; its hash chooses the home shard.
+pub type SiteName = std::sync::Arc<str>;
+
+/// One parcel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Parcel {
+    /// To the home shard: this shard wants so many connections to the site in all (what it holds plus what it lacks).
+    /// Replaces what it wanted before; equal to what it holds: satisfied.
+    Want {
+        /// Which site.
+        site: SiteName,
+        /// Connections wanted.
+        connections: u32,
+    },
+    /// From the home shard: so many more connections may be opened.
+    Grant {
+        /// Which site.
+        site: SiteName,
+        /// How many more.
+        connections: u32,
+    },
+    /// From the home shard: give back so many as soon as a connection is idle or has ended a message.
+    Recall {
+        /// Which site.
+        site: SiteName,
+        /// How many.
+        connections: u32,
+    },
+    /// To the home shard: so many permits come back.
+    Return {
+        /// Which site.
+        site: SiteName,
+        /// How many.
+        connections: u32,
+    },
+}
