@@ -1,2 +1,7 @@
 //! Ringpost: a durable, thread-per-core SMTP relay for bulk outbound mail.
 pub mod base;
+pub mod queue;
+pub mod route;
+#[cfg(feature = "runtime")]
+pub mod runtime;
+pub mod shard;
