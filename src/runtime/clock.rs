@@ -67,10 +67,10 @@ impl Alarm {
     /// Replaces the moment. A later one leaves the timer alone: it finds out when it fires.
     pub(crate) fn set(&self, due: Mono) {
         self.due.set(due);
-        if due < self.armed.get() {
-            if let Some(waker) = self.waker.take() {
-                waker.wake();
-            }
+        if due < self.armed.get()
+            && let Some(waker) = self.waker.take()
+        {
+            waker.wake();
         }
     }
 
@@ -87,12 +87,12 @@ impl Alarm {
                 *timer = Some(Timer::new(Duration::from_micros(due.0 - now.0)));
                 self.armed.set(due);
             }
-            if let Some(armed) = timer.as_mut() {
-                if Pin::new(armed).poll(cx).is_ready() {
-                    *timer = None;
-                    self.armed.set(Mono::NEVER);
-                    continue;
-                }
+            if let Some(armed) = timer.as_mut()
+                && Pin::new(armed).poll(cx).is_ready()
+            {
+                *timer = None;
+                self.armed.set(Mono::NEVER);
+                continue;
             }
             *self.waker.borrow_mut() = Some(cx.waker().clone());
             return Poll::Pending;

@@ -168,10 +168,10 @@ impl Disk {
         let size = self.segment_bytes as usize;
         let filled = async {
             // Says at once if there is no room; file systems that cannot do it say so by the writes.
-            if let Err(error) = file.pre_allocate(size as u64, false).await {
-                if !matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::EINVAL)) {
-                    return Err(failed(error));
-                }
+            if let Err(error) = file.pre_allocate(size as u64, false).await
+                && !matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::EINVAL))
+            {
+                return Err(failed(error));
             }
             let mut zeros = glommio::allocate_dma_buffer(FILL_BYTES.min(size));
             zeros.as_bytes_mut().fill(0);

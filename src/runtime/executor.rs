@@ -207,7 +207,7 @@ impl Shell {
             Effect::Write { .. } | Effect::Read { .. } | Effect::PrepareSegment { .. } => self.order_disk(effect),
             Effect::Resolve { query, domain, address_only } => {
                 let mailbox = self.mailboxes[self.id.0 as usize].clone();
-                let reply = Box::new(move |answer| mailbox.post([Letter::Resolved { query, answer }]));
+                let reply = Box::new(move |query, answer| mailbox.post([Letter::Resolved { query, answer }]));
                 (self.ask)(query, domain, address_only, reply);
             }
             Effect::Parcel { to, parcel } => {
@@ -327,7 +327,7 @@ impl Shell {
 }
 
 /// The cores this process may run on.
-pub(crate) fn allowed_cores() -> io::Result<Vec<usize>> {
+pub fn allowed_cores() -> io::Result<Vec<usize>> {
     // SAFETY: all-zero is an empty set; the kernel writes at most its size.
     let set = unsafe {
         let mut set: libc::cpu_set_t = std::mem::zeroed();

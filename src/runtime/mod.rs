@@ -26,7 +26,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use glommio::{LocalExecutorBuilder, Placement};
@@ -37,6 +37,7 @@ use crate::base::time::Now;
 use crate::route::{Answer, QueryId};
 use crate::shard::{Level, Shard};
 use executor::Berth;
+pub use executor::allowed_cores;
 use mesh::{Letter, Mailbox};
 use report::Reporter;
 
@@ -47,7 +48,7 @@ const IO_MEMORY_BYTES: usize = 64 << 10;
 const STOP_PAUSE: Duration = Duration::from_secs(2);
 
 /// Takes the resolver's answer, on any thread.
-pub type Reply = Box<dyn FnOnce(Answer) + Send>;
+pub type Reply = Box<dyn FnOnce(QueryId, Answer) + Send>;
 /// Asks the resolver: its name for the question, the domain, whether only addresses are wanted, where the answer goes.
 pub type Ask = Arc<dyn Fn(QueryId, Box<str>, bool, Reply) + Send + Sync>;
 /// Makes a shard on its thread.
@@ -224,10 +225,7 @@ impl Crew {
     fn next(&mut self, until: Option<Instant>) -> Result<Option<Event>, Failure> {
         let event = match until {
             None => self.events.recv().ok(),
-            Some(until) => match self.events.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                Ok(event) => Some(event),
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-            },
+            Some(until) => self.events.recv_timeout(until.saturating_duration_since(Instant::now())).ok(),
         };
         match event {
             Some(Event::Failed(id, why)) => Err(Failure(format!("shard {}: {why}", id.0))),

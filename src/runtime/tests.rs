@@ -27,7 +27,7 @@ impl Relay {
             segment_bytes: crate::base::limits::SEGMENT_MIN_BYTES,
             drain_ms: 5000,
         };
-        let ask: Ask = Arc::new(|_, _, _, reply| reply(Answer::NullMx { ttl_s: 1 }));
+        let ask: Ask = Arc::new(|query, _, _, reply| reply(query, Answer::NullMx { ttl_s: 1 }));
         let builds = (0..shards).map(|_| build()).collect();
         let mut crew = Crew::start(options, builds, &ask, Reporter::start(Level::Warning).unwrap()).unwrap();
         assert!(crew.wait_ready().unwrap());
