@@ -54,7 +54,7 @@ pub(crate) struct Place {
 pub(crate) enum Queue {
     /// List the messages that have recipients to be delivered.
     Ls(Place),
-    /// Show one message and its header.
+    /// Show one message and its text as stored (wire form).
     Show {
         /// Its name, as in the 250 reply.
         id: String,

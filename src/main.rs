@@ -159,13 +159,13 @@ fn queue(what: Queue) -> Result<(), Trouble> {
         }
         Queue::Show { id, place } => {
             let id: MessageId = id.parse().map_err(|error| Trouble::Usage(format!("{id}: {error}")))?;
-            let (message, header) = spool::show(&place.dir, id).map_err(failed)?;
-            let header = String::from_utf8_lossy(&header);
+            let (message, text) = spool::show(&place.dir, id).map_err(failed)?;
+            let text = String::from_utf8_lossy(&text);
             if place.json {
-                let header = serde_json::Value::from(header.as_ref());
-                return say(&format!("{{\"message\":{},\"header\":{header}}}\n", message.to_json()));
+                let text = serde_json::Value::from(text.as_ref());
+                return say(&format!("{{\"message\":{},\"text\":{text}}}\n", message.to_json()));
             }
-            say(&format!("{message}\n\n{header}\n"))
+            say(&format!("{message}\n\n{text}\n"))
         }
         Queue::Stats(Place { dir, json }) => print_report(&spool::verify(&dir).map_err(failed)?, json),
     }

@@ -211,3 +211,75 @@ fn an_address_in_use_is_a_clear_failure() {
     let failure = Crew::start(options, vec![build()], &ask, Reporter::start(Level::Error).unwrap()).err().unwrap();
     assert!(failure.to_string().contains("cannot listen on 127.0.0.1:"), "{failure}");
 }
+
+/// Runs an ignored test in a process of its own, for what limits or forbids things for a whole process.
+pub(super) fn in_own_process(test: &str) {
+    let own = std::env::current_exe().unwrap();
+    let output = std::process::Command::new(own).args(["--exact", "--ignored", test]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Out of descriptors: accepting pauses, what stands goes on, and it recovers; no spin, no crash (QUE-09).
+#[test]
+fn running_out_of_descriptors_is_survived() {
+    in_own_process("runtime::tests::out_of_descriptors");
+}
+
+#[test]
+#[ignore = "limits its process; run by another test in one of its own"]
+fn out_of_descriptors() {
+    let relay = Relay::start(1);
+    let mut first = relay.connect();
+    let address = relay.crew.as_ref().unwrap().addresses()[0];
+    // Clients' sockets made before the limit, so that only the relay runs out.
+    let sockets: Vec<_> =
+        (0..20).map(|_| socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap()).collect();
+    let limit = |descriptors: u64| {
+        let limit = libc::rlimit { rlim_cur: descriptors, rlim_max: 1 << 14 };
+        // SAFETY: a plain call with a local struct.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) }, 0);
+    };
+    // The number of the last descriptor in use bounds the next.
+    let cpu = shard_cpu_ms();
+    limit(descriptors() as u64);
+    sockets.iter().for_each(|socket| socket.connect(&address.into()).unwrap());
+    std::thread::sleep(Duration::from_millis(700));
+    assert_eq!(first.ask("NOOP\r\n"), 250, "what stands goes on");
+    limit(1 << 14);
+    assert!(shard_cpu_ms() - cpu < 200, "it must not spin");
+    for socket in sockets {
+        let stream = TcpStream::from(socket);
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        assert_eq!(Client(BufReader::new(stream)).code(), 220);
+    }
+    relay.finish();
+}
+
+/// A container's seccomp filter: the message says what is missing and how to allow it.
+#[test]
+fn a_forbidden_io_uring_is_explained() {
+    in_own_process("runtime::tests::io_uring_forbidden");
+}
+
+#[test]
+#[ignore = "forbids io_uring to its process; run by another test in one of its own"]
+fn io_uring_forbidden() {
+    let step = |code: u32, k: u32, jt: u8, jf: u8| libc::sock_filter { code: code as u16, jt, jf, k };
+    let errno = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
+    let mut program = [
+        // The system call's number stands first in `seccomp_data`.
+        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+        step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, libc::SYS_io_uring_setup as u32, 0, 1),
+        step(libc::BPF_RET | libc::BPF_K, errno, 0, 0),
+        step(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW, 0, 0),
+    ];
+    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    // SAFETY: the filter outlives the call; it binds this thread and its children only.
+    unsafe {
+        assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+        assert_eq!(libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter), 0);
+    }
+    let text = probe::io_uring().unwrap_err();
+    assert!(text.contains("io_uring cannot be used") && text.contains("seccomp"), "{text}");
+}
