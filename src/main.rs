@@ -80,7 +80,7 @@ fn run(configuration: &Configuration) -> Result<(), Trouble> {
     // Before any thread starts, so that all inherit it.
     runtime::block_signals().map_err(failed)?;
     runtime::probe::io_uring().map_err(Trouble::Failed)?;
-    runtime::probe::raise_limit(libc::RLIMIT_NOFILE, u64::MAX);
+    runtime::probe::raise_open_files();
     let reporter = Reporter::start(level(settings.log_level)).map_err(failed)?;
     let (_lock, starts) = spool::open_spool(&SpoolSettings {
         dir: settings.queue.dir.clone(),

@@ -159,8 +159,13 @@ fn explain_memlock(limit: u64) -> String {
     )
 }
 
+/// Raises the limit on open files as far as it goes.
+pub fn raise_open_files() {
+    raise_limit(libc::RLIMIT_NOFILE, u64::MAX);
+}
+
 /// Raises a soft limit to `wanted`, or as near as the hard limit lets; gives what is in force.
-pub fn raise_limit(resource: libc::__rlimit_resource_t, wanted: u64) -> u64 {
+fn raise_limit(resource: libc::__rlimit_resource_t, wanted: u64) -> u64 {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: both calls only touch the local struct.
     unsafe {
