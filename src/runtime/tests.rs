@@ -1,7 +1,10 @@
 //! The shell as a whole, over real sockets and files: two shards on loopback.
 
 use super::*;
-use crate::shard::Shard;
+use crate::base::limits::SEGMENT_MIN_BYTES;
+use crate::config::{self, Machine};
+use crate::queue::ShardStart;
+use crate::shard::{Setup, Shard};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::sync::Mutex;
@@ -14,8 +17,18 @@ struct Relay {
     _dir: tempfile::TempDir,
 }
 
-fn build() -> Build {
-    Box::new(|_, blocks, _| Shard::new(blocks))
+fn build(shards: usize) -> Build {
+    let machine = Machine { hostname: "relay.example".into(), cores: 1 };
+    // The mail goes nowhere: nothing listens on the port for discarding.
+    let sets = [
+        "route.default=127.0.0.1:9".to_owned(),
+        format!("queue.segment_bytes={SEGMENT_MIN_BYTES}"),
+        format!("shards={shards}"),
+    ];
+    let settings = Arc::new(config::load(None, &sets, &machine).unwrap());
+    Box::new(move |id, blocks, now| {
+        Shard::new(Setup { id, settings, start: ShardStart::empty(id), blocks, seed: 1, now })
+    })
 }
 
 impl Relay {
@@ -24,11 +37,11 @@ impl Relay {
         let options = Options {
             listen: vec!["127.0.0.1:0".parse().unwrap()],
             queue_dir: dir.path().to_owned(),
-            segment_bytes: crate::base::limits::SEGMENT_MIN_BYTES,
+            segment_bytes: SEGMENT_MIN_BYTES,
             drain_ms: 5000,
         };
         let ask: Ask = Arc::new(|query, _, _, reply| reply(query, Answer::NullMx { ttl_s: 1 }));
-        let builds = (0..shards).map(|_| build()).collect();
+        let builds = (0..shards).map(|_| build(shards)).collect();
         let mut crew = Crew::start(options, builds, &ask, Reporter::start(Level::Warning).unwrap()).unwrap();
         assert!(crew.wait_ready().unwrap());
         Relay { crew: Some(crew), _dir: dir }
@@ -204,11 +217,11 @@ fn an_address_in_use_is_a_clear_failure() {
     let options = Options {
         listen: vec![taken.local_addr().unwrap()],
         queue_dir: "/nonexistent".into(),
-        segment_bytes: crate::base::limits::SEGMENT_MIN_BYTES,
+        segment_bytes: SEGMENT_MIN_BYTES,
         drain_ms: 1,
     };
     let ask: Ask = Arc::new(|_, _, _, _| {});
-    let failure = Crew::start(options, vec![build()], &ask, Reporter::start(Level::Error).unwrap()).err().unwrap();
+    let failure = Crew::start(options, vec![build(1)], &ask, Reporter::start(Level::Error).unwrap()).err().unwrap();
     assert!(failure.to_string().contains("cannot listen on 127.0.0.1:"), "{failure}");
 }
 
