@@ -69,6 +69,8 @@ pub const DATA_IDLE_MS: u64 = 180_000;
 pub const DATA_RATE_MIN_BYTES_PER_SECOND: u64 = 512;
 /// Reading stops while so much waits to be sent to a client that does not read.
 pub const OUTBOX_MAX_BYTES: usize = 64 << 10;
+/// Reading stops while a client sent so much behind a message that waits for its commit.
+pub const LEFTOVER_MAX_BYTES: usize = 64 << 10;
 /// An empty outbox keeps a buffer of at most this size.
 pub const OUTBOX_KEEP_BYTES: usize = 1024;
 /// What one read may bring.
@@ -122,6 +124,12 @@ pub const EXPIRE_MS: u64 = 5 * 86_400_000;
 pub const SITE_PAUSE_FIRST_MS: u64 = 5_000;
 /// Longest pause of a site (`retry.site_longest_ms`).
 pub const SITE_PAUSE_LONGEST_MS: u64 = 15 * 60_000;
+/// An answer of the resolver is believed at least so long, whatever its TTL.
+pub const DNS_TTL_MIN_S: u32 = 5;
+/// An answer of the resolver is believed at most so long, whatever its TTL.
+pub const DNS_TTL_MAX_S: u32 = 86_400;
+/// Jobs that fail together (expired, or a domain that does not exist) in one turn; the rest follows.
+pub const EXPIRED_AT_ONCE_MAX: usize = 256;
 /// A drain waits so long for deliveries on their way (`drain_ms`).
 pub const DRAIN_MS: u64 = 30_000;
 

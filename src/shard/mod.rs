@@ -1,4 +1,288 @@
-//! One core's post office.
-pub mod effect;
-pub mod input;
+//! One core's post office: the whole relay but for sockets, files and clocks.
+//!
+//! A [`Shard`] is a plain struct with one door, [`Shard::step`]: time and one input go in, effects come out. It
+//! runs on the thread of its core and nowhere else; it never blocks, reads a clock or asks for randomness that
+//! its seed does not give. The glommio shell (`runtime/`) and the simulator (`tests/sim`) are its two shells.
+//!
+//! - `intake`: from the first byte of a client to the 250.
+//! - `commit`: what happens when the log says *durable*, and only then.
+//! - `delivery`: from a site's list to the next hop's reply; `outcome`: what the reply means.
+//! - `backlog`: the live messages; `conns`: the connections; `reclaim`: moving stragglers; `bounce`: reports.
+//!
+//! Panics mean a broken invariant of our own, never something from outside; errors are answered to the peer
+//! (4xx, 5xx) and reported; warnings and worse reach the operator as [`Effect::Report`].
+
+mod backlog;
+mod bounce;
+mod commit;
+mod conns;
+mod counters;
+mod delivery;
+mod effect;
+mod input;
+mod intake;
+mod outcome;
 pub mod parcel;
+mod reclaim;
+mod sites;
+mod timers;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::base::bytes::{BlockSource, Outbox};
+use crate::base::ids::{ConnId, ShardId};
+use crate::base::rng::Rng;
+use crate::base::time::{Mono, Now};
+use crate::config::Settings;
+use crate::queue::{DiskOrder, Log, LogSettings, ReadId, ShardStart};
+use crate::route::QueryId;
+use crate::schedule::site::SiteId;
+use crate::schedule::wheel::Wheel;
+use crate::smtp::client::ClientSettings;
+use crate::smtp::server::ServerSettings;
+
+pub use counters::Counters;
+pub use effect::{Effect, Level};
+pub use input::{CloseReason, Input};
+
+use backlog::Backlog;
+use commit::{Committing, Settling};
+use conns::Conns;
+use delivery::Reading;
+use outcome::Results;
+use sites::Sites;
+use timers::Timer;
+
+/// What a shard is made from.
+pub struct Setup {
+    /// Its number, `0..settings.shards`.
+    pub id: ShardId,
+    /// The settings, the same for all shards.
+    pub settings: Arc<Settings>,
+    /// What recovery found in its part of the spool.
+    pub start: ShardStart,
+    /// Where the log's blocks come from.
+    pub blocks: Box<dyn BlockSource>,
+    /// Everything random follows from this.
+    pub seed: u64,
+    /// The moment of making.
+    pub now: Now,
+}
+
+/// One core's post office.
+pub struct Shard {
+    id: ShardId,
+    settings: Arc<Settings>,
+    server_settings: Rc<ServerSettings>,
+    client_settings: Rc<ClientSettings>,
+    rng: Rng,
+    log: Log,
+    backlog: Backlog,
+    conns: Conns,
+    sites: Sites,
+    wheel: Wheel<Timer>,
+    /// Messages whose accepting record is on its way to disk, in log order.
+    committing: VecDeque<Committing>,
+    /// Messages all of whose recipients are settled, waiting for the last verdict to be durable, in log order.
+    settling: VecDeque<Settling>,
+    /// Verdicts the log had no room for; tried again with every step.
+    unwritten: VecDeque<outcome::Unwritten>,
+    results: Results,
+    reads: rustc_hash::FxHashMap<ReadId, Reading>,
+    next_read: u64,
+    queries: rustc_hash::FxHashMap<QueryId, SiteId>,
+    next_query: u64,
+    reclaim: reclaim::Reclaim,
+    /// Sites that may have something to do at the end of this step.
+    to_pump: Vec<SiteId>,
+    draining: Option<Mono>,
+    drained: bool,
+    asked_wake: Mono,
+    counters: Counters,
+    // Scratch, kept so that no step allocates in steady state.
+    orders: Vec<DiskOrder>,
+    fired: Vec<Timer>,
+    by_domain: Vec<u16>,
+}
+
+impl Shard {
+    /// A shard with everything that recovery found; its first step tells what it wants.
+    pub fn new(setup: Setup) -> Shard {
+        let Setup { id, settings, mut start, blocks, seed, now } = setup;
+        let recovered = std::mem::take(&mut start.messages);
+        let log_settings = LogSettings {
+            shard: id,
+            segment_bytes: settings.queue.segment_bytes,
+            segments_max: settings.queue.segments_max,
+            hot_bytes: settings.queue.hot_bytes,
+        };
+        let mut shard = Shard {
+            id,
+            server_settings: Rc::new(intake::server_settings(&settings)),
+            client_settings: Rc::new(delivery::client_settings(&settings)),
+            rng: Rng::new(seed),
+            log: Log::open(log_settings, start, blocks),
+            backlog: Backlog::default(),
+            conns: Conns::default(),
+            sites: Sites::new(id, &settings),
+            wheel: Wheel::new(now.mono),
+            committing: VecDeque::new(),
+            settling: VecDeque::new(),
+            unwritten: VecDeque::new(),
+            results: Results::default(),
+            reads: Default::default(),
+            next_read: 0,
+            queries: Default::default(),
+            next_query: 0,
+            reclaim: reclaim::Reclaim::default(),
+            to_pump: Vec::new(),
+            draining: None,
+            drained: false,
+            asked_wake: Mono::NEVER,
+            counters: Counters::default(),
+            orders: Vec::new(),
+            fired: Vec::new(),
+            by_domain: Vec::new(),
+            settings,
+        };
+        for message in recovered {
+            shard.adopt(now, message);
+        }
+        shard
+    }
+
+    /// Takes one input at a moment that is never earlier than the last, and appends what is to be done.
+    pub fn step(&mut self, now: Now, input: Input<'_>, effects: &mut Vec<Effect>) {
+        match input {
+            Input::Accepted { peer, local: _ } => self.client_connected(now, peer.ip(), effects),
+            Input::Received { conn, bytes } => self.received(now, conn, bytes, effects),
+            Input::Sent { conn, count } => self.sent(now, conn, count, effects),
+            Input::Connected { conn } => self.connected(now, conn),
+            Input::Closed { conn, reason } => self.closed(now, conn, reason, effects),
+            Input::Written { write, result } => {
+                if let Err(error) = result {
+                    effects.push(Effect::Report(
+                        Level::Error,
+                        format!("shard {}: a write to the queue failed: {error}; clients get 4xx and a new segment is tried; check the disk of {}", self.id.0, self.settings.queue.dir.display()),
+                    ));
+                }
+                self.log.written(now.mono, write, result);
+            }
+            Input::ReadBack { read, result } => self.read_back(now, read, result, effects),
+            Input::SegmentPrepared { slot, result } => {
+                if let Err(error) = result {
+                    effects.push(Effect::Report(
+                        Level::Error,
+                        format!("shard {}: no new queue segment: {error}; mail is refused with 452 when the last one is full; make room in {}", self.id.0, self.settings.queue.dir.display()),
+                    ));
+                }
+                self.log.segment_prepared(now.mono, slot, result);
+            }
+            Input::Resolved { query, answer } => self.resolved(now, query, answer, effects),
+            Input::Parcel { from, parcel } => self.parcel_came(from, parcel, effects),
+            Input::Tick => {}
+            Input::Drain => self.drain(now, effects),
+        }
+        self.finish_step(now, effects);
+    }
+
+    /// What every step ends with: due timers, commits, sites with something to do, orders to the disk.
+    fn finish_step(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        self.fire_timers(now, effects);
+        self.retry_unwritten();
+        self.committed(now, effects);
+        self.reclaim(now, effects);
+        self.pump_sites(now, effects);
+        let mut orders = std::mem::take(&mut self.orders);
+        self.log.poll(now.mono, &mut orders);
+        for order in orders.drain(..) {
+            effects.push(match order {
+                DiskOrder::Write { write, slot, offset_bytes, block } => Effect::Write { write, slot, offset_bytes, block },
+                DiskOrder::PrepareSegment { slot } => Effect::PrepareSegment { slot },
+            });
+        }
+        self.orders = orders;
+        self.look_whether_drained(now, effects);
+        let wake = self.wheel.next_due().min(self.log.wake_at()).min(self.next_reclaim_due());
+        if wake < self.asked_wake || self.asked_wake <= now.mono {
+            self.asked_wake = wake;
+            if wake != Mono::NEVER {
+                effects.push(Effect::WakeAt(wake));
+            }
+        }
+    }
+
+    /// What waits to be sent on a connection; `None` if there is no such connection.
+    pub fn outbox(&self, conn: ConnId) -> Option<&Outbox> {
+        self.conns.get(conn).map(|conn| &conn.outbox)
+    }
+
+    /// True if a message could be accepted: the log has a segment.
+    pub fn ready(&self) -> bool {
+        self.log.ready()
+    }
+
+    /// What happened so far.
+    pub fn counters(&self) -> Counters {
+        Counters {
+            connections_in: self.conns.inbound as u64,
+            connections_out: self.conns.outbound as u64,
+            messages_live: self.backlog.messages.len() as u64,
+            recipients_open: self.backlog.open_recipients,
+            ..self.counters
+        }
+    }
+
+    /// Tells the shell to write what waits on a connection, unless it was told already.
+    fn flush(id: ConnId, conn: &mut conns::Conn, effects: &mut Vec<Effect>) {
+        if !conn.flushing && conn.outbox.sendable() {
+            conn.flushing = true;
+            effects.push(Effect::Flush { conn: id });
+        }
+    }
+
+    fn received(&mut self, now: Now, id: ConnId, bytes: &[u8], effects: &mut Vec<Effect>) {
+        let Some(mut conn) = self.conns.take(id) else { return };
+        if conn.closing {
+            self.conns.put(id, conn);
+        } else if conn.is_inbound() {
+            self.receive_in(now, id, &mut conn, bytes, effects);
+            self.put_inbound(id, conn, effects);
+        } else {
+            self.receive_out(now, id, conn, bytes, effects);
+        }
+    }
+
+    fn sent(&mut self, now: Now, id: ConnId, count: usize, effects: &mut Vec<Effect>) {
+        let Some(mut conn) = self.conns.take(id) else { return };
+        conn.outbox.consume(count);
+        if conn.is_inbound() {
+            conn.flushing = conn.outbox.sendable();
+            self.put_inbound(id, conn, effects);
+        } else {
+            let drained = conn.outbox.is_empty();
+            conn.outbound().client.sent_progress(now.mono, drained);
+            if !conn.outbound().idle && conn.outbound().connected {
+                conn.deadline = conn.outbound().client.deadline();
+            }
+            self.fetch_body(id, &mut conn, effects);
+            conn.flushing = conn.outbox.sendable();
+            self.watch(now.mono, id, &mut conn);
+            self.conns.put(id, conn);
+        }
+    }
+
+    fn closed(&mut self, now: Now, id: ConnId, reason: CloseReason, effects: &mut Vec<Effect>) {
+        let Some(conn) = self.conns.take(id) else { return };
+        if conn.is_inbound() {
+            self.client_gone(id, conn);
+        } else {
+            self.next_hop_gone(now, id, conn, reason, effects);
+        }
+    }
+}
