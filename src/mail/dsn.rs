@@ -300,13 +300,13 @@ From: Mail Delivery System <mailer-daemon@relay.example>
 To: <alice@example.com>
 Subject: Undelivered mail returned to sender
 Date: Tue, 14 Nov 2023 22:15:00 +0000
-Message-ID: <bounce.0-3-1f000.18bcfe6f1a0@relay.example>
+Message-ID: <bounce.0-3-1f000.18bcfe6eea0@relay.example>
 Auto-Submitted: auto-replied
 MIME-Version: 1.0
 Content-Type: multipart/report; report-type=delivery-status;
-\tboundary=\"=_0-3-1f000-18bcfe6f1a0_\"
+\tboundary=\"=_0-3-1f000-18bcfe6eea0_\"
 
---=_0-3-1f000-18bcfe6f1a0_
+--=_0-3-1f000-18bcfe6eea0_
 Content-Description: Notification
 Content-Type: text/plain; charset=us-ascii
 
@@ -323,7 +323,7 @@ Your message could not be delivered to the recipients below. Its header is attac
     given up after too long a time; the last attempt ended with
     4.4.2 connection lost
 
---=_0-3-1f000-18bcfe6f1a0_
+--=_0-3-1f000-18bcfe6eea0_
 Content-Description: Delivery report
 Content-Type: message/delivery-status
 
@@ -341,14 +341,14 @@ Final-Recipient: rfc822; carol@example.net
 Action: failed
 Status: 4.4.7
 
---=_0-3-1f000-18bcfe6f1a0_
+--=_0-3-1f000-18bcfe6eea0_
 Content-Description: Header of the undelivered message
 Content-Type: text/rfc822-headers
 
 Subject: hi
 ..dot: ?
 
---=_0-3-1f000-18bcfe6f1a0_--
+--=_0-3-1f000-18bcfe6eea0_--
 ";
         assert_eq!(String::from_utf8(report).unwrap(), expected.replace('\n', "\r\n"));
     }
@@ -388,7 +388,7 @@ Subject: hi
         let header = field.repeat(limits::BOUNCE_HEADER_MAX_BYTES / field.len() + 5);
         let report = write(&[recipient(550, b"no", Phase::Rcpt)], &[&header]);
         assert!(report.len() < limits::BOUNCE_HEADER_MAX_BYTES + 4096);
-        assert!(report.ends_with(b"x\r\n\r\n--=_0-3-1f000-18bcfe6f1a0_--\r\n"));
+        assert!(report.ends_with(b"x\r\n\r\n--=_0-3-1f000-18bcfe6eea0_--\r\n"));
     }
 
     proptest! {
