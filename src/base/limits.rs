@@ -94,6 +94,8 @@ pub const REPLY_LINE_MAX_BYTES: usize = 4096;
 pub const REPLY_LINES_MAX: usize = 200;
 /// Longest reply text kept in a verdict.
 pub const VERDICT_TEXT_MAX_BYTES: usize = 400;
+/// Header of a failed message copied into its report; longer is cut at a line (DSN-06).
+pub const BOUNCE_HEADER_MAX_BYTES: usize = 32 << 10;
 /// TCP connect (RTE-15).
 pub const CONNECT_TIMEOUT_MS: u64 = 30_000;
 /// Greeting (RTE-15; RFC 5321 4.5.3.2.1).
@@ -114,6 +116,24 @@ pub const DATA_END_TIMEOUT_MS: u64 = 600_000;
 pub const QUIT_TIMEOUT_MS: u64 = 2_000;
 /// Connect attempts for one job before it is deferred (RTE-04).
 pub const ADDRESSES_TRIED_MAX: usize = 6;
+/// Mail hosts kept of one DNS answer; the rest is ignored (RTE-04, RTE-09).
+pub const MAIL_HOSTS_MAX: usize = 20;
+/// Addresses kept of one mail host; the rest is ignored (RTE-04, RTE-09).
+pub const HOST_ADDRESSES_MAX: usize = 16;
+/// Domains whose DNS answer a shard remembers; the longest unused is forgotten.
+pub const DNS_CACHE_DOMAINS_MAX: usize = 50_000;
+/// A DNS answer is used at least so long, so that a TTL of 0 does not mean a question per message (RTE-09).
+pub const DNS_TTL_MIN_S: u32 = 5;
+/// A DNS answer is used at most so long.
+pub const DNS_TTL_MAX_S: u32 = 86_400;
+/// An answer that says no is used at most so long.
+pub const DNS_NEGATIVE_TTL_MAX_S: u32 = 3_600;
+/// A question that failed is not asked again sooner than this.
+pub const DNS_FAILURE_TTL_S: u32 = 30;
+/// One try of one DNS question; there are `DNS_TRIES` (RTE-02).
+pub const DNS_TIMEOUT_MS: u64 = 5_000;
+/// Tries of one DNS question.
+pub const DNS_TRIES: usize = 2;
 /// First retry of a recipient after (`retry.first_ms`) (QUE-04).
 pub const RETRY_FIRST_MS: u64 = 60_000;
 /// Retries are at most so far apart (`retry.longest_ms`) (QUE-04).

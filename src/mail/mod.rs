@@ -1,0 +1,3 @@
+//! What a message is made of, apart from the protocol that carries it.
+pub mod dsn;
+pub mod trace;

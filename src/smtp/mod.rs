@@ -1,0 +1,3 @@
+//! The SMTP state machines and their grammar: bytes and time in, bytes and events out, no I/O.
+pub mod client;
+pub mod reply_parser;
