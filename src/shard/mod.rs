@@ -1,4 +1,2 @@
 //! One core's post office.
-pub mod effect;
-pub mod input;
 pub mod parcel;
