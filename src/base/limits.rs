@@ -12,6 +12,8 @@ pub const DISK_ALIGN_BYTES: usize = 4096;
 pub const SEGMENT_BYTES: u32 = 64 << 20;
 /// The least that `queue.segment_bytes` may be.
 pub const SEGMENT_MIN_BYTES: u32 = 4 << 20;
+/// The most that `queue.segment_bytes` may be: offsets in a segment are 32 bits wide.
+pub const SEGMENT_CEILING_BYTES: u32 = 1 << 30;
 /// Smallest block allocated for an open batch.
 pub const BLOCK_MIN_BYTES: usize = 32 << 10;
 /// A batch this long is written at once, even while another is on its way to disk.
@@ -51,6 +53,8 @@ pub const DOMAIN_MAX_BYTES: usize = 255;
 pub const PATH_MAX_BYTES: usize = 256 + 66;
 /// Largest message, unstuffed (`relay.message_bytes`). Larger: 552 5.3.4 (SIZ-08, DAT-10).
 pub const MESSAGE_MAX_BYTES: u64 = 50 << 20;
+/// The most that `relay.message_bytes` may be: the chunk list of the largest message must fit its accepting record.
+pub const MESSAGE_CEILING_BYTES: u64 = 64 << 20;
 /// Past so many times the limit an over-long message ends with 421 and a close (DAT-10).
 pub const MESSAGE_HARD_FACTOR: u64 = 2;
 /// Recipients of one transaction (`relay.recipients`). More: 452 4.5.3 (SIZ-09).
@@ -164,4 +168,10 @@ const _: () = assert!(
     RECIPIENTS_MAX * (PATH_MAX_BYTES + 16) + CHUNK_MAX_BYTES + 64 * 1024 + 16 * 1024 <= BLOCK_MAX_BYTES,
     "the accepting record of the largest envelope fits one block"
 );
+const _: () = assert!(
+    MESSAGE_CEILING_BYTES * 4 / 3 / CHUNK_MIN_BYTES as u64 * 12 <= 64 * 1024,
+    "the chunk list (12 bytes a chunk) of the largest message, stuffed a dot to every three bytes, fits its record"
+);
+const _: () = assert!(MESSAGE_MAX_BYTES <= MESSAGE_CEILING_BYTES && SEGMENT_BYTES <= SEGMENT_CEILING_BYTES);
+const _: () = assert!(SEGMENT_MIN_BYTES <= SEGMENT_BYTES);
 const _: () = assert!(COMMAND_LINE_MAX_BYTES >= 1036, "SIZ-03");

@@ -10,6 +10,8 @@ pub mod table;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+pub use crate::config::Host;
+
 /// The port of SMTP between relays (RFC 5321 4.5.4.2); never taken from a recipient's address (RTE-26).
 pub const SMTP_PORT: u16 = 25;
 
@@ -54,15 +56,6 @@ pub struct MailHost {
     pub name: Box<str>,
     /// Its addresses in the resolver's order, at most `limits::HOST_ADDRESSES_MAX`.
     pub addresses: Vec<IpAddr>,
-}
-
-/// A configured host: an address, or a name to be resolved.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Host {
-    /// Needs no DNS.
-    Address(IpAddr),
-    /// Asked of the resolver with `address_only`.
-    Name(Box<str>),
 }
 
 /// Where the routes say a domain's mail goes.

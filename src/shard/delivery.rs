@@ -23,7 +23,7 @@ use crate::shard::conns::{Conn, Outbound, Side};
 use crate::shard::outcome::Results;
 use crate::shard::timers::Timer;
 use crate::shard::{CloseReason, Effect, Level, Shard};
-use crate::smtp::client::{Client, ClientHandler, ClientSettings, ClientState, ClientVerdict, Offer, SessionEnd};
+use crate::smtp::client::{Client, ClientHandler, ClientSettings, ClientState, ClientVerdict, Offer, SessionEnd, Timeouts};
 
 /// What a read is for.
 pub(super) enum Reading {
@@ -45,7 +45,18 @@ const FETCH_AHEAD: usize = 3;
 const BODY_AT_ONCE_BYTES: usize = 256 << 10;
 
 pub(super) fn client_settings(settings: &Settings) -> ClientSettings {
-    ClientSettings { hello: settings.hostname.clone(), timeouts: settings.timeouts.clone() }
+    let limits = &settings.timeout;
+    let timeouts = Timeouts {
+        greeting_ms: limits.greeting_ms,
+        hello_ms: limits.hello_ms,
+        mail_ms: limits.mail_ms,
+        rcpt_ms: limits.rcpt_ms,
+        data_ms: limits.data_ms,
+        data_block_ms: limits.data_block_ms,
+        data_end_ms: limits.data_end_ms,
+        quit_ms: limits.quit_ms,
+    };
+    ClientSettings { hello: settings.hostname.clone(), timeouts }
 }
 
 /// The shard as a client session sees it: bodies to send, and somewhere to put verdicts.
@@ -219,7 +230,7 @@ impl Shard {
             useful: false,
         }));
         let mut conn = self.conns.take(id).expect("it was just inserted");
-        conn.deadline = now.mono.plus_ms(self.settings.timeouts.connect_ms);
+        conn.deadline = now.mono.plus_ms(self.settings.timeout.connect_ms);
         self.watch(now.mono, id, &mut conn);
         self.conns.put(id, conn);
         effects.push(Effect::Dial { conn: id, address, source: self.settings.source });
