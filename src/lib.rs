@@ -1,2 +1,3 @@
 //! Ringpost: a durable, thread-per-core SMTP relay for bulk outbound mail.
 pub mod base;
+pub mod queue;
