@@ -19,6 +19,7 @@ pub mod config;
 #[cfg(feature = "runtime")]
 pub mod control;
 pub mod mail;
+pub mod queue;
 pub mod route;
 pub mod schedule;
 pub mod shard;

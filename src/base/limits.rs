@@ -36,6 +36,16 @@ pub const SEGMENT_RESERVE_BYTES: u32 = 1 << 20;
 pub const SEGMENTS_MAX: usize = 4096;
 /// After a failed write or a full disk, a new segment is tried no sooner than this.
 pub const SEGMENT_RETRY_MS: u64 = 1000;
+/// Segments kept started ahead of the open one, so that taking the next costs nothing.
+pub const SEGMENTS_SPARE: usize = 2;
+/// Appended but not yet handed to the disk. Full: 451 4.3.0 (a disk that slow is failing).
+pub const LOG_BACKLOG_MAX_BYTES: usize = 64 << 20;
+/// Verdicts held in memory while no segment can be written. Full: delivering pauses.
+pub const VERDICTS_HELD_MAX_BYTES: usize = 16 << 20;
+/// Failed writes remembered, for tickets that are asked about late; older tickets count as refused.
+pub const LOG_FAILURES_KEPT: usize = 64;
+/// Longest prefix (trace and signature fields) of one message.
+pub const PREFIX_MAX_BYTES: usize = 4096;
 /// Shards of one relay.
 pub const SHARDS_MAX: u16 = 256;
 
