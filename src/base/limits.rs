@@ -57,6 +57,8 @@ pub const MESSAGE_HARD_FACTOR: u64 = 2;
 pub const RECIPIENTS_MAX: usize = 1000;
 /// Longest data line with CRLF, not counting a doubled dot (SIZ-06, SIZ-07). Longer: 500 5.6.0 at the end of data.
 pub const DATA_LINE_MAX_BYTES: usize = 1000;
+/// Longest `Received` field that we write (TRC-05): folded, of names that are bounded themselves.
+pub const TRACE_MAX_BYTES: usize = 2048;
 /// Received fields beyond which a message is looping (`relay.received_fields`): 554 5.4.6 (TRC-06).
 pub const RECEIVED_FIELDS_MAX: u32 = 100;
 /// Refused or unknown commands of one session (`relay.errors`). More: 421 4.7.0 (SES-10).
@@ -137,3 +139,4 @@ const _: () = assert!(
     "the accepting record of the largest envelope fits one block"
 );
 const _: () = assert!(COMMAND_LINE_MAX_BYTES >= 1036, "SIZ-03");
+const _: () = assert!(TRACE_MAX_BYTES >= 2 * DOMAIN_MAX_BYTES + PATH_MAX_BYTES + 512);
