@@ -71,6 +71,8 @@ pub const MESSAGE_HARD_FACTOR: u64 = 2;
 pub const RECIPIENTS_MAX: usize = 1000;
 /// Longest data line with CRLF, not counting a doubled dot (SIZ-06, SIZ-07). Longer: 500 5.6.0 at the end of data.
 pub const DATA_LINE_MAX_BYTES: usize = 1000;
+/// Longest `Received` field that we write (TRC-05): folded, of names that are bounded themselves.
+pub const TRACE_MAX_BYTES: usize = 2048;
 /// Received fields beyond which a message is looping (`relay.received_fields`): 554 5.4.6 (TRC-06).
 pub const RECEIVED_FIELDS_MAX: u32 = 100;
 /// Refused or unknown commands of one session (`relay.errors`). More: 421 4.7.0 (SES-10).
@@ -158,10 +160,6 @@ pub const EXPIRE_MS: u64 = 5 * 86_400_000;
 pub const SITE_PAUSE_FIRST_MS: u64 = 5_000;
 /// Longest pause of a site (`retry.site_longest_ms`).
 pub const SITE_PAUSE_LONGEST_MS: u64 = 15 * 60_000;
-/// An answer of the resolver is believed at least so long, whatever its TTL.
-pub const DNS_TTL_MIN_S: u32 = 5;
-/// An answer of the resolver is believed at most so long, whatever its TTL.
-pub const DNS_TTL_MAX_S: u32 = 86_400;
 /// Jobs that fail together (expired, or a domain that does not exist) in one turn; the rest follows.
 pub const EXPIRED_AT_ONCE_MAX: usize = 256;
 /// A drain waits so long for deliveries on their way (`drain_ms`).
@@ -185,3 +183,4 @@ const _: () = assert!(
 const _: () = assert!(MESSAGE_MAX_BYTES <= MESSAGE_CEILING_BYTES && SEGMENT_BYTES <= SEGMENT_CEILING_BYTES);
 const _: () = assert!(SEGMENT_MIN_BYTES <= SEGMENT_BYTES);
 const _: () = assert!(COMMAND_LINE_MAX_BYTES >= 1036, "SIZ-03");
+const _: () = assert!(TRACE_MAX_BYTES >= 2 * DOMAIN_MAX_BYTES + PATH_MAX_BYTES + 512);

@@ -40,6 +40,16 @@ pub enum DiskError {
     },
 }
 
+impl std::fmt::Display for DiskError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            DiskError::Full => f.write_str("no space or no inode left on the device"),
+            DiskError::Io { errno: 0 } => f.write_str("input/output error"),
+            DiskError::Io { errno } => std::io::Error::from_raw_os_error(*errno).fmt(f),
+        }
+    }
+}
+
 /// Why the log does not take a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogRefusal {

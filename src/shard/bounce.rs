@@ -11,7 +11,7 @@ use crate::shard::commit::Committing;
 use crate::shard::outcome::Entry;
 use crate::shard::{Effect, Level, Shard};
 use crate::smtp::client::Outcome;
-use crate::smtp::data::unstuffed_len;
+use crate::smtp::data::unstuff;
 
 impl Shard {
     /// Appends a report of the failures among `entries`, one for all of them (DSN-06). False if the log has no room now.
@@ -58,7 +58,7 @@ impl Shard {
             recipients: &failed,
         };
         // The header is all that goes back; of a long body that is no longer in memory, as much of it as is.
-        let hot: Vec<_> = message.chunks.iter().map_while(|chunk| self.log.chunk(*chunk)).collect();
+        let hot: Vec<_> = message.chunks.iter().map_while(|chunk| self.log.chunk(chunk)).collect();
         let tail = if hot.len() == message.chunks.len() { &record[view.tail.clone()] } else { &[][..] };
         let mut original = std::iter::once(&record[view.prefix.clone()])
             .chain(hot.iter().map(|slice| &slice[..]))
@@ -67,7 +67,7 @@ impl Shard {
         dsn::write_bounce(&mut body, &bounce, &mut original);
         let recipient =
             [DraftRecipient { address: view.sender(), state: RecipientState::Open, attempts: 0, due: Default::default() }];
-        let body_bytes = unstuffed_len(&body);
+        let body_bytes = unstuff(&body).map(|part| part.len() as u64).sum();
         let draft = Draft {
             copy_of: None,
             arrived: now.wall,

@@ -134,9 +134,6 @@ impl Conns {
         slot.conn.as_deref()
     }
 
-    pub(super) fn get_mut(&mut self, id: ConnId) -> Option<&mut Conn> {
-        self.slot(id)?.conn.as_deref_mut()
-    }
 
     pub(super) fn take(&mut self, id: ConnId) -> Option<Box<Conn>> {
         self.slot(id)?.conn.take()

@@ -74,7 +74,7 @@ impl ClientHandler for Hand<'_> {
         out.push_slice(record.part(view.prefix.start, view.prefix.end));
         let mut at_once = BODY_AT_ONCE_BYTES;
         for chunk in &self.backlog.messages[job.message as usize].chunks {
-            match self.log.chunk(*chunk).filter(|slice| slice.len() <= at_once) {
+            match self.log.chunk(chunk).filter(|slice| slice.len() <= at_once) {
                 Some(slice) => {
                     at_once -= slice.len();
                     out.push_slice(slice);
@@ -367,7 +367,8 @@ impl Shard {
 
     /// Begins to read a whole record, header included.
     pub(super) fn read(&mut self, what: Reading, position: Position, payload_bytes: u32, effects: &mut Vec<Effect>) {
-        let (slot, offset_bytes, length_bytes) = self.log.locate(position, payload_bytes);
+        let (slot, offset_bytes) = self.log.locate(position).expect("what is read is not settled");
+        let length_bytes = record::HEADER_BYTES as u32 + payload_bytes;
         self.next_read += 1;
         let read = ReadId(self.next_read);
         self.reads.insert(read, what);
@@ -414,33 +415,62 @@ impl Shard {
                 match payload {
                     Ok(slice) => {
                         conn.outbox.fill(position.0, slice);
-                        self.fetch_body(id, &mut conn, effects);
-                        Shard::flush(id, &mut conn, effects);
-                        self.conns.put(id, conn);
+                        self.put_outbound(now, id, conn, effects);
                     }
-                    // Half a body is out: only cutting the connection keeps the next hop from taking it for whole.
-                    Err(_) => {
-                        effects.push(Effect::Abort { conn: id });
-                        self.next_hop_gone(now, id, conn, CloseReason::PeerClosed, effects);
-                    }
+                    Err(_) => self.cut(now, id, conn, effects),
                 }
             }
             Reading::Copy { message, .. } => self.copy_part_came(message, payload.ok(), effects),
         }
     }
 
-    /// Fetches the next parts of a body that are not in memory.
-    pub(super) fn fetch_body(&mut self, id: ConnId, conn: &mut Conn, effects: &mut Vec<Effect>) {
+    /// Fetches the next parts of a body that are not in memory. False if one is nowhere any more: the message was
+    /// settled while its body was still going out, and only cutting the connection is right.
+    #[must_use]
+    fn fetch_body(&mut self, id: ConnId, conn: &mut Conn, effects: &mut Vec<Effect>) -> bool {
         while let Some((name, length)) = conn.outbox.fetch_next(FETCH_AHEAD) {
             let position = Position(name);
             let chunk = crate::queue::ChunkRef { position, length_bytes: length as u32 };
-            match self.log.chunk(chunk) {
+            match self.log.chunk(&chunk) {
                 Some(slice) => {
                     conn.outbox.fill(name, slice);
                 }
+                None if self.log.locate(position).is_none() => return false,
                 None => self.read(Reading::Chunk { conn: id, position }, position, length as u32, effects),
             }
         }
+        true
+    }
+
+    /// What ends every dealing with an outbound connection: fetch, flush, watch, put back.
+    fn put_outbound(&mut self, now: Now, id: ConnId, mut conn: Box<Conn>, effects: &mut Vec<Effect>) {
+        if !self.fetch_body(id, &mut conn, effects) {
+            return self.cut(now, id, conn, effects);
+        }
+        Shard::flush(id, &mut conn, effects);
+        self.watch(now.mono, id, &mut conn);
+        self.conns.put(id, conn);
+    }
+
+    /// Cuts a connection in the middle of a body, so that the next hop cannot take half of it for the whole.
+    fn cut(&mut self, now: Now, id: ConnId, conn: Box<Conn>, effects: &mut Vec<Effect>) {
+        effects.push(Effect::Abort { conn: id });
+        self.next_hop_gone(now, id, conn, CloseReason::PeerClosed, effects);
+    }
+
+    pub(super) fn sent_out(&mut self, now: Now, id: ConnId, mut conn: Box<Conn>, effects: &mut Vec<Effect>) {
+        let drained = conn.outbox.is_empty();
+        let outbound = conn.outbound();
+        outbound.client.sent_progress(now.mono, drained);
+        if outbound.connected && !outbound.idle {
+            conn.deadline = outbound.client.deadline();
+        }
+        if !drained && !self.fetch_body(id, &mut conn, effects) {
+            return self.cut(now, id, conn, effects);
+        }
+        conn.flushing = conn.outbox.sendable();
+        self.watch(now.mono, id, &mut conn);
+        self.conns.put(id, conn);
     }
 
     /// The next job of a site whose record is at hand, out of its list.
@@ -564,10 +594,7 @@ impl Shard {
                 break;
             }
         }
-        self.fetch_body(id, &mut conn, effects);
-        Shard::flush(id, &mut conn, effects);
-        self.watch(now.mono, id, &mut conn);
-        self.conns.put(id, conn);
+        self.put_outbound(now, id, conn, effects);
     }
 
     /// The next hop said nothing for too long, or the connection rested long enough.

@@ -8,7 +8,7 @@
 
 use std::net::IpAddr;
 
-use crate::base::ids::ConnId;
+use crate::base::ids::{ConnId, MessageId, Position};
 use crate::base::limits;
 use crate::base::time::{Now, UnixMs};
 use crate::config::Settings;
@@ -231,6 +231,7 @@ impl Shard {
             protocol: inbound.server.protocol(),
             for_recipient: (envelope.len() == 1).then(|| envelope.recipient(0)),
             when: now.wall,
+            id: MessageId { shard: self.id, position: Position::default() },
         };
         let mut tail: [&[u8]; 9] = [&[]; 9];
         tail[0] = &inbound.gathered;
@@ -246,7 +247,7 @@ impl Shard {
             chunks: &inbound.chunks,
             tail: &tail[..=run.count],
         };
-        let appended = self.log.append_accept(&draft, &mut |id, out| write_received(out, &trace, id));
+        let appended = self.log.append_accept(&draft, &mut |id, out| write_received(out, &TraceFacts { id, ..trace }));
         let appended = match appended {
             Ok(appended) => appended,
             Err(why) => {
@@ -305,7 +306,7 @@ impl Shard {
             }
             Waiting::Command => self.settings.relay.command_idle_ms,
             // The disk's turn, not the client's.
-            Waiting::Verdict => self.settings.relay.command_idle_ms,
+            Waiting::Verdict | Waiting::Over => self.settings.relay.command_idle_ms,
         };
         let too_slow = inbound.data_since.is_some_and(|since| {
             let taken_ms = now.mono.ms_since(since);

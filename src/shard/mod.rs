@@ -265,15 +265,7 @@ impl Shard {
             conn.flushing = conn.outbox.sendable();
             self.put_inbound(id, conn, effects);
         } else {
-            let drained = conn.outbox.is_empty();
-            conn.outbound().client.sent_progress(now.mono, drained);
-            if !conn.outbound().idle && conn.outbound().connected {
-                conn.deadline = conn.outbound().client.deadline();
-            }
-            self.fetch_body(id, &mut conn, effects);
-            conn.flushing = conn.outbox.sendable();
-            self.watch(now.mono, id, &mut conn);
-            self.conns.put(id, conn);
+            self.sent_out(now, id, conn, effects);
         }
     }
 

@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 
 use crate::base::bytes::Slice;
-use crate::base::ids::{MessageId, Position};
+use crate::base::ids::MessageId;
 use crate::base::time::{Mono, Now, UnixMs};
 use crate::mail::address::domain_of;
 use crate::queue::record::AcceptView;
@@ -110,7 +110,7 @@ impl Shard {
                 None => (message.place.position, message.place.length_bytes),
             };
             let hot = part.take().or_else(|| match next {
-                Some(chunk) => self.log.chunk(chunk),
+                Some(chunk) => self.log.chunk(&chunk),
                 None => self.log.record(&message.place),
             });
             let Some(bytes) = hot else {
@@ -186,6 +186,12 @@ impl Shard {
         while let Some(first) = self.reclaim.moved.front() {
             let outcome = self.log.outcome(&first.ticket);
             if outcome == Commit::Pending {
+                return;
+            }
+            let in_use = |job: u32| matches!(self.backlog.jobs[job as usize].state, JobState::Offered | JobState::Loading);
+            let alive = self.backlog.messages.get(first.message as usize).is_some_and(|message| message.id == first.id);
+            if alive && self.backlog.jobs_of(first.message).any(in_use) {
+                // Something is being read or sent from the old place.
                 return;
             }
             let moved = self.reclaim.moved.pop_front().expect("there is a first");

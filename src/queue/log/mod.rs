@@ -387,9 +387,10 @@ impl Log {
     }
 
     /// Where on disk the record at a position starts, header included: for reading what is not in memory.
-    pub fn locate(&self, position: Position) -> (SegmentSlot, u32) {
-        let slot = *self.slot_of.get(&position.life()).expect("a record that is not settled keeps its segment");
-        (SegmentSlot(slot), position.offset_bytes())
+    /// `None` if its segment was given up; a record that is not settled keeps its segment.
+    pub fn locate(&self, position: Position) -> Option<(SegmentSlot, u32)> {
+        let slot = *self.slot_of.get(&position.life())?;
+        Some((SegmentSlot(slot), position.offset_bytes()))
     }
 
     /// The message is gone from this place for good: all its recipients are terminal and their verdicts appended, or

@@ -30,7 +30,7 @@ impl Features {
     }
 
     /// Why this next hop cannot take a message at all (EXT-02, EXT-04).
-    pub(super) fn objection(&self, offer: &Offer<'_>) -> Option<&'static [u8]> {
+    pub(super) fn objection(&self, offer: &Offer<'_, '_>) -> Option<&'static [u8]> {
         match self.size {
             Some(limit) if limit > 0 && offer.size_bytes > limit => {
                 return Some(b"5.3.4 message is larger than the next hop takes");

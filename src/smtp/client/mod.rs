@@ -83,13 +83,13 @@ impl Default for Timeouts {
 }
 
 /// One transaction to be done: a sender, recipients of one domain (RTE-18, RTE-19), and what there is to say of the body.
-pub struct Offer<'a> {
+pub struct Offer<'a, 'm> {
     /// The caller's name for it, given back in every call of the handler.
     pub handle: u32,
     /// The reverse-path without brackets; empty for the null one.
-    pub sender: &'a [u8],
+    pub sender: &'m [u8],
     /// The mailboxes, at least one; a verdict names them by their index here.
-    pub recipients: &'a mut dyn ExactSizeIterator<Item = &'a [u8]>,
+    pub recipients: &'a mut dyn ExactSizeIterator<Item = &'m [u8]>,
     /// Octets of the message with CRLF and without dot-stuffing (RFC 1870 3).
     pub size_bytes: u64,
     /// The message holds octets above 127.
@@ -187,6 +187,19 @@ pub enum SessionEnd {
     Broken,
     /// It took too long (RTE-15).
     TimedOut,
+}
+
+impl std::fmt::Display for SessionEnd {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            SessionEnd::Quit => f.write_str("ended in order"),
+            SessionEnd::PeerClosed => f.write_str("the connection was lost"),
+            SessionEnd::Throttled { code } => write!(f, "the next hop wants no more for now ({code})"),
+            SessionEnd::Refused { code } => write!(f, "the next hop refuses service ({code})"),
+            SessionEnd::Broken => f.write_str("the next hop does not speak SMTP"),
+            SessionEnd::TimedOut => f.write_str("no answer in time"),
+        }
+    }
 }
 
 /// The command that the next reply answers. Those of a transaction belong to the current one.
@@ -292,7 +305,7 @@ impl Client {
 
     /// Takes a transaction. A message this next hop cannot take fails here and now, without a word to it.
     /// Panics unless `can_take()`.
-    pub fn offer(&mut self, now: Mono, offer: Offer<'_>, handler: &mut dyn ClientHandler, out: &mut Outbox) {
+    pub fn offer(&mut self, now: Mono, offer: Offer<'_, '_>, handler: &mut dyn ClientHandler, out: &mut Outbox) {
         assert!(self.can_take(), "an offer the session has no room for");
         if let Some(text) = self.features.objection(&offer) {
             let verdict = ClientVerdict { outcome: Outcome::Failed, code: 0, text, phase: Phase::Session };

@@ -50,7 +50,7 @@ pub(super) struct Transaction {
 
 impl Transaction {
     /// Takes an offer and renders its commands (EXT-02, EXT-04; RFC 1870 3, RFC 6152 3).
-    pub(super) fn begin(&mut self, offer: Offer<'_>, features: &Features) {
+    pub(super) fn begin(&mut self, offer: Offer<'_, '_>, features: &Features) {
         assert!(!self.active, "the place is taken");
         self.standing.clear();
         self.commands.clear();
