@@ -1,10 +1,9 @@
 //! DNS for all shards: an ordinary thread with hickory-resolver on tokio, behind a handle that any thread may use.
 //!
 //! While a handle lives, every question gets its answer exactly once; whatever goes wrong is an answer too
-//! (`Answer::Temporary`). What is an
-//! answer and what an error is decided here (RTE-01, RTE-02, RTE-06, RTE-07, RTE-09); order, loops and private addresses
-//! are `route::mx`'s. Records, questions on their way and time are bounded (RTE-04). The answers are cached here by
-//! hickory for all shards, and by each shard for itself.
+//! (`Answer::Temporary`). What is an answer and what an error is decided here (RTE-01, RTE-02, RTE-06, RTE-07, RTE-09);
+//! order, loops and private addresses are `route::mx`'s. Records, questions on their way and time are bounded (RTE-04).
+//! The answers are cached here by hickory for all shards, and by each shard for itself.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
