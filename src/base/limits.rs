@@ -150,6 +150,14 @@ pub const DNS_FAILURE_TTL_S: u32 = 30;
 pub const DNS_TIMEOUT_MS: u64 = 5_000;
 /// Tries of one DNS question.
 pub const DNS_TRIES: usize = 2;
+/// All DNS questions about one domain together; over: deferred (RTE-04).
+pub const DNS_TOTAL_TIMEOUT_MS: u64 = 45_000;
+/// Domains being resolved at a time, for all shards; more wait.
+pub const DNS_DOMAINS_AT_ONCE: usize = 512;
+/// DNS questions on their way at a time; more wait.
+pub const DNS_QUESTIONS_AT_ONCE: usize = 512;
+/// Domains waiting to be resolved. Full: deferred.
+pub const DNS_WAITING_MAX: usize = 16_384;
 /// First retry of a recipient after (`retry.first_ms`) (QUE-04).
 pub const RETRY_FIRST_MS: u64 = 60_000;
 /// Retries are at most so far apart (`retry.longest_ms`) (QUE-04).

@@ -91,7 +91,7 @@ fn write_notice(out: &mut Vec<u8>, bounce: &Bounce<'_>, boundary: &str) {
             out.extend_from_slice(b"    given up after too long a time; the last attempt ended with\r\n");
         }
         if let Some(remote) = recipient.remote.filter(|_| recipient.code != 0) {
-            line(out, format_args!("    host {remote} said"));
+            line(out, format_args!("    host {} said", clean_host(remote)));
         }
         let mut folded = Folded::start(out, "    ");
         folded.reply(recipient);
@@ -115,7 +115,7 @@ fn write_status(out: &mut Vec<u8>, bounce: &Bounce<'_>, boundary: &str) {
         line(out, format_args!("\r\nAction: failed\r\nStatus: {class}.{subject}.{detail}"));
         if recipient.code != 0 {
             if let Some(remote) = recipient.remote {
-                line(out, format_args!("Remote-MTA: dns; {remote}"));
+                line(out, format_args!("Remote-MTA: dns; {}", clean_host(remote)));
             }
             let mut folded = Folded::start(out, "Diagnostic-Code: smtp; ");
             folded.reply(recipient);
@@ -239,6 +239,12 @@ impl<'a> Folded<'a> {
 fn push_clean(out: &mut Vec<u8>, mailbox: &[u8]) {
     let kept = &mailbox[..mailbox.len().min(limits::PATH_MAX_BYTES)];
     out.extend(kept.iter().map(|&b| if (b' '..=b'~').contains(&b) { b } else { b'?' }));
+}
+
+/// A host name as far as it is one: it came from DNS, where names may hold anything and be written four times as long.
+fn clean_host(name: &str) -> &str {
+    let end = name.bytes().take(limits::DOMAIN_MAX_BYTES).take_while(u8::is_ascii_graphic).count();
+    &name[..end]
 }
 
 fn line(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
@@ -398,6 +404,7 @@ Subject: hi
             text in prop::collection::vec(any::<u8>(), 0..400),
             header in prop::collection::vec(prop_oneof![Just(b'\r'), Just(b'\n'), Just(b'a'), any::<u8>()], 0..3000),
             cut in any::<prop::sample::Index>(),
+            remote in any::<String>(),
         ) {
             // On the wire a line never starts with a single dot.
             let header = header.iter().scan(b'\n', |last, &b| {
@@ -406,7 +413,8 @@ Subject: hi
                 Some(b)
             }).collect::<Vec<u8>>();
             let (a, b) = header.split_at(cut.index(header.len() + 1));
-            let report = write(&[recipient(550, &text, Phase::Rcpt)], &[a, b]);
+            let failed = FailedRecipient { remote: Some(&remote), ..recipient(550, &text, Phase::Rcpt) };
+            let report = write(&[failed], &[a, b]);
             prop_assert!(report.is_ascii() && report.ends_with(b"\r\n"));
             for line in report.split_inclusive(|&b| b == b'\n') {
                 prop_assert!(line.ends_with(b"\r\n") && line.len() <= limits::DATA_LINE_MAX_BYTES);

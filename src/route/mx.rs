@@ -158,7 +158,9 @@ pub fn literal_answer(domain: &str) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::rng::Rng;
     use crate::route::Host;
+    use proptest::prelude::*;
 
     fn mx() -> NextHop {
         NextHop::Mx { domain: "example.org".into() }
@@ -296,6 +298,48 @@ mod tests {
         }
         for bad in ["[]", "[x]", "[IPv6:]", "[2001:db8::1]", "[IPv6:1.2.3.4]", "[é:1.2.3]", "192.0.2.1"] {
             assert!(matches!(literal_answer(bad), Answer::NoSuchDomain { .. }), "{bad}");
+        }
+    }
+
+    proptest! {
+        /// Whatever DNS says, the plan is what the rules say, checked one by one (RTE-03, RTE-04, RTE-05, RTE-11).
+        #[test]
+        fn plans_keep_the_rules(
+            hosts in prop::collection::vec((0u16..4, 0u8..6, prop::collection::vec(0u8..8, 0..5)), 0..8),
+            seed in any::<u64>(),
+        ) {
+            // Address 0 is private, 1 is our own.
+            let ip = |n: u8| if n == 0 { IpAddr::from([10, 0, 0, 1]) } else { IpAddr::from([192, 0, 2, n]) };
+            let policy =
+                MxPolicy { own_names: vec!["h0".into()], own_addresses: vec![ip(1)], allow_private: false };
+            let hosts: Vec<MailHost> = hosts
+                .into_iter()
+                .map(|(preference, name, addresses)| MailHost {
+                    preference,
+                    name: format!("h{name}").into(),
+                    addresses: addresses.into_iter().map(ip).collect(),
+                })
+                .collect();
+            let own = hosts.iter().filter(|h| &*h.name == "h0" || h.addresses.contains(&ip(1))).map(|h| h.preference).min();
+            let allowed: Vec<&MailHost> = hosts.iter().filter(|h| own.is_none_or(|own| h.preference < own)).collect();
+            let mut expected: Vec<(u16, IpAddr)> = allowed
+                .iter()
+                .flat_map(|h| h.addresses.iter().filter(|a| **a != ip(0)).map(|a| (h.preference, *a)))
+                .collect();
+            expected.sort_by_key(|(preference, _)| *preference);
+            match plan(&mx(), &mail(hosts.clone()), &policy, &mut Rng::new(seed)) {
+                Plan::Try(targets) => {
+                    prop_assert_eq!(targets.len(), expected.len().min(limits::ADDRESSES_TRIED_MAX));
+                    for (target, (preference, _)) in targets.iter().zip(&expected) {
+                        prop_assert!(expected.contains(&(*preference, target.address)));
+                    }
+                }
+                Plan::Fail { text, .. } => {
+                    prop_assert!(expected.is_empty());
+                    prop_assert_eq!(text.starts_with("5.4.6"), own.is_some() && allowed.is_empty());
+                }
+                Plan::Defer { .. } => prop_assert!(false, "nothing temporary was said"),
+            }
         }
     }
 }

@@ -162,7 +162,7 @@ pub enum ClientState {
     Busy,
     /// QUIT was sent.
     Closing,
-    /// Over. After `Broken` and `TimedOut` drop the connection without sending what waits; else close behind it.
+    /// Over; `Client::says_goodbye` tells how to close the connection.
     Over(SessionEnd),
 }
 
@@ -237,6 +237,8 @@ pub struct Client {
     /// Transactions the session got through to their last reply.
     transactions: u32,
     was_ready: bool,
+    /// QUIT is the last thing in the outbox.
+    goodbye: bool,
     deadline: Mono,
     over: Option<SessionEnd>,
 }
@@ -256,6 +258,7 @@ impl Client {
             reset_due: false,
             transactions: 0,
             was_ready: false,
+            goodbye: false,
             deadline: Mono::NEVER,
             over: None,
         };
@@ -282,6 +285,12 @@ impl Client {
     /// Transactions the session got through to their last reply (RTE-20).
     pub fn transactions(&self) -> u32 {
         self.transactions
+    }
+
+    /// For a session that is over. True: a QUIT may wait to be sent, close the connection behind it. False: what waits is
+    /// half a message or commands for no one, drop the connection at once.
+    pub fn says_goodbye(&self) -> bool {
+        self.goodbye
     }
 
     /// The text of the reply that ended the session, or our own words for why it ended; empty while it lasts.
@@ -365,6 +374,7 @@ impl Client {
     pub fn quit(&mut self, now: Mono, out: &mut Outbox) {
         assert!(self.state() == ClientState::Ready, "QUIT comes between transactions");
         self.send(b"QUIT\r\n", out);
+        self.goodbye = true;
         self.awaiting = Awaiting::Quit;
         self.arm(now);
     }
@@ -443,6 +453,7 @@ impl Client {
             (class, _) => {
                 // Nobody waits for the reply; the connection closes behind it.
                 out.push(b"QUIT\r\n");
+                self.goodbye = true;
                 let end = if class == 5 { SessionEnd::Refused { code } } else { SessionEnd::Throttled { code } };
                 self.over(end);
             }

@@ -143,6 +143,12 @@ impl Transaction {
         }
     }
 
+    /// Memory of its buffers.
+    #[cfg(test)]
+    pub(super) fn capacity_bytes(&self) -> usize {
+        self.commands.capacity() + self.standing.capacity()
+    }
+
     /// The last reply was read: the place is free.
     pub(super) fn end(&mut self) {
         assert!(self.open == 0, "a recipient was left without a verdict");
