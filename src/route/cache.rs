@@ -65,6 +65,11 @@ impl Cache {
         answer
     }
 
+    /// Until when the answer that `get` or `put` just gave for a name is good.
+    pub fn good_until(&self, name: &str, address_only: bool) -> Mono {
+        self.young.0[usize::from(address_only)].get(name).map_or(Mono(0), |entry| entry.until)
+    }
+
     /// Names known, good or not.
     pub fn len(&self) -> usize {
         self.young.len() + self.old.len()

@@ -246,7 +246,11 @@ impl Shard {
             return self.use_answer(now, site, &answer, Mono::NEVER, effects);
         }
         let (domain, address_only) = entry.next_hop.question().expect("what is not known can be asked for");
-        let domain = domain.into();
+        let domain: Box<str> = domain.into();
+        if let Some(answer) = self.sites.answers.get(now.mono, &domain, address_only) {
+            let until = self.sites.answers.good_until(&domain, address_only);
+            return self.use_answer(now, site, &answer, until, effects);
+        }
         entry.targets = Targets::Asked;
         self.next_query += 1;
         let query = QueryId(self.next_query);
@@ -256,12 +260,10 @@ impl Shard {
 
     pub(super) fn resolved(&mut self, now: Now, query: QueryId, answer: Answer, effects: &mut Vec<Effect>) {
         let Some(site) = self.queries.remove(&query) else { return };
-        let after = |ttl_s: u32| now.mono.plus_ms(u64::from(ttl_s.clamp(limits::DNS_TTL_MIN_S, limits::DNS_TTL_MAX_S)) * 1000);
-        let ttl_s = match &answer {
-            Answer::Mail { ttl_s, .. } | Answer::NullMx { ttl_s } | Answer::NoSuchDomain { ttl_s } => *ttl_s,
-            Answer::Temporary { .. } => 0,
-        };
-        self.use_answer(now, site, &answer, after(ttl_s), effects);
+        let (name, address_only) = self.sites.table[site as usize].next_hop.question().expect("it was asked for");
+        let answer = self.sites.answers.put(now.mono, name, address_only, answer);
+        let until = self.sites.answers.good_until(name, address_only);
+        self.use_answer(now, site, &answer, until, effects);
     }
 
     /// Makes a site's targets from what is known of its next hop.
@@ -652,9 +654,10 @@ impl Shard {
         self.leave_idle(id, &mut conn);
         self.unwatch(&mut conn);
         if tell_shell {
-            effects.push(match end {
-                SessionEnd::Quit => Effect::Close { conn: id },
-                _ => Effect::Abort { conn: id },
+            effects.push(if conn.outbound().client.says_goodbye() {
+                Effect::Close { conn: id }
+            } else {
+                Effect::Abort { conn: id }
             });
         }
         let outbound = conn.outbound();

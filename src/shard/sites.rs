@@ -8,6 +8,7 @@ use slab::Slab;
 
 use crate::base::ids::ShardId;
 use crate::config::{HostPort, RouteSettings, Settings};
+use crate::route::cache::Cache;
 use crate::route::mx::MxPolicy;
 use crate::route::table::RouteTable;
 use crate::route::NextHop;
@@ -27,6 +28,8 @@ pub(super) struct Sites {
     /// Permits this shard holds, and those it lends as a home.
     pub(super) permits: Permits,
     pub(super) mx_policy: MxPolicy,
+    /// What DNS said lately; outlives the sites.
+    pub(super) answers: Cache,
     parcels: Vec<(ShardId, Parcel)>,
 }
 
@@ -57,6 +60,7 @@ impl Sites {
                 own_addresses: settings.listen.iter().map(|listener| listener.address.ip()).collect(),
                 allow_private: settings.route.allow_private,
             },
+            answers: Cache::new(),
             parcels: Vec::new(),
         }
     }
