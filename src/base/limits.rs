@@ -75,7 +75,7 @@ pub const DATA_LINE_MAX_BYTES: usize = 1000;
 pub const TRACE_MAX_BYTES: usize = 2048;
 /// Received fields beyond which a message is looping (`relay.received_fields`): 554 5.4.6 (TRC-06).
 pub const RECEIVED_FIELDS_MAX: u32 = 100;
-/// Refused or unknown commands of one session (`relay.errors`). More: 421 4.7.0 (SES-10).
+/// Refused or unknown commands of one session since its last accepted message (`relay.errors`). More: 421 4.7.0 (SES-10).
 pub const SESSION_ERRORS_MAX: u32 = 20;
 /// Idle time before a command (`relay.idle_ms`). Over: 421 4.4.2 (SES-23).
 pub const COMMAND_IDLE_MS: u64 = 300_000;

@@ -160,7 +160,7 @@ pub fn write_hello(out: &mut Vec<u8>, hostname: &str, extended: bool, message_by
 
 /// The message is ours, under this name.
 pub fn write_queued(out: &mut Vec<u8>, id: MessageId) {
-    push(out, format_args!("250 2.0.0 Queued as {id}\r\n"));
+    push(out, format_args!("250 2.0.0 queued as {id}\r\n"));
 }
 
 fn push(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {

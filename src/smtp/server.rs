@@ -1,8 +1,8 @@
 //! The receiving side of one SMTP session: bytes in, replies and events out (RFC 5321).
 //!
 //! The caller owns the connection, the body store and the clock. It pulls events until `NeedMore`, stores each
-//! `Body`, and answers each `MessageEnd` with the outcome of the log; only a [`Proof`] buys a 250 (habit of the
-//! house: no proof, no promise). Exactly one reply per command, in order, whatever the split of the bytes
+//! `Body`, and answers each `MessageEnd` with the outcome of the log; only a [`Proof`] buys a 250, so nobody can
+//! promise what is not on disk. Exactly one reply per command, in order, whatever the split of the bytes
 //! (PIP-01, PIP-02). Shard-local, pure; allocates nothing once its buffers are warm.
 //!
 //! Policies, each in one place:
