@@ -3,3 +3,6 @@
 //! Each shard has its own of everything here; what must hold over all shards (a site's connections) is settled by
 //! parcels with the site's home shard. Pure: time and randomness are handed in.
 
+pub mod backoff;
+pub mod permit;
+pub mod wheel;
