@@ -147,3 +147,6 @@ const _: () = assert!(
 const _: () = assert!(MESSAGE_MAX_BYTES <= MESSAGE_CEILING_BYTES && SEGMENT_BYTES <= SEGMENT_CEILING_BYTES);
 const _: () = assert!(SEGMENT_MIN_BYTES <= SEGMENT_BYTES);
 const _: () = assert!(COMMAND_LINE_MAX_BYTES >= 1036, "SIZ-03");
+
+#[cfg(test)]
+mod tests;
