@@ -1,7 +1,7 @@
 //! Every key once: its name, kind, default, bounds and manual text; and the reading of files and overrides.
 //!
 //! The table of [`keys`] is the only place that knows a key. A default stands there as TOML and takes the same way
-//! as an operator's value, so that the manual (`docs/configuration.md`, rendered by [`reference`]) cannot differ
+//! as an operator's value, so that the manual (`docs/configuration.md`, rendered by [`reference()`]) cannot differ
 //! from what the relay does. Unknown keys, wrong kinds and numbers out of bounds are errors here; whether a text
 //! makes sense is for [`settings`](super::settings) to say.
 
