@@ -192,3 +192,6 @@ const _: () = assert!(MESSAGE_MAX_BYTES <= MESSAGE_CEILING_BYTES && SEGMENT_BYTE
 const _: () = assert!(SEGMENT_MIN_BYTES <= SEGMENT_BYTES);
 const _: () = assert!(COMMAND_LINE_MAX_BYTES >= 1036, "SIZ-03");
 const _: () = assert!(TRACE_MAX_BYTES >= 2 * DOMAIN_MAX_BYTES + PATH_MAX_BYTES + 512);
+
+#[cfg(test)]
+mod tests;

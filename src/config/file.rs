@@ -1,7 +1,7 @@
 //! Every key once: its name, kind, default, bounds and manual text; and the reading of files and overrides.
 //!
 //! The table of [`keys`] is the only place that knows a key. A default stands there as TOML and takes the same way
-//! as an operator's value, so that the manual (`docs/configuration.md`, rendered by [`reference`]) cannot differ
+//! as an operator's value, so that the manual (`docs/configuration.md`, rendered by [`reference()`]) cannot differ
 //! from what the relay does. Unknown keys, wrong kinds and numbers out of bounds are errors here; whether a text
 //! makes sense is for [`settings`](super::settings) to say.
 
@@ -144,7 +144,7 @@ static KEYS: &[Key] = &[
         limits::SEGMENT_BYTES as u64,
         limits::SEGMENT_MIN_BYTES as u64,
         limits::SEGMENT_CEILING_BYTES as u64,
-        "Size of a segment file, a multiple of 4096. Changing it is for new segments.",
+        "Size of a segment file, a multiple of 4096.",
     ),
     number(
         "queue.segments",
@@ -380,7 +380,10 @@ fn is_section(name: &str) -> bool {
 }
 
 fn unknown(name: &str) -> ConfigError {
-    let nearest = KEYS.iter().map(|key| (distance(name, key.name), key.name)).min().expect("there are keys");
+    // A right beginning and end with something left out between is nearer than any slip.
+    let ends = |name: &str| (name.split('.').next().map(str::to_owned), name.rsplit('.').next().map(str::to_owned));
+    let wrong = |key: &Key| if ends(name) == ends(key.name) { 0 } else { distance(name, key.name) };
+    let nearest = KEYS.iter().map(|key| (wrong(key), key.name)).min().expect("there are keys");
     let remedy = match nearest {
         // A third of the letters wrong is still a slip; more is another word.
         (wrong, near) if wrong * 3 <= name.len() => format!("no such key; did you mean {near}?"),

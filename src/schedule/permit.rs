@@ -9,6 +9,7 @@
 //! - Out + free = limit. Only after the limit was lowered may more be out; then nothing is free, and the excess is
 //!   recalled. Since a permit counts as out from before the grant leaves until after the return came in, connections
 //!   over all shards are never more than the limit.
+//! - Every grant is good for a connection: only a permit that was used, or is no longer wanted, goes back.
 //! - A permit is returned at most once: a holder returns only what it holds.
 //! - Fair shares: nobody who wants more has two permits less than somebody else, once the recalls are answered.
 //!   If there are fewer permits than shards that want one, they go round: longest held, first recalled.
@@ -90,12 +91,14 @@ impl Permits {
         self.holder.idle(site)
     }
 
-    /// Connections of the site that the shard must close, each when it is idle or has ended a message.
+    /// Connections of the site that the shard must close, each when it is idle or has ended a message. A permit just
+    /// granted may be owed already; it is still good for one connection.
     pub fn owed(&self, site: &str) -> u32 {
         self.holder.owed(site)
     }
 
-    /// A site whose idle or owed permits changed since it was last named here, if there is one.
+    /// A site whose idle or owed permits changed since it was last named here, if there is one. The shard answers by
+    /// using what is idle, by closing what is owed, or by wanting less: an idle permit it wants stays with it.
     pub fn news(&mut self) -> Option<SiteName> {
         self.holder.news.pop_front()
     }
@@ -334,6 +337,8 @@ struct Holding {
     held: u32,
     /// Of those, in use by connections.
     used: u32,
+    /// Of those, granted and never used since: exempt from recalls, or scarce permits would go round unused.
+    fresh: u32,
     /// Of those, asked back by the home.
     owed: u32,
 }
@@ -359,6 +364,7 @@ impl Holder {
         let site = match parcel {
             Parcel::Grant { site, connections } => {
                 holding.held += connections;
+                holding.fresh += connections;
                 site
             }
             Parcel::Recall { site, connections } => {
@@ -378,6 +384,7 @@ impl Holder {
         match self.sites.get_mut(site) {
             Some(holding) if holding.used < holding.held => {
                 holding.used += 1;
+                holding.fresh = holding.fresh.saturating_sub(1);
                 true
             }
             _ => false,
@@ -403,13 +410,16 @@ impl Holder {
     fn pay(&mut self, site: &SiteName) {
         let holding = self.sites.get_mut(site).expect("a site being spoken of");
         let idle = holding.held - holding.used;
-        let due = holding.owed.max(holding.held.saturating_sub(holding.wanted)).min(idle);
+        let unwanted = holding.held.saturating_sub(holding.wanted).min(idle);
+        let due = unwanted.max(holding.owed.min(idle - holding.fresh));
         if due > 0 {
             holding.held -= due;
             holding.owed = holding.owed.saturating_sub(due);
+            holding.fresh = holding.fresh.min(holding.held - holding.used);
             self.said.push(Parcel::Return { site: site.clone(), connections: due });
         }
-        assert!(holding.used <= holding.held && holding.owed <= holding.used, "a holder's permits do not add up");
+        let busy = holding.used + holding.fresh;
+        assert!(busy <= holding.held && holding.owed <= busy, "a holder's permits do not add up");
         if holding.held == 0 && holding.wanted == 0 {
             self.sites.remove(site);
         }
