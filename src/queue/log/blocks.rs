@@ -4,6 +4,7 @@ use crate::base::bytes::{OpenBlock, Slice};
 use crate::base::ids::{MessageId, Position};
 use crate::base::limits::{
     BATCH_FULL_BYTES, BLOCK_MAX_BYTES, BLOCK_MIN_BYTES, DISK_ALIGN_BYTES, LOG_BACKLOG_MAX_BYTES, SEGMENT_RESERVE_BYTES,
+    SEGMENTS_MAX,
 };
 use crate::base::time::Mono;
 use crate::queue::LogRefusal;
@@ -12,6 +13,10 @@ use crate::queue::segment::{Segment, SegmentState};
 
 use super::commit::Sealed;
 use super::{Log, Reserve};
+
+/// Longest record; beside it a block has room for the cut record of all segments.
+const RECORD_MAX_BYTES: usize = BLOCK_MAX_BYTES - (64 << 10);
+const _: () = assert!(HEADER_BYTES + CutEntry::payload_bytes(SEGMENTS_MAX) + DISK_ALIGN_BYTES <= 64 << 10);
 
 /// The block being filled.
 pub(super) struct Batch {
@@ -32,7 +37,7 @@ pub(super) struct Batch {
 impl Log {
     /// Makes the open block have room for `size` bytes, taking the next block or segment if need be.
     pub(super) fn make_room(&mut self, size: usize, reserve: Reserve) -> Result<(), LogRefusal> {
-        if size > BLOCK_MAX_BYTES - DISK_ALIGN_BYTES {
+        if size > RECORD_MAX_BYTES.min(self.settings.segment_bytes as usize / 2) {
             return Err(LogRefusal::Full);
         }
         let Some(slot) = self.open else { return Err(self.refusal()) };
@@ -40,12 +45,13 @@ impl Log {
             return Err(LogRefusal::Failing);
         }
         let segment = &self.segments[slot as usize];
-        let kept = if reserve == Reserve::Keep && self.spares.is_empty() { SEGMENT_RESERVE_BYTES as usize } else { 0 };
+        let kept = if reserve == Reserve::Keep && self.spares.is_empty() { self.reserve_bytes() } else { 0 };
         let limit = segment.size_bytes as usize - kept;
-        if let Some(batch) = &self.batch {
-            if batch.filled + size <= batch.capacity && batch.start as usize + batch.filled + size <= limit {
-                return Ok(());
-            }
+        if let Some(batch) = &self.batch
+            && batch.filled + size <= batch.capacity
+            && batch.start as usize + batch.filled + size <= limit
+        {
+            return Ok(());
         }
         let next = match &self.batch {
             Some(batch) => batch.start as usize + batch.filled.next_multiple_of(DISK_ALIGN_BYTES),
@@ -61,6 +67,10 @@ impl Log {
             self.open_segment(spare, size);
         }
         Ok(())
+    }
+
+    fn reserve_bytes(&self) -> usize {
+        SEGMENT_RESERVE_BYTES.min(self.settings.segment_bytes / 4) as usize
     }
 
     fn refusal(&self) -> LogRefusal {

@@ -55,10 +55,11 @@ pub(super) struct Failure {
 impl Log {
     /// Gives the disk what is due and keeps segments ready; to be called after every step.
     pub fn poll(&mut self, now: Mono, orders: &mut Vec<DiskOrder>) {
-        if self.open.is_none() && now >= self.open_retry_at {
-            if let Some(slot) = self.spares.pop_front() {
-                self.open_first_batch(slot);
-            }
+        if self.open.is_none()
+            && now >= self.open_retry_at
+            && let Some(slot) = self.spares.pop_front()
+        {
+            self.open_first_batch(slot);
         }
         self.append_held();
         self.keep_ready(now, orders);
@@ -85,10 +86,9 @@ impl Log {
         if self.open.is_none() && !self.spares.is_empty() {
             at = at.min(self.open_retry_at);
         }
-        if self.flights.is_empty() {
-            if let Some(since) = self.batch.as_ref().and_then(|batch| batch.waiting_since) {
-                at = at.min(since.plus_ms(VERDICT_DELAY_MS));
-            }
+        let waiting_since = self.batch.as_ref().and_then(|batch| batch.waiting_since);
+        if let Some(since) = waiting_since.filter(|_| self.flights.is_empty()) {
+            at = at.min(since.plus_ms(VERDICT_DELAY_MS));
         }
         at
     }
@@ -205,7 +205,7 @@ impl Log {
             self.failures.pop_front();
         }
         self.epoch += 1;
-        let mut again = Vec::new();
+        let mut again: Vec<Box<[u8]>> = Vec::new();
         for flight in std::mem::take(&mut self.flights) {
             self.void(flight.batch.slot, flight.batch.start);
             keep_verdicts(flight.batch.block.bytes(), &mut again);
@@ -231,7 +231,7 @@ impl Log {
             self.void(slot, self.segments[slot as usize].next_offset);
         }
         // What was voided is older than what is held, and stays before it.
-        self.held_bytes += again.iter().map(|payload: &Box<[u8]>| payload.len()).sum::<usize>();
+        self.held_bytes += again.iter().map(|payload| payload.len()).sum::<usize>();
         for payload in again.into_iter().rev() {
             self.held.push_front(payload);
         }

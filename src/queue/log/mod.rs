@@ -17,7 +17,9 @@ use rustc_hash::FxHashMap;
 
 use crate::base::bytes::{Block, BlockSource, Slice};
 use crate::base::ids::{MessageId, Position, ShardId};
-use crate::base::limits::{BLOCK_MAX_BYTES, PREFIX_MAX_BYTES, SEGMENT_RESERVE_BYTES, VERDICTS_HELD_MAX_BYTES};
+use crate::base::limits::{
+    BLOCK_MAX_BYTES, DISK_ALIGN_BYTES, LOG_BACKLOG_MAX_BYTES, PREFIX_MAX_BYTES, VERDICTS_HELD_MAX_BYTES,
+};
 use crate::base::time::Mono;
 use crate::queue::record::{ChunkRef, CutEntry, Draft, HEADER_BYTES, Kind, Place, VerdictDraft, padded};
 use crate::queue::recover::ShardStart;
@@ -201,7 +203,7 @@ impl Log {
     /// Opens the log. Nothing is appended to segments of earlier runs; `start.messages` is for the caller.
     pub fn open(settings: LogSettings, start: ShardStart, blocks: Box<dyn BlockSource>) -> Log {
         assert_eq!(settings.shard, start.shard, "a log starts from its own shard's past");
-        assert!(settings.segment_bytes as usize >= 2 * BLOCK_MAX_BYTES + SEGMENT_RESERVE_BYTES as usize);
+        assert!((settings.segment_bytes as usize).is_multiple_of(DISK_ALIGN_BYTES), "segments are whole sectors");
         assert!(start.next_life > 0);
         let mut log = Log {
             settings,
@@ -251,7 +253,7 @@ impl Log {
 
     /// True if so much waits for the disk that taking more in should pause.
     pub fn crowded(&self) -> bool {
-        self.sealed_bytes >= crate::base::limits::LOG_BACKLOG_MAX_BYTES / 2
+        self.sealed_bytes >= LOG_BACKLOG_MAX_BYTES / 2
     }
 
     /// Appends a part of a body. Its segment stays until the chunk is dropped or settled with its message.
@@ -428,3 +430,8 @@ impl Log {
         stats
     }
 }
+
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod tests;
