@@ -39,9 +39,8 @@ fn code(path: &Path) -> String {
 /// True if `name` stands in `text` as a path of its own, `name::`.
 fn names_crate(text: &str, name: &str) -> bool {
     let path = format!("{name}::");
-    text.match_indices(&path).any(|(at, _)| {
-        !text[..at].ends_with(|before: char| before.is_alphanumeric() || before == '_' || before == ':')
-    })
+    text.match_indices(&path)
+        .any(|(at, _)| !text[..at].ends_with(|before: char| before.is_alphanumeric() || before == '_' || before == ':'))
 }
 
 #[test]
@@ -74,7 +73,17 @@ fn crates_are_named_in_one_room() {
 #[test]
 fn pure_rooms_are_pure() {
     let pure = ["base", "smtp", "mail", "queue", "schedule", "route", "shard"];
-    let impure = ["std::fs", "std::thread", "std::net::Tcp", "std::net::Udp", "Instant::now", "SystemTime", "std::sync::Mutex", "async fn", ".await"];
+    let impure = [
+        "std::fs",
+        "std::thread",
+        "std::net::Tcp",
+        "std::net::Udp",
+        "Instant::now",
+        "SystemTime",
+        "std::sync::Mutex",
+        "async fn",
+        ".await",
+    ];
     for room in pure {
         for path in files(&format!("src/{room}"), ".rs") {
             let (name, text) = (relative(&path), code(&path));
@@ -147,8 +156,18 @@ fn links_between_pages_lead_somewhere() {
 
 #[test]
 fn the_top_level_holds_what_it_should() {
-    let allowed =
-        ["Cargo.toml", "Cargo.lock", "src", "benches", "loadgen", "tests", "docs", "README.md", "LICENSE-MIT", "LICENSE-APACHE"];
+    let allowed = [
+        "Cargo.toml",
+        "Cargo.lock",
+        "src",
+        "benches",
+        "loadgen",
+        "tests",
+        "docs",
+        "README.md",
+        "LICENSE-MIT",
+        "LICENSE-APACHE",
+    ];
     let not_ours = ["target", "ringpost-queue"];
     for entry in fs::read_dir(root()).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();

@@ -112,7 +112,11 @@ enum Part {
     Own(usize),
     Shared(Slice),
     /// Bytes that are on disk only and are fetched when their turn is near.
-    Later { name: u64, length_bytes: usize, asked: bool },
+    Later {
+        name: u64,
+        length_bytes: usize,
+        asked: bool,
+    },
 }
 
 /// What waits to be sent on one connection: short texts it holds itself, long ones as slices of log blocks.

@@ -98,7 +98,14 @@ pub(super) struct Backlog {
 
 impl Backlog {
     /// Adds a job to a message; its site must have been told.
-    pub(super) fn add_job(&mut self, message: MessageSlot, site: SiteId, first: u16, open: u128, attempts: u16) -> JobId {
+    pub(super) fn add_job(
+        &mut self,
+        message: MessageSlot,
+        site: SiteId,
+        first: u16,
+        open: u128,
+        attempts: u16,
+    ) -> JobId {
         assert!(open != 0, "a job has open recipients");
         let entry = &mut self.messages[message as usize];
         self.open_recipients += u64::from(open.count_ones());

@@ -65,8 +65,12 @@ impl Shard {
             .chain(std::iter::once(tail));
         let mut body = Vec::new();
         dsn::write_bounce(&mut body, &bounce, &mut original);
-        let recipient =
-            [DraftRecipient { address: view.sender(), state: RecipientState::Open, attempts: 0, due: Default::default() }];
+        let recipient = [DraftRecipient {
+            address: view.sender(),
+            state: RecipientState::Open,
+            attempts: 0,
+            due: Default::default(),
+        }];
         let body_bytes = unstuff(&body).map(|part| part.len() as u64).sum();
         let draft = Draft {
             copy_of: None,

@@ -134,7 +134,6 @@ impl Conns {
         slot.conn.as_deref()
     }
 
-
     pub(super) fn take(&mut self, id: ConnId) -> Option<Box<Conn>> {
         self.slot(id)?.conn.take()
     }
@@ -159,9 +158,6 @@ impl Conns {
 
     /// The names of all connections, for a drain.
     pub(super) fn names(&self) -> Vec<ConnId> {
-        self.slots
-            .iter()
-            .map(|(slot, entry)| ConnId { slot: slot as u32, generation: entry.generation })
-            .collect()
+        self.slots.iter().map(|(slot, entry)| ConnId { slot: slot as u32, generation: entry.generation }).collect()
     }
 }

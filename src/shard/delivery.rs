@@ -23,7 +23,9 @@ use crate::shard::conns::{Conn, Outbound, Side};
 use crate::shard::outcome::Results;
 use crate::shard::timers::Timer;
 use crate::shard::{CloseReason, Effect, Level, Shard};
-use crate::smtp::client::{Client, ClientHandler, ClientSettings, ClientState, ClientVerdict, Offer, SessionEnd, Timeouts};
+use crate::smtp::client::{
+    Client, ClientHandler, ClientSettings, ClientState, ClientVerdict, Offer, SessionEnd, Timeouts,
+};
 
 /// What a read is for.
 pub(super) enum Reading {
@@ -180,7 +182,9 @@ impl Shard {
             self.dial_more(now, site, effects);
         }
         let entry = &self.sites.table[site as usize];
-        let wanted = entry.useful_connections().max(entry.connections);
+        // What is not used at once keeps others from it: a site that pauses wants no more than it has.
+        let more = !entry.paused(now.mono) && self.draining.is_none();
+        let wanted = if more { entry.useful_connections().max(entry.connections) } else { entry.connections };
         self.want_permits(site, wanted, effects);
         self.forget_idle_site(now.mono, site);
     }
@@ -313,8 +317,13 @@ impl Shard {
                 entry.jobs
             ),
         ));
-        let expired: Vec<JobId> =
-            entry.ready.iter().copied().filter(|&job| self.expired(now, job)).take(limits::EXPIRED_AT_ONCE_MAX).collect();
+        let expired: Vec<JobId> = entry
+            .ready
+            .iter()
+            .copied()
+            .filter(|&job| self.expired(now, job))
+            .take(limits::EXPIRED_AT_ONCE_MAX)
+            .collect();
         for job in expired {
             if self.have_record(job, effects) {
                 self.take_from_ready(job);
@@ -386,7 +395,8 @@ impl Shard {
         effects: &mut Vec<Effect>,
     ) {
         let Some(what) = self.reads.remove(&read) else { return };
-        let (Reading::Record { position, .. } | Reading::Chunk { position, .. } | Reading::Copy { position, .. }) = what;
+        let (Reading::Record { position, .. } | Reading::Chunk { position, .. } | Reading::Copy { position, .. }) =
+            what;
         let payload = match result {
             Err(error) => Err(error.to_string()),
             Ok(block) => match record::verify(block.bytes(), self.id, position) {
@@ -518,8 +528,7 @@ impl Shard {
             open: entry.open,
             all: view.recipients().skip(entry.first.into()),
         };
-        let offer =
-            Offer { handle: job, sender: view.sender(), recipients: &mut recipients, size_bytes, eight_bit };
+        let offer = Offer { handle: job, sender: view.sender(), recipients: &mut recipients, size_bytes, eight_bit };
         let mut hand = Hand { backlog: &self.backlog, log: &self.log, results: &mut self.results };
         outbound.transactions += 1;
         self.counters.transactions += 1;
@@ -537,7 +546,14 @@ impl Shard {
         self.conns.put(id, conn);
     }
 
-    pub(super) fn receive_out(&mut self, now: Now, id: ConnId, mut conn: Box<Conn>, bytes: &[u8], effects: &mut Vec<Effect>) {
+    pub(super) fn receive_out(
+        &mut self,
+        now: Now,
+        id: ConnId,
+        mut conn: Box<Conn>,
+        bytes: &[u8],
+        effects: &mut Vec<Effect>,
+    ) {
         self.leave_idle(id, &mut conn);
         // The next envelope must be there before the reply that lets the body go, to ride behind it.
         let outbound = conn.outbound();

@@ -97,7 +97,14 @@ impl Shard {
         self.put_inbound(id, conn, effects);
     }
 
-    pub(super) fn receive_in(&mut self, now: Now, id: ConnId, conn: &mut Conn, bytes: &[u8], effects: &mut Vec<Effect>) {
+    pub(super) fn receive_in(
+        &mut self,
+        now: Now,
+        id: ConnId,
+        conn: &mut Conn,
+        bytes: &[u8],
+        effects: &mut Vec<Effect>,
+    ) {
         let inbound = conn.inbound();
         if inbound.awaiting {
             inbound.leftover.extend_from_slice(bytes);

@@ -202,7 +202,9 @@ impl Shard {
         self.log.poll(now.mono, &mut orders);
         for order in orders.drain(..) {
             effects.push(match order {
-                DiskOrder::Write { write, slot, offset_bytes, block } => Effect::Write { write, slot, offset_bytes, block },
+                DiskOrder::Write { write, slot, offset_bytes, block } => {
+                    Effect::Write { write, slot, offset_bytes, block }
+                }
                 DiskOrder::PrepareSegment { slot } => Effect::PrepareSegment { slot },
             });
         }

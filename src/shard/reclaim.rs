@@ -12,9 +12,7 @@ use crate::base::ids::MessageId;
 use crate::base::time::{Mono, Now, UnixMs};
 use crate::mail::address::domain_of;
 use crate::queue::record::AcceptView;
-use crate::queue::{
-    ChunkRef, Commit, CopyOf, Draft, DraftRecipient, Place, RecipientState, RecoveredMessage, Ticket,
-};
+use crate::queue::{ChunkRef, Commit, CopyOf, Draft, DraftRecipient, Place, RecipientState, RecoveredMessage, Ticket};
 use crate::shard::backlog::{JOB_RECIPIENTS_MAX, Job, JobState, Message, MessageSlot, NO_JOB};
 use crate::shard::delivery::Reading;
 use crate::shard::timers::Timer;
@@ -188,14 +186,16 @@ impl Shard {
             if outcome == Commit::Pending {
                 return;
             }
-            let in_use = |job: u32| matches!(self.backlog.jobs[job as usize].state, JobState::Offered | JobState::Loading);
+            let in_use =
+                |job: u32| matches!(self.backlog.jobs[job as usize].state, JobState::Offered | JobState::Loading);
             let alive = self.backlog.messages.get(first.message as usize).is_some_and(|message| message.id == first.id);
             if alive && self.backlog.jobs_of(first.message).any(in_use) {
                 // Something is being read or sent from the old place.
                 return;
             }
             let moved = self.reclaim.moved.pop_front().expect("there is a first");
-            let message = self.backlog.messages.get_mut(moved.message as usize).filter(|message| message.id == moved.id);
+            let message =
+                self.backlog.messages.get_mut(moved.message as usize).filter(|message| message.id == moved.id);
             match (outcome, message) {
                 (Commit::Durable, Some(message)) => {
                     message.copying = false;

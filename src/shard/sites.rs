@@ -8,10 +8,10 @@ use slab::Slab;
 
 use crate::base::ids::ShardId;
 use crate::config::{HostPort, RouteSettings, Settings};
+use crate::route::NextHop;
 use crate::route::cache::Cache;
 use crate::route::mx::MxPolicy;
 use crate::route::table::RouteTable;
-use crate::route::NextHop;
 use crate::schedule::permit::Permits;
 use crate::schedule::site::{Site, SiteId};
 use crate::shard::parcel::{Parcel, SiteName};
