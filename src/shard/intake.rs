@@ -70,7 +70,7 @@ impl Shard {
             effects.push(Effect::Refuse { greeting: b"421 4.3.2 Service is shutting down, try again later\r\n" });
             return;
         }
-        if self.conns.inbound >= self.settings.relay.connections_max || !self.log.ready() {
+        if self.conns.inbound >= self.settings.relay.connections_max {
             self.counters.refused_connections += 1;
             effects.push(Effect::Refuse { greeting: b"421 4.3.2 Too many connections, try again later\r\n" });
             return;
@@ -121,6 +121,7 @@ impl Shard {
     pub(super) fn serve(&mut self, now: Now, id: ConnId, conn: &mut Conn, input: &[u8], effects: &mut Vec<Effect>) {
         let mut input = input;
         let mut run = Run::default();
+        conn.inbound().server.set_room(self.log.no_room());
         loop {
             let Conn { outbox, side: Side::In(inbound), .. } = conn else { unreachable!("only clients are served") };
             match outbox.write(|out| inbound.server.next(&mut input, out)) {

@@ -69,6 +69,14 @@ impl Log {
         Ok(())
     }
 
+    /// Why a message of any size would be refused now, so that a client can be told at MAIL (QUE-07).
+    pub fn no_room(&self) -> Option<LogRefusal> {
+        let Some(slot) = self.open else { return Some(self.refusal()) };
+        let segment = &self.segments[slot as usize];
+        let left = segment.size_bytes as usize - segment.next_offset as usize;
+        (self.spares.is_empty() && left <= self.reserve_bytes() + BLOCK_MIN_BYTES).then(|| self.refusal())
+    }
+
     fn reserve_bytes(&self) -> usize {
         SEGMENT_RESERVE_BYTES.min(self.settings.segment_bytes / 4) as usize
     }
