@@ -251,7 +251,7 @@ impl Log {
     fn append_held(&mut self) {
         while let Some(payload) = self.held.front() {
             let length = payload.len();
-            if self.make_room(padded(HEADER_BYTES + length), Reserve::Use).is_err() {
+            if self.make_room(padded(HEADER_BYTES + length), Reserve::Half).is_err() {
                 return;
             }
             let payload = self.held.pop_front().expect("there is a first");
