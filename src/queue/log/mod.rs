@@ -255,6 +255,11 @@ impl Log {
         self.open.is_some()
     }
 
+    /// Size of new segment files.
+    pub fn segment_bytes(&self) -> u32 {
+        self.settings.segment_bytes
+    }
+
     /// True if so much waits for the disk that taking more in should pause.
     pub fn crowded(&self) -> bool {
         self.sealed_bytes >= LOG_BACKLOG_MAX_BYTES / 2
