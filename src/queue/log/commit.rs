@@ -200,6 +200,7 @@ impl Log {
         self.counters.failures += 1;
         self.trouble = Some(refusal);
         self.open_retry_at = now.plus_ms(SEGMENT_RETRY_MS);
+        self.ready_retry_at = self.open_retry_at;
         self.failures.push_back(Failure { epoch: self.epoch, durable: self.durable, refusal });
         if self.failures.len() > LOG_FAILURES_KEPT {
             self.failures.pop_front();
