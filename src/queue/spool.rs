@@ -383,14 +383,14 @@ impl Report {
 
     /// The same as JSON.
     pub fn to_json(&self) -> String {
-        let shards: Vec<_> = self.shards.iter().map(ShardReport::to_json).collect();
+        let shards: Vec<_> = self.shards.iter().map(ShardReport::json).collect();
         let damage: Vec<_> = self.damage.iter().map(|damage| quoted(&damage.to_string())).collect();
         format!("{{\"sound\":{},\"shards\":[{}],\"damage\":[{}]}}", self.is_sound(), shards.join(","), damage.join(","))
     }
 }
 
 impl ShardReport {
-    fn to_json(&self) -> String {
+    fn json(&self) -> String {
         format!(
             "{{\"shard\":{},\"segments\":{},\"segments_used\":{},\"disk_bytes\":{},\"live_bytes\":{},\"messages\":{},\
              \"recipients\":{}}}",

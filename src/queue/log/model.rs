@@ -27,11 +27,13 @@ struct Told {
     chunks: Vec<(ChunkRef, Vec<u8>)>,
     ticket: Option<Ticket>,
     state: Commit,
-    /// A copy under way: where, with which chunks.
-    copy: Option<(Place, Vec<(ChunkRef, Vec<u8>)>, Ticket, Vec<ChunkRef>)>,
+    copy: Option<Copying>,
     /// Given back to the log.
     settled: bool,
 }
+
+/// A copy under way: where, with which chunks, and which of the old chunks it does not name.
+type Copying = (Place, Vec<(ChunkRef, Vec<u8>)>, Ticket, Vec<ChunkRef>);
 
 #[derive(Clone, Default)]
 struct Recipient {
@@ -476,7 +478,7 @@ fn recover(disk: &[Option<Vec<u8>>]) -> ShardStart {
 #[test]
 fn log_and_recovery_equal_the_model() {
     let (mut proved, mut lives, mut false_alarms) = (0, 0, 0);
-    for seed in 0..1000 {
+    for seed in 0..800 {
         let mut world = World::new(seed);
         for _ in 0..3 {
             for _ in 0..world.rng.below(160) {
@@ -489,14 +491,14 @@ fn log_and_recovery_equal_the_model() {
         lives = lives.max(world.log.durable().life());
     }
     assert!(false_alarms < 5, "{false_alarms}");
-    assert!(proved > 1000 && lives > 15, "the runs do something: {proved} proved, {lives} lives");
+    assert!(proved > 800 && lives > 15, "the runs do something: {proved} proved, {lives} lives");
 }
 
 /// The same over long runs, in which segments are reused many times.
 #[test]
 fn long_runs_equal_the_model() {
     let mut lives = 0;
-    for seed in 10_000..10_003 {
+    for seed in 10_000..10_002 {
         let mut world = World::new(seed);
         for _ in 0..6 {
             for _ in 0..2000 {

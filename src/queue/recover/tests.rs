@@ -195,7 +195,7 @@ fn cut_at_every_byte() {
 /// Every byte of the last records flipped: that record is out, the others are in, and what was durable is reported.
 #[test]
 fn flip_every_byte() {
-    let (bench, messages) = three(900);
+    let (bench, messages) = three(300);
     let (slot, from, end) = slot_and_end(&bench, &messages);
     let record_end = from + messages[2].place.record_bytes() as usize;
     for at in from..end {

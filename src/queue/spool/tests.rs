@@ -70,7 +70,8 @@ fn orphans_are_adopted() {
         assert!(starts.iter().all(|start| start.damage.is_empty()));
         let listed = list(dir.path()).unwrap();
         let mut found: Vec<_> = listed.iter().map(|listed| listed.message.id).collect();
-        (found.sort(), ids.sort());
+        found.sort();
+        ids.sort();
         assert_eq!(found, ids);
         for &id in &ids {
             let (listed, text) = show(dir.path(), id).unwrap();
