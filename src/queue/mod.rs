@@ -9,6 +9,7 @@ pub mod log;
 pub mod record;
 pub mod recover;
 mod segment;
+pub mod spool;
 
 pub use log::{Appended, Commit, DiskOrder, Log, LogSettings, LogStats, Ticket};
 pub use record::{

@@ -639,3 +639,6 @@ impl<'a> Reader<'a> {
         Some(u64::from_le_bytes(self.bytes(8)?.try_into().ok()?))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -45,7 +45,7 @@ impl Log {
             return Err(LogRefusal::Failing);
         }
         let segment = &self.segments[slot as usize];
-        let kept = if reserve == Reserve::Keep && self.spares.is_empty() { self.reserve_bytes() } else { 0 };
+        let kept = if self.spares.is_empty() { self.kept_bytes(reserve) } else { 0 };
         let limit = segment.size_bytes as usize - kept;
         if let Some(batch) = &self.batch
             && batch.filled + size <= batch.capacity
@@ -74,11 +74,17 @@ impl Log {
         let Some(slot) = self.open else { return Some(self.refusal()) };
         let segment = &self.segments[slot as usize];
         let left = segment.size_bytes as usize - segment.next_offset as usize;
-        (self.spares.is_empty() && left <= self.reserve_bytes() + BLOCK_MIN_BYTES).then(|| self.refusal())
+        (self.spares.is_empty() && left <= self.kept_bytes(Reserve::Keep) + BLOCK_MIN_BYTES).then(|| self.refusal())
     }
 
-    fn reserve_bytes(&self) -> usize {
-        SEGMENT_RESERVE_BYTES.min(self.settings.segment_bytes / 4) as usize
+    /// What stays free at the end of the last segment.
+    fn kept_bytes(&self, reserve: Reserve) -> usize {
+        let all = SEGMENT_RESERVE_BYTES.min(self.settings.segment_bytes / 4) as usize;
+        match reserve {
+            Reserve::Keep => all,
+            Reserve::Half => all / 2,
+            Reserve::All => 0,
+        }
     }
 
     fn refusal(&self) -> LogRefusal {
@@ -255,11 +261,11 @@ impl Log {
         &self.segments[slot as usize]
     }
 
-    pub(super) fn take_live(&mut self, position: Position, record_bytes: u32) {
+    /// A record is settled; its place may be written over once so many verdicts are durable.
+    pub(super) fn take_live(&mut self, position: Position, record_bytes: u32, verdicts_needed: u64) {
         let slot = *self.slot_of.get(&position.life()).expect("a record that is not settled keeps its segment");
         let segment = &mut self.segments[slot as usize];
-        // The verdicts that let it go must be durable before its place is written over.
-        segment.verdicts_needed = self.verdicts_taken;
+        segment.verdicts_needed = verdicts_needed.max(segment.verdicts_needed);
         let freed = segment.take_live(position.offset_bytes(), record_bytes);
         self.note_freed(freed);
     }

@@ -200,6 +200,7 @@ impl Log {
         self.counters.failures += 1;
         self.trouble = Some(refusal);
         self.open_retry_at = now.plus_ms(SEGMENT_RETRY_MS);
+        self.ready_retry_at = self.open_retry_at;
         self.failures.push_back(Failure { epoch: self.epoch, durable: self.durable, refusal });
         if self.failures.len() > LOG_FAILURES_KEPT {
             self.failures.pop_front();
@@ -251,7 +252,7 @@ impl Log {
     fn append_held(&mut self) {
         while let Some(payload) = self.held.front() {
             let length = payload.len();
-            if self.make_room(padded(HEADER_BYTES + length), Reserve::Use).is_err() {
+            if self.make_room(padded(HEADER_BYTES + length), Reserve::Half).is_err() {
                 return;
             }
             let payload = self.held.pop_front().expect("there is a first");

@@ -141,11 +141,15 @@ struct Counters {
     failures: u64,
 }
 
-/// Whether the reserve at the end of the last segment may be used.
+/// How much of the reserve at the end of the last segment may be used.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Reserve {
+    /// None of it: new mail.
     Keep,
-    Use,
+    /// Half of it: verdicts.
+    Half,
+    /// All of it: copies, by which room is made.
+    All,
 }
 
 /// One shard's log.
@@ -251,6 +255,11 @@ impl Log {
         self.open.is_some()
     }
 
+    /// Size of new segment files.
+    pub fn segment_bytes(&self) -> u32 {
+        self.settings.segment_bytes
+    }
+
     /// True if so much waits for the disk that taking more in should pause.
     pub fn crowded(&self) -> bool {
         self.sealed_bytes >= LOG_BACKLOG_MAX_BYTES / 2
@@ -274,14 +283,15 @@ impl Log {
     /// Gives up chunks that no message will name: it was refused, or its connection was lost.
     pub fn drop_chunks(&mut self, chunks: &[ChunkRef]) {
         for chunk in chunks {
-            self.take_live(chunk.position, chunk.record_bytes());
+            self.take_live(chunk.position, chunk.record_bytes(), 0);
         }
     }
 
     /// Appends the accepting record of a message, or a copy of one (which keeps its name).
     ///
     /// `prefix` writes at most `PREFIX_MAX_BYTES`, once the name is known. The chunks pass to the new record. Every
-    /// message appended is settled once, also if its ticket fails. An error changes nothing. Copies may use the reserve.
+    /// message appended is settled once, also if its ticket fails. An error changes nothing. Copies may use
+    /// the reserve.
     pub fn append_accept(
         &mut self,
         draft: &Draft<'_>,
@@ -292,7 +302,7 @@ impl Log {
                 return Err(self.trouble.unwrap_or(LogRefusal::Failing));
             }
         }
-        let reserve = if draft.copy_of.is_some() { Reserve::Use } else { Reserve::Keep };
+        let reserve = if draft.copy_of.is_some() { Reserve::All } else { Reserve::Keep };
         self.make_room(padded(HEADER_BYTES + draft.payload_bytes(PREFIX_MAX_BYTES)), reserve)?;
         let place = self.next_position();
         let id = draft.copy_of.map_or(MessageId { shard: self.settings.shard, position: place }, |copy| copy.id);
@@ -321,7 +331,7 @@ impl Log {
         let length = VerdictDraft::payload_bytes(verdicts);
         assert!(padded(HEADER_BYTES + length) <= BLOCK_MAX_BYTES / 2, "verdicts of one message fit a block");
         let room = if self.held.is_empty() {
-            self.make_room(padded(HEADER_BYTES + length), Reserve::Use)
+            self.make_room(padded(HEADER_BYTES + length), Reserve::Half)
         } else {
             Err(LogRefusal::Failing)
         };
@@ -398,8 +408,13 @@ impl Log {
     /// The message is gone from this place for good: all its recipients are terminal and their verdicts appended, or
     /// it failed to become durable, or its copy is durable (then `chunks` are those the copy does not name).
     pub fn settle(&mut self, place: Place, chunks: &[ChunkRef]) {
-        self.take_live(place.position, place.record_bytes());
-        self.drop_chunks(chunks);
+        // Writing over the accepting record settles as well as a verdict does; a chunk elsewhere has to outlast one of them.
+        self.take_live(place.position, place.record_bytes(), 0);
+        for chunk in chunks {
+            let apart = chunk.position.life() != place.position.life();
+            let verdicts_needed = if apart { self.verdicts_taken } else { 0 };
+            self.take_live(chunk.position, chunk.record_bytes(), verdicts_needed);
+        }
     }
 
     /// Counts.

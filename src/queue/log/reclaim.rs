@@ -1,7 +1,7 @@
 //! Segments into use and back: kept started ahead, reused oldest first, emptied by copying.
 //!
-//! A segment may be written over when nothing in it lives, nothing of it is on its way, the verdicts that emptied it
-//! are durable, and no older life is left on disk that something in it speaks of: a verdict must outlast the
+//! A segment may be written over when nothing in it lives, nothing of it is on its way, no accepting record elsewhere
+//! still needs its chunks, and no older life is left on disk that something in it speaks of: a verdict must outlast the
 //! accepting record it settles, a copy the record it replaces, a cut what it cuts. Otherwise recovery would bring
 //! back what is long delivered. The start record of the new life is written alone and first, in a sector of its
 //! own, so that a file is at every moment of one life or of the other.
@@ -97,15 +97,19 @@ impl Log {
 
     /// The oldest segment that may be written over.
     fn reusable(&self) -> Option<u32> {
-        self.on_disk.values().copied().find(|&slot| self.may_go(slot))
+        let find = |last_resort| self.on_disk.values().copied().find(|&slot| self.may_go(slot, last_resort));
+        // When verdicts wait for a segment and there is no other, waiting for them to be durable would be for ever. A crash
+        // just then reports chunks missing of messages that are long delivered.
+        let last_resort = || self.spares.is_empty() && !self.held.is_empty() && !self.has_absent();
+        find(false).or_else(|| last_resort().then(|| find(true)).flatten())
     }
 
-    fn may_go(&self, slot: u32) -> bool {
+    fn may_go(&self, slot: u32, last_resort: bool) -> bool {
         let segment = &self.segments[slot as usize];
         matches!(segment.state, SegmentState::Closed | SegmentState::Poisoned)
             && segment.live_records == 0
             && segment.pending_writes == 0
-            && segment.verdicts_needed <= self.verdicts_durable
+            && (segment.verdicts_needed <= self.verdicts_durable || last_resort)
             && !self.blocked(segment)
     }
 
