@@ -38,7 +38,7 @@ enum Command {
     /// Take messages, check them, and note what arrived
     Sink(SinkArguments),
     /// Start a sink and a relay, send through them, and compare
-    Run(RunArguments),
+    Run(Box<RunArguments>),
     /// Compare the ledgers of a sender and of sinks
     Ledger(LedgerArguments),
 }

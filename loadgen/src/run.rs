@@ -23,6 +23,8 @@ use crate::system;
 const STEP: Duration = Duration::from_millis(5);
 const SHOW_EVERY_NS: u64 = SECOND_NS / 5;
 const SUSPECTS_MAX: usize = 10;
+/// Without arrivals for this long after a crash, no more copies are expected.
+const QUIET_NS: u64 = SECOND_NS;
 
 /// Kills of the relay while the load goes on.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -219,13 +221,13 @@ impl Stage<'_> {
             sink.measure_from(measure_from_ns);
         }
         self.begun_ns = self.clock.now_ns();
+        self.last_shown.at_ns = self.begun_ns;
         self.sender = Some(sender);
         self.plan_kill();
-        let mut from = self.sample();
         while self.clock.now_ns() < measure_from_ns && !self.sender_done() {
             self.step("warming up", progress)?;
-            from = self.sample();
         }
+        let from = self.sample();
         while !self.sender_done() {
             self.step("sending", progress)?;
             if system::interrupted() {
@@ -328,6 +330,14 @@ impl Stage<'_> {
             }
             self.step("draining", progress)?;
             tally = self.ledger.tally();
+        }
+        // After a crash copies may still come of what nobody waits for: stay until it is quiet.
+        while self.kills_done > 0 && self.clock.now_ns() - begun_ns < nanos(self.scenario.drain_longest) {
+            let last_ns = self.sink.as_ref().map_or(0, |sink| sink.counts().last_arrival_ns);
+            if self.clock.now_ns() - last_ns.max(begun_ns) > QUIET_NS || !self.troubles.is_empty() {
+                break;
+            }
+            self.step("draining", progress)?;
         }
         Ok(())
     }

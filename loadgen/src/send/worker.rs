@@ -77,10 +77,15 @@ impl Desk {
     }
 
     fn count_missed(&mut self) {
+        let messages = self.shared.plan.messages;
+        // What is behind the last message was never to be sent.
+        if messages > 0 && self.shared.next_id.load(Ordering::Relaxed) >= messages {
+            return;
+        }
         while let Some(planned) = self.next_planned_ns().filter(|p| *p < self.shared.deadline_ns.min(self.now_ns)) {
             let behind = self.shared.deadline_ns.min(self.now_ns) - planned;
             let share = self.shared.plan.rate / self.workers as f64;
-            let count = (behind as f64 * share / SECOND_NS as f64) as u64 + 1;
+            let count = ((behind as f64 * share / SECOND_NS as f64).ceil() as u64).max(1);
             self.counts.missed_starts += count;
             self.planned += count;
         }
