@@ -1,1 +1,194 @@
-fn main() {}
+//! `ringpost`: arguments, then settings, then shards and the resolver, then waiting for the end.
+//!
+//! Exit codes: 0 done, 1 failed, 2 wrong usage or configuration. The result goes to standard output, reports to
+//! standard error.
+
+mod cli;
+
+use std::io::Write as _;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser as _;
+
+use cli::{Cli, Command, Configuration, Place, Queue, Spool};
+use ringpost::base::ids::MessageId;
+use ringpost::config::{self, LogLevel, Machine, Settings};
+use ringpost::control::resolver::{Resolver, ResolverSettings};
+use ringpost::queue::ShardStart;
+use ringpost::queue::spool::{self, SpoolSettings};
+use ringpost::runtime::report::Reporter;
+use ringpost::runtime::{self, Ask, Build, Crew, Options};
+use ringpost::shard::{Level, Setup, Shard};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Why a command did not do what it was asked.
+enum Trouble {
+    /// Exit code 2.
+    Usage(String),
+    /// Exit code 1.
+    Failed(String),
+}
+
+fn failed(error: impl std::fmt::Display) -> Trouble {
+    Trouble::Failed(error.to_string())
+}
+
+fn main() -> ExitCode {
+    // Wrong usage ends inside with 2, --help and --version with 0.
+    let result = match Cli::parse().command {
+        Command::Run(configuration) => run(&configuration),
+        Command::Check(configuration) => check(&configuration),
+        Command::Queue { what } => queue(what),
+        Command::Spool { what: Spool::Verify { dir, json } } => verify(&dir, json),
+    };
+    let (code, text) = match result {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(Trouble::Failed(text)) => (1, text),
+        Err(Trouble::Usage(text)) => (2, text),
+    };
+    eprintln!("ringpost: {text}");
+    ExitCode::from(code)
+}
+
+fn load(configuration: &Configuration) -> Result<Settings, Trouble> {
+    let text = match &configuration.config {
+        None => None,
+        Some(path) => Some(
+            std::fs::read_to_string(path)
+                .map_err(|error| Trouble::Usage(format!("cannot read {}: {error}", path.display())))?,
+        ),
+    };
+    let machine = Machine {
+        hostname: std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned(),
+        cores: runtime::allowed_cores().map_err(failed)?.len(),
+    };
+    config::load(text.as_deref(), &configuration.set, &machine).map_err(|error| Trouble::Usage(error.to_string()))
+}
+
+fn check(configuration: &Configuration) -> Result<(), Trouble> {
+    let settings = load(configuration)?;
+    runtime::probe::io_uring().map_err(Trouble::Failed)?;
+    say(&format!("the configuration is right, and this machine can run it with {} shards\n", settings.shards))
+}
+
+fn run(configuration: &Configuration) -> Result<(), Trouble> {
+    let settings = Arc::new(load(configuration)?);
+    // Before any thread starts, so that all inherit it.
+    runtime::block_signals().map_err(failed)?;
+    runtime::probe::io_uring().map_err(Trouble::Failed)?;
+    runtime::probe::raise_open_files();
+    let reporter = Reporter::start(level(settings.log_level)).map_err(failed)?;
+    let (_lock, starts) = spool::open_spool(&SpoolSettings {
+        dir: settings.queue.dir.clone(),
+        shards: settings.shards,
+        segment_bytes: settings.queue.segment_bytes,
+        segments_max: settings.queue.segments_max,
+    })
+    .map_err(failed)?;
+    let recovered: usize = starts.iter().map(|start| start.messages.len()).sum();
+    reporter.report(Level::Info, format!("{recovered} messages found in {}", settings.queue.dir.display()));
+    let resolver = Resolver::start(&ResolverSettings { servers: settings.dns_servers.clone() }).map_err(failed)?;
+    let ask: Ask = Arc::new(move |query, domain, address_only, reply| resolver.ask(query, domain, address_only, reply));
+    let mut crew =
+        Crew::start(options(&settings), builds(&settings, starts), &ask, reporter.clone()).map_err(failed)?;
+    runtime::watch_signals(crew.events()).map_err(failed)?;
+    if crew.wait_ready().map_err(failed)? {
+        say(&ready_line(&settings, crew.addresses()))?;
+        crew.wait_drain().map_err(failed)?;
+    }
+    reporter.report(Level::Info, "draining".to_owned());
+    crew.finish();
+    reporter.report(Level::Info, "stopped".to_owned());
+    reporter.flush();
+    Ok(())
+}
+
+fn options(settings: &Settings) -> Options {
+    Options {
+        listen: settings.listen.iter().map(|listener| listener.address).collect(),
+        queue_dir: settings.queue.dir.clone(),
+        segment_bytes: settings.queue.segment_bytes,
+        drain_ms: settings.drain_ms,
+    }
+}
+
+/// How to make each shard, on its own thread.
+fn builds(settings: &Arc<Settings>, starts: Vec<ShardStart>) -> Vec<Build> {
+    let build = |start| -> Build {
+        let settings = settings.clone();
+        let seed = seed();
+        Box::new(move |id, blocks, now| Shard::new(Setup { id, settings, start, blocks, seed, now }))
+    };
+    starts.into_iter().map(build).collect()
+}
+
+/// Different at every start and for every shard: the standard library's hasher keys are.
+fn seed() -> u64 {
+    use std::hash::{BuildHasher as _, RandomState};
+    RandomState::new().hash_one(0)
+}
+
+fn level(level: LogLevel) -> Level {
+    match level {
+        LogLevel::Error => Level::Error,
+        LogLevel::Warning => Level::Warning,
+        LogLevel::Info => Level::Info,
+        LogLevel::Debug => Level::Debug,
+    }
+}
+
+fn ready_line(settings: &Settings, addresses: &[std::net::SocketAddr]) -> String {
+    let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    let queue = settings.queue.dir.display();
+    format!("ready smtp={} shards={} queue={queue}\n", addresses.join(","), settings.shards)
+}
+
+fn queue(what: Queue) -> Result<(), Trouble> {
+    match what {
+        Queue::Ls(Place { dir, json }) => {
+            let messages = spool::list(&dir).map_err(failed)?;
+            if json {
+                let items: Vec<String> = messages.iter().map(|message| message.to_json()).collect();
+                return say(&format!("[{}]\n", items.join(",")));
+            }
+            messages.iter().try_for_each(|message| say(&format!("{message}\n")))
+        }
+        Queue::Show { id, place } => {
+            let id: MessageId = id.parse().map_err(|error| Trouble::Usage(format!("{id}: {error}")))?;
+            let (message, text) = spool::show(&place.dir, id).map_err(failed)?;
+            let text = String::from_utf8_lossy(&text);
+            if place.json {
+                let text = serde_json::Value::from(text.as_ref());
+                return say(&format!("{{\"message\":{},\"text\":{text}}}\n", message.to_json()));
+            }
+            say(&format!("{message}\n\n{text}\n"))
+        }
+        Queue::Stats(Place { dir, json }) => print_report(&spool::verify(&dir).map_err(failed)?, json),
+    }
+}
+
+fn verify(dir: &Path, json: bool) -> Result<(), Trouble> {
+    let report = spool::verify(dir).map_err(failed)?;
+    print_report(&report, json)?;
+    match report.damage.len() {
+        0 => Ok(()),
+        count => Err(Trouble::Failed(format!("{count} damaged places"))),
+    }
+}
+
+fn print_report(report: &spool::Report, json: bool) -> Result<(), Trouble> {
+    say(&if json { format!("{}\n", report.to_json()) } else { format!("{report}\n") })
+}
+
+/// Prints to standard output; a reader that has gone is no failure of ours.
+fn say(text: &str) -> Result<(), Trouble> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(failed(error)),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,341 @@
+//! The shell of one shard: completions in, effects out, on the shard's own core.
+//!
+//! Everything here lives on the shard's thread. `step` tells the shard one thing and queues what it wants done;
+//! `perform` does it in order, in one loop however deep the call: an effect may itself lead to a step (a write that
+//! went out at once is `Sent`), whose effects join the end of the queue. The shard is never borrowed across an await.
+//! A completion for a connection that is gone finds none in the table and ends there.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::rc::Rc;
+
+use glommio::net::TcpStream;
+use rustc_hash::FxHashMap;
+use socket2::Socket;
+
+use super::clock::{Alarm, Clock};
+use super::conn::{self, Conn};
+use super::disk::{Disk, DmaBlocks};
+use super::mesh::{Letter, Mailbox};
+use super::report::Reporter;
+use super::{Ask, Event, listen};
+use crate::base::bytes::{BlockSource, Outbox};
+use crate::base::ids::{ConnId, ShardId};
+use crate::base::limits;
+use crate::base::time::{Mono, Now};
+use crate::shard::{CloseReason, Effect, Input, Level, Shard};
+
+/// Letters and effects' tasks handled before others get their turn.
+const LETTERS_PER_TURN: usize = 64;
+/// The same trouble is reported at most so often.
+const REPORT_PAUSE_MS: u64 = 10_000;
+
+/// What a shard's thread is given to begin with.
+pub(crate) struct Berth {
+    pub(crate) id: ShardId,
+    pub(crate) spool: std::path::PathBuf,
+    pub(crate) segment_bytes: u32,
+    pub(crate) sockets: Vec<Socket>,
+    /// All shards' mailboxes, this one's among them.
+    pub(crate) mailboxes: Vec<Mailbox>,
+    pub(crate) ask: Ask,
+    pub(crate) events: std::sync::mpsc::Sender<Event>,
+    pub(crate) reporter: Reporter,
+    pub(crate) build: super::Build,
+}
+
+/// A shard with its sockets, files, timer and mail.
+pub(crate) struct Shell {
+    id: ShardId,
+    shard: RefCell<Shard>,
+    clock: Clock,
+    alarm: Alarm,
+    /// What every connection reads into.
+    pub(super) scratch: RefCell<Box<[u8]>>,
+    effects: RefCell<VecDeque<Effect>>,
+    fresh: RefCell<Vec<Effect>>,
+    performing: Cell<bool>,
+    conns: RefCell<FxHashMap<ConnId, Rc<Conn>>>,
+    /// The connection just accepted, until the shard opens or refuses it.
+    arrived: RefCell<Option<TcpStream>>,
+    disk: Rc<Disk>,
+    mailboxes: Vec<Mailbox>,
+    /// Parcels of this turn, by shard: each mailbox is opened once.
+    outgoing: RefCell<Vec<Vec<Letter>>>,
+    ask: Ask,
+    events: std::sync::mpsc::Sender<Event>,
+    reporter: Reporter,
+    /// Sockets that begin to listen when the shard is ready.
+    waiting: RefCell<Vec<Socket>>,
+    quiet_until: Cell<Mono>,
+    stopped: Cell<bool>,
+}
+
+/// The whole life of a shard; the executor ends with it.
+pub(crate) async fn live(berth: Berth) {
+    let clock = Clock::new();
+    let blocks: Box<dyn BlockSource> = Box::new(DmaBlocks);
+    let shard = (berth.build)(berth.id, blocks, clock.now());
+    let shell = Rc::new(Shell {
+        id: berth.id,
+        shard: RefCell::new(shard),
+        clock,
+        alarm: Alarm::new(),
+        scratch: RefCell::new(vec![0; limits::RECEIVE_BYTES].into_boxed_slice()),
+        effects: RefCell::default(),
+        fresh: RefCell::default(),
+        performing: Cell::new(false),
+        conns: RefCell::default(),
+        arrived: RefCell::new(None),
+        disk: Rc::new(Disk::new(&berth.spool, berth.id, berth.segment_bytes)),
+        outgoing: RefCell::new(berth.mailboxes.iter().map(|_| Vec::new()).collect()),
+        mailboxes: berth.mailboxes,
+        ask: berth.ask,
+        events: berth.events,
+        reporter: berth.reporter,
+        waiting: RefCell::new(berth.sockets),
+        quiet_until: Cell::new(Mono(0)),
+        stopped: Cell::new(false),
+    });
+    let alarm = glommio::spawn_local(alarm_loop(shell.clone()));
+    // The first step tells what the shard wants: a segment, its recovered mail's first attempts.
+    shell.give(Input::Tick);
+    shell.begin_if_ready();
+    read_mail(&shell).await;
+    shell.mailboxes[shell.id.0 as usize].close();
+    alarm.cancel().await;
+    let conns = std::mem::take(&mut *shell.conns.borrow_mut());
+    conns.values().for_each(|conn| conn.end());
+    // Their tasks end in this turn, and with them the sockets.
+    glommio::executor().yield_now().await;
+}
+
+/// Gives the shard its tick whenever the moment has come that it asked for.
+async fn alarm_loop(shell: Rc<Shell>) {
+    loop {
+        poll_fn(|cx| shell.alarm.poll(&shell.clock, cx)).await;
+        shell.give(Input::Tick);
+        glommio::executor().yield_now().await;
+    }
+}
+
+/// Reads the mailbox until told to stop.
+async fn read_mail(shell: &Rc<Shell>) {
+    let mut letters = Vec::new();
+    loop {
+        poll_fn(|cx| shell.mailboxes[shell.id.0 as usize].poll_take(cx, &mut letters)).await;
+        for (number, letter) in letters.drain(..).enumerate() {
+            match letter {
+                Letter::Parcel { from, parcel } => shell.give(Input::Parcel { from, parcel }),
+                Letter::Resolved { query, answer } => shell.give(Input::Resolved { query, answer }),
+                Letter::Drain => shell.give(Input::Drain),
+                Letter::Stop => return shell.stopped.set(true),
+            }
+            if number % LETTERS_PER_TURN == LETTERS_PER_TURN - 1 {
+                glommio::executor().yield_now().await;
+            }
+        }
+    }
+}
+
+impl Shell {
+    /// Tells the shard one thing and does what it wants.
+    pub(super) fn give(self: &Rc<Self>, input: Input<'_>) {
+        self.step(input);
+        self.perform();
+    }
+
+    /// Tells the shard one thing and queues what it wants.
+    pub(super) fn step(&self, input: Input<'_>) {
+        let now: Now = self.clock.now();
+        let mut fresh = self.fresh.borrow_mut();
+        self.shard.borrow_mut().step(now, input, &mut fresh);
+        self.effects.borrow_mut().extend(fresh.drain(..));
+    }
+
+    /// Does everything that is queued, unless a caller further up is at it.
+    pub(super) fn perform(self: &Rc<Self>) {
+        if self.performing.replace(true) {
+            return;
+        }
+        loop {
+            let next = self.effects.borrow_mut().pop_front();
+            let Some(effect) = next else { break };
+            self.perform_one(effect);
+        }
+        self.performing.set(false);
+        self.send_parcels();
+    }
+
+    fn perform_one(self: &Rc<Self>, effect: Effect) {
+        match effect {
+            Effect::Open { conn } => self.open(conn),
+            Effect::Refuse { greeting } => self.refuse(greeting),
+            Effect::Flush { conn } => {
+                if let Some(conn) = self.conn(conn) {
+                    conn::flush(self, &conn);
+                }
+            }
+            Effect::Close { conn } => {
+                if let Some(conn) = self.conn(conn) {
+                    conn.closing.set(true);
+                    conn::finish_close(self, &conn);
+                }
+            }
+            Effect::Abort { conn } => {
+                let gone = self.conns.borrow_mut().remove(&conn);
+                if let Some(conn) = gone {
+                    conn.abort();
+                }
+            }
+            Effect::Pause { conn } => self.conn(conn).into_iter().for_each(|conn| conn.pause()),
+            Effect::Resume { conn } => self.conn(conn).into_iter().for_each(|conn| conn.resume()),
+            Effect::Dial { conn, address, source } => match super::dial::dial(address, source) {
+                Ok(stream) => {
+                    let conn = self.add(conn, stream);
+                    glommio::spawn_local(conn::dialled(self.clone(), conn)).detach();
+                }
+                Err(error) => {
+                    let errno = error.raw_os_error().unwrap_or(0);
+                    self.step(Input::Closed { conn, reason: CloseReason::Failed { errno } });
+                }
+            },
+            Effect::Write { .. } | Effect::Read { .. } | Effect::PrepareSegment { .. } => self.order_disk(effect),
+            Effect::Resolve { query, domain, address_only } => {
+                let mailbox = self.mailboxes[self.id.0 as usize].clone();
+                let reply = Box::new(move |query, answer| mailbox.post([Letter::Resolved { query, answer }]));
+                (self.ask)(query, domain, address_only, reply);
+            }
+            Effect::Parcel { to, parcel } => {
+                self.outgoing.borrow_mut()[to.0 as usize].push(Letter::Parcel { from: self.id, parcel });
+            }
+            Effect::WakeAt(moment) => self.alarm.set(moment),
+            Effect::Report(level, text) => self.reporter.report(level, text),
+            // The main thread is gone only when the process ends.
+            Effect::Drained => drop(self.events.send(Event::Drained(self.id))),
+        }
+    }
+
+    fn order_disk(self: &Rc<Self>, effect: Effect) {
+        let shell = self.clone();
+        glommio::spawn_local(async move {
+            match effect {
+                Effect::Write { write, slot, offset_bytes, block } => {
+                    let result = shell.disk.write(slot, offset_bytes, block).await;
+                    shell.give(Input::Written { write, result });
+                }
+                Effect::Read { read, slot, offset_bytes, length_bytes } => {
+                    let result = shell.disk.read(slot, offset_bytes, length_bytes).await;
+                    shell.give(Input::ReadBack { read, result });
+                }
+                Effect::PrepareSegment { slot } => {
+                    let result = shell.disk.prepare(slot).await;
+                    shell.give(Input::SegmentPrepared { slot, result });
+                    shell.begin_if_ready();
+                }
+                _ => unreachable!("not an order to the disk"),
+            }
+        })
+        .detach();
+    }
+
+    fn send_parcels(&self) {
+        for (mailbox, letters) in self.mailboxes.iter().zip(self.outgoing.borrow_mut().iter_mut()) {
+            if !letters.is_empty() {
+                mailbox.post(letters.drain(..));
+            }
+        }
+    }
+
+    /// Begins to accept once mail could be accepted.
+    fn begin_if_ready(self: &Rc<Self>) {
+        if self.stopped.get() || !self.shard.borrow().ready() {
+            return;
+        }
+        let sockets = std::mem::take(&mut *self.waiting.borrow_mut());
+        if sockets.is_empty() {
+            return;
+        }
+        for socket in sockets {
+            match listen::listen(socket) {
+                Ok(listener) => drop(glommio::spawn_local(listen::accept_loop(self.clone(), listener)).detach()),
+                Err(error) => drop(self.events.send(Event::Failed(self.id, format!("cannot listen: {error}")))),
+            }
+        }
+        let _ = self.events.send(Event::Ready(self.id));
+    }
+
+    /// A client has connected.
+    pub(super) fn accepted(self: &Rc<Self>, stream: TcpStream) {
+        // A peer that is gone already has no address.
+        let (Ok(peer), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else { return };
+        let local: IpAddr = local.ip();
+        *self.arrived.borrow_mut() = Some(stream);
+        self.give(Input::Accepted { peer, local });
+        assert!(self.arrived.borrow().is_none(), "an accepted connection was neither opened nor refused");
+    }
+
+    fn open(self: &Rc<Self>, id: ConnId) {
+        let stream = self.arrived.borrow_mut().take().expect("a connection is opened when accepted");
+        let conn = self.add(id, stream);
+        glommio::spawn_local(conn::read_loop(self.clone(), conn)).detach();
+    }
+
+    fn refuse(&self, greeting: &'static [u8]) {
+        let stream = self.arrived.borrow_mut().take().expect("a connection is refused when accepted");
+        // SAFETY: the stream owns the descriptor and outlives the borrow.
+        let socket = unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) };
+        let socket = socket2::SockRef::from(&socket);
+        // A fresh socket takes one line; a peer that is gone already needs none.
+        let _ = socket.send_with_flags(greeting, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL);
+        let _ = socket.shutdown(std::net::Shutdown::Both);
+    }
+
+    fn add(&self, id: ConnId, stream: TcpStream) -> Rc<Conn> {
+        let conn = Conn::new(id, stream);
+        let before = self.conns.borrow_mut().insert(id, conn.clone());
+        assert!(before.is_none(), "a connection's name is given once");
+        conn
+    }
+
+    fn conn(&self, id: ConnId) -> Option<Rc<Conn>> {
+        self.conns.borrow().get(&id).cloned()
+    }
+
+    /// Takes a connection out of the table; false if it was not there any more.
+    pub(super) fn forget(&self, id: ConnId) -> bool {
+        self.conns.borrow_mut().remove(&id).is_some()
+    }
+
+    /// Looks at what a connection has to send.
+    pub(super) fn with_outbox<R>(&self, id: ConnId, look: impl FnOnce(Option<&Outbox>) -> R) -> R {
+        look(self.shard.borrow().outbox(id))
+    }
+
+    /// Reports what would otherwise be reported many times a second.
+    pub(super) fn report_seldom(&self, level: Level, text: String) {
+        let now = self.clock.now().mono;
+        if now >= self.quiet_until.get() {
+            self.quiet_until.set(now.plus_ms(REPORT_PAUSE_MS));
+            self.reporter.report(level, format!("shard {}: {text}", self.id.0));
+        }
+    }
+}
+
+/// The cores this process may run on.
+pub fn allowed_cores() -> io::Result<Vec<usize>> {
+    // SAFETY: all-zero is an empty set; the kernel writes at most its size.
+    let set = unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        if libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut set) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        set
+    };
+    // SAFETY: the index stays within the set.
+    Ok((0..libc::CPU_SETSIZE as usize).filter(|&core| unsafe { libc::CPU_ISSET(core, &set) }).collect())
+}

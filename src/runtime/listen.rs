@@ -1,0 +1,114 @@
+//! Listening sockets: one per shard and address, so that the kernel spreads connections over the shards.
+//!
+//! They are made on the main thread, so that a wrong address ends the start with a clear message, and begin to
+//! listen on their shard's thread once the shard can accept mail. Running out of descriptors pauses accepting and is
+//! reported (QUE-09); it neither spins nor ends anything.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{FromRawFd as _, IntoRawFd as _};
+use std::rc::Rc;
+use std::time::Duration;
+
+use glommio::net::TcpListener;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::executor::Shell;
+use crate::shard::Level;
+
+/// Connections the kernel holds for us; capped by `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+/// Pause after the descriptors or the memory for them ran out.
+const FULL_PAUSE: Duration = Duration::from_millis(100);
+/// Connections taken before others get their turn.
+const ACCEPTS_PER_TURN: u32 = 64;
+
+/// A socket per shard for one address; gives the address too, with the port the kernel chose for port 0.
+pub(crate) fn bind(address: SocketAddr, shards: usize) -> io::Result<(SocketAddr, Vec<Socket>)> {
+    if address.port() != 0 {
+        // With SO_REUSEPORT a second relay would quietly take part of the first one's mail.
+        let alone = socket(address)?;
+        alone.bind(&address.into())?;
+        alone.listen(1)?;
+    }
+    let mut bound = address;
+    let mut sockets = Vec::with_capacity(shards);
+    for _ in 0..shards {
+        let socket = socket(address)?;
+        socket.set_reuse_port(true)?;
+        socket.bind(&bound.into())?;
+        if let Some(local) = socket.local_addr()?.as_socket() {
+            bound = local;
+        }
+        sockets.push(socket);
+    }
+    Ok((bound, sockets))
+}
+
+fn socket(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    // Inherited by every connection that is accepted.
+    socket.set_tcp_nodelay(true)?;
+    Ok(socket)
+}
+
+/// Begins to listen; on the shard's thread.
+pub(crate) fn listen(socket: Socket) -> io::Result<TcpListener> {
+    socket.listen(BACKLOG)?;
+    // SAFETY: the descriptor is a listening socket of ours and given away.
+    Ok(unsafe { TcpListener::from_raw_fd(socket.into_raw_fd()) })
+}
+
+/// Takes connections for as long as the shard lives.
+pub(crate) async fn accept_loop(shell: Rc<Shell>, listener: TcpListener) {
+    let mut taken = 0u32;
+    loop {
+        match listener.accept().await {
+            // A peer that is gone already has no address; dropping the stream ends it.
+            Ok(stream) => shell.accepted(stream),
+            Err(error) => match error.raw_os_error() {
+                Some(errno @ (libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)) => {
+                    let why = io::Error::from_raw_os_error(errno);
+                    let text =
+                        format!("cannot accept connections: {why}; raise the limit on open files (LimitNOFILE=)");
+                    shell.report_seldom(Level::Error, text);
+                    glommio::timer::sleep(FULL_PAUSE).await;
+                }
+                // The connection broke before it was taken, or the network had an error pending on it.
+                Some(libc::ECONNABORTED | libc::EINTR | libc::EPROTO | libc::EPERM | libc::ENETDOWN) => {}
+                _ => {
+                    shell.report_seldom(Level::Error, format!("cannot accept connections: {error}"));
+                    glommio::timer::sleep(FULL_PAUSE).await;
+                }
+            },
+        }
+        taken = taken.wrapping_add(1);
+        if taken.is_multiple_of(ACCEPTS_PER_TURN) {
+            glommio::executor().yield_now().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_share_a_port_and_a_stranger_does_not() {
+        let (address, sockets) = bind("127.0.0.1:0".parse().unwrap(), 3).unwrap();
+        assert_eq!(sockets.len(), 3);
+        sockets.iter().for_each(|socket| socket.listen(BACKLOG).unwrap());
+        assert!(sockets.iter().all(|socket| socket.local_addr().unwrap().as_socket() == Some(address)));
+        let second = bind(address, 1).unwrap_err();
+        assert_eq!(second.kind(), io::ErrorKind::AddrInUse);
+        drop(sockets);
+        bind(address, 2).unwrap();
+        if let Ok((six, _)) = bind("[::1]:0".parse().unwrap(), 1) {
+            assert!(six.is_ipv6());
+        }
+    }
+}

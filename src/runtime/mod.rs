@@ -1,0 +1,294 @@
+//! The thin glommio shell: one executor per core, each driving one pure shard.
+//!
+//! The only room that names glommio and libc. The main thread probes, binds, starts the executors and then waits for
+//! what they and the signals say; it carries no mail.
+//!
+//! - `probe`: is io_uring there, and what to do if not. `report`: lines for the operator.
+//! - `executor`: the shell of a shard. `listen`, `conn`, `dial`: its sockets. `disk`: its segments.
+//! - `mesh`: what comes from other threads. `clock`: the moment of a step, and the one timer.
+
+mod clock;
+mod conn;
+mod dial;
+mod disk;
+mod executor;
+mod listen;
+mod mesh;
+pub mod probe;
+pub mod report;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+use glommio::{LocalExecutorBuilder, Placement};
+
+use crate::base::bytes::BlockSource;
+use crate::base::ids::ShardId;
+use crate::base::time::Now;
+use crate::route::{Answer, QueryId};
+use crate::shard::{Level, Shard};
+use executor::Berth;
+pub use executor::allowed_cores;
+use mesh::{Letter, Mailbox};
+use report::Reporter;
+
+/// Memory registered with each of an executor's three rings. Small, so that the default limit on locked memory
+/// serves many shards: blocks live long and come from the allocator.
+const IO_MEMORY_BYTES: usize = 64 << 10;
+/// Executors that were told to stop get so long.
+const STOP_PAUSE: Duration = Duration::from_secs(2);
+
+/// Takes the resolver's answer, on any thread.
+pub type Reply = Box<dyn FnOnce(QueryId, Answer) + Send>;
+/// Asks the resolver: its name for the question, the domain, whether only addresses are wanted, where the answer goes.
+pub type Ask = Arc<dyn Fn(QueryId, Box<str>, bool, Reply) + Send + Sync>;
+/// Makes a shard on its thread.
+pub type Build = Box<dyn FnOnce(ShardId, Box<dyn BlockSource>, Now) -> Shard + Send>;
+
+/// What the shell itself needs to know; everything else goes from the settings to the shards.
+pub struct Options {
+    /// Where to listen; port 0 lets the kernel choose.
+    pub listen: Vec<SocketAddr>,
+    /// The spool.
+    pub queue_dir: PathBuf,
+    /// Size of a segment file.
+    pub segment_bytes: u32,
+    /// A drain takes at most so long.
+    pub drain_ms: u64,
+}
+
+/// What happened that concerns the main thread.
+pub enum Event {
+    /// The shard accepts mail.
+    Ready(ShardId),
+    /// Nothing is on the shard's way any more.
+    Drained(ShardId),
+    /// The shard cannot go on.
+    Failed(ShardId, String),
+    /// The shard's thread has ended.
+    Ended(ShardId),
+    /// SIGTERM or SIGINT, or someone asks for the same.
+    Drain,
+}
+
+/// Why the relay did not start or ended early.
+#[derive(Debug)]
+pub struct Failure(pub String);
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// A running relay.
+pub struct Crew {
+    addresses: Vec<SocketAddr>,
+    mailboxes: Vec<Mailbox>,
+    threads: Vec<(ShardId, glommio::ExecutorJoinHandle<()>)>,
+    events: Receiver<Event>,
+    sender: Sender<Event>,
+    reporter: Reporter,
+    drain: Duration,
+}
+
+impl Crew {
+    /// Binds every address and starts a shard on a core for each of `builds`.
+    pub fn start(options: Options, builds: Vec<Build>, ask: &Ask, reporter: Reporter) -> Result<Crew, Failure> {
+        probe::io_uring().map_err(Failure)?;
+        let cores = executor::allowed_cores().map_err(|error| Failure(format!("cannot find out my cores: {error}")))?;
+        let mut addresses = Vec::new();
+        let mut sockets: Vec<Vec<socket2::Socket>> = builds.iter().map(|_| Vec::new()).collect();
+        for &address in &options.listen {
+            let (bound, made) = listen::bind(address, builds.len())
+                .map_err(|error| Failure(format!("cannot listen on {address}: {error}")))?;
+            addresses.push(bound);
+            sockets.iter_mut().zip(made).for_each(|(of_shard, socket)| of_shard.push(socket));
+        }
+        let (sender, events) = channel();
+        let mailboxes: Vec<Mailbox> = builds.iter().map(|_| Mailbox::default()).collect();
+        let mut threads = Vec::new();
+        for (number, (build, sockets)) in builds.into_iter().zip(sockets).enumerate() {
+            let id = ShardId(number as u16);
+            let berth = Berth {
+                id,
+                spool: options.queue_dir.clone(),
+                segment_bytes: options.segment_bytes,
+                sockets,
+                mailboxes: mailboxes.clone(),
+                ask: ask.clone(),
+                events: sender.clone(),
+                reporter: reporter.clone(),
+                build,
+            };
+            let note = EndNote(id, sender.clone());
+            let thread = LocalExecutorBuilder::new(Placement::Fixed(cores[number % cores.len()]))
+                .name("shard")
+                .io_memory(IO_MEMORY_BYTES)
+                .spawn(move || async move {
+                    executor::live(berth).await;
+                    drop(note);
+                })
+                .map_err(|error| Failure(format!("cannot start shard {number}: {error}")))?;
+            threads.push((id, thread));
+        }
+        let drain = Duration::from_millis(options.drain_ms);
+        Ok(Crew { addresses, mailboxes, threads, events, sender, reporter, drain })
+    }
+
+    /// Where it listens, in the order of the options, with the ports that were chosen.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// For whoever may ask for a drain: signals, a test, a demonstration.
+    pub fn events(&self) -> Sender<Event> {
+        self.sender.clone()
+    }
+
+    /// Waits until every shard accepts mail; false if a drain was asked for before.
+    pub fn wait_ready(&mut self) -> Result<bool, Failure> {
+        let mut ready = BTreeSet::new();
+        while ready.len() < self.threads.len() {
+            match self.next(None)? {
+                Some(Event::Ready(id)) => drop(ready.insert(id)),
+                Some(Event::Drain) => return Ok(false),
+                _ => {}
+            }
+        }
+        Ok(true)
+    }
+
+    /// Carries mail until a drain is asked for.
+    pub fn wait_drain(&mut self) -> Result<(), Failure> {
+        while !matches!(self.next(None)?, Some(Event::Drain)) {}
+        Ok(())
+    }
+
+    /// Drains all shards and stops them; false if the time was over first. Nothing accepted is lost either way.
+    pub fn finish(mut self) -> bool {
+        self.tell_all(|| Letter::Drain);
+        let until = Instant::now() + self.drain;
+        let mut drained = BTreeSet::new();
+        while drained.len() < self.threads.len() {
+            match self.next(Some(until)) {
+                Ok(Some(Event::Drained(id))) => drop(drained.insert(id)),
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => break,
+            }
+        }
+        let all = drained.len() == self.threads.len();
+        if !all {
+            let text = "the drain took too long; what is on its way is tried again at the next start";
+            self.reporter.report(Level::Warning, text.to_owned());
+        }
+        self.stop();
+        all
+    }
+
+    /// Ends all threads without a drain.
+    fn stop(&mut self) {
+        self.tell_all(|| Letter::Stop);
+        let until = Instant::now() + STOP_PAUSE;
+        while !self.threads.is_empty() {
+            let left = until.saturating_duration_since(Instant::now());
+            match self.events.recv_timeout(left) {
+                Ok(Event::Ended(id)) => drop(self.join(id)),
+                Ok(_) => {}
+                // What hangs ends with the process.
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn join(&mut self, id: ShardId) -> Option<String> {
+        let at = self.threads.iter().position(|(of, _)| *of == id)?;
+        self.threads.swap_remove(at).1.join().err().map(|error| error.to_string())
+    }
+
+    fn tell_all(&self, letter: impl Fn() -> Letter) {
+        self.mailboxes.iter().for_each(|mailbox| mailbox.post([letter()]));
+    }
+
+    /// The next event; `None` when the moment has come. A shard that ends by itself is a failure.
+    fn next(&mut self, until: Option<Instant>) -> Result<Option<Event>, Failure> {
+        let event = match until {
+            None => self.events.recv().ok(),
+            Some(until) => self.events.recv_timeout(until.saturating_duration_since(Instant::now())).ok(),
+        };
+        match event {
+            Some(Event::Failed(id, why)) => Err(Failure(format!("shard {}: {why}", id.0))),
+            Some(Event::Ended(id)) => {
+                let why = self.join(id).unwrap_or_else(|| "its thread ended".to_owned());
+                Err(Failure(format!("shard {}: {why}", id.0)))
+            }
+            event => Ok(event),
+        }
+    }
+}
+
+impl Drop for Crew {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Tells the main thread that a shard's thread ended, however it did.
+struct EndNote(ShardId, Sender<Event>);
+
+impl Drop for EndNote {
+    fn drop(&mut self) {
+        let _ = self.1.send(Event::Ended(self.0));
+    }
+}
+
+/// Makes SIGTERM and SIGINT ask for a drain, and a second one end the process at once.
+///
+/// To be called before any other thread starts, so that all inherit the blocked signals.
+pub fn block_signals() -> io::Result<()> {
+    // SAFETY: the set is local and made by `sigemptyset`.
+    let result = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &stop_signals(), std::ptr::null_mut()) };
+    if result == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(result)) }
+}
+
+/// Starts the thread that waits for the blocked signals.
+pub fn watch_signals(events: Sender<Event>) -> io::Result<()> {
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        let mut seen = 0;
+        loop {
+            let mut signal = 0;
+            // SAFETY: waits for a signal of the set; both are local.
+            if unsafe { libc::sigwait(&stop_signals(), &mut signal) } != 0 {
+                return;
+            }
+            seen += 1;
+            if seen > 1 {
+                std::process::exit(1);
+            }
+            let _ = events.send(Event::Drain);
+        }
+    })?;
+    Ok(())
+}
+
+fn stop_signals() -> libc::sigset_t {
+    // SAFETY: `sigemptyset` makes the set valid before signals are added.
+    unsafe {
+        let mut set = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        libc::sigaddset(&mut set, libc::SIGTERM);
+        libc::sigaddset(&mut set, libc::SIGINT);
+        set
+    }
+}
