@@ -1,1 +1,30 @@
-//! Load generator.
+//! The instrument: a load generator, a sink and a ledger for SMTP relays. It shares no code with any relay, so that it
+//! can be trusted with all of them.
+//!
+//! The path of a message through it:
+//!
+//! 1. [`corpus`] makes its text, [`marker`] the field that carries its name, time and checksum;
+//! 2. [`client`] is the sending side of the protocol, over bytes alone; [`send`] drives many of them on sockets;
+//! 3. the relay under test ([`relay`] starts, kills and measures it) does what it does;
+//! 4. [`sink`] is the receiving side: its protocol over bytes alone, its faults, and its sockets;
+//! 5. [`ledger`] holds the fate of every recipient on one byte, and says what was lost, duplicated or corrupted;
+//! 6. [`run`] puts all this together, and [`report`] prints it.
+//!
+//! Times are nanoseconds since the Unix epoch, read from one [`clock`] per process that never goes back.
+
+pub mod client;
+pub mod clock;
+pub mod corpus;
+pub mod latency;
+pub mod ledger;
+pub mod marker;
+pub mod outbox;
+pub mod progress;
+pub mod relay;
+pub mod report;
+pub mod rng;
+pub mod run;
+pub mod send;
+pub mod sink;
+pub mod system;
+pub mod units;

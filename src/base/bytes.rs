@@ -111,6 +111,12 @@ enum Part {
     /// The next so many bytes of the outbox's own buffer.
     Own(usize),
     Shared(Slice),
+    /// Bytes that are on disk only and are fetched when their turn is near.
+    Later {
+        name: u64,
+        length_bytes: usize,
+        asked: bool,
+    },
 }
 
 /// What waits to be sent on one connection: short texts it holds itself, long ones as slices of log blocks.
@@ -179,7 +185,46 @@ impl Outbox {
         }
     }
 
-    /// Gives the first parts to send, at most `out.len()` of them; returns how many were filled.
+    /// Adds bytes that are not at hand: `name` tells the owner what to fetch once they are nearly due.
+    pub fn push_later(&mut self, name: u64, length_bytes: usize) {
+        if length_bytes > 0 {
+            self.length_bytes += length_bytes;
+            self.parts.push_back(Part::Later { name, length_bytes, asked: false });
+        }
+    }
+
+    /// The next bytes to fetch among the first `ahead` parts: `(name, length in bytes)`, each given once.
+    pub fn fetch_next(&mut self, ahead: usize) -> Option<(u64, usize)> {
+        self.parts.iter_mut().take(ahead).find_map(|part| match part {
+            Part::Later { name, length_bytes, asked: asked @ false } => {
+                *asked = true;
+                Some((*name, *length_bytes))
+            }
+            _ => None,
+        })
+    }
+
+    /// Puts fetched bytes in their place. False if no such bytes are awaited. Panics if the length is another.
+    pub fn fill(&mut self, name: u64, slice: Slice) -> bool {
+        for part in &mut self.parts {
+            if let Part::Later { name: awaited, length_bytes, .. } = part
+                && *awaited == name
+            {
+                assert_eq!(*length_bytes, slice.len(), "the bytes fetched are those that were promised");
+                *part = Part::Shared(slice);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Bytes that could go out now: all before the first that must be fetched.
+    pub fn sendable(&self) -> bool {
+        !matches!(self.parts.front(), None | Some(Part::Later { .. }))
+    }
+
+    /// Gives the first parts to send, at most `out.len()` of them; returns how many were filled. Ends before
+    /// bytes that are not at hand.
     pub fn gather<'a>(&'a self, out: &mut [IoSlice<'a>]) -> usize {
         let mut own = self.own_sent;
         let mut skip = self.first_sent;
@@ -193,6 +238,7 @@ impl Outbox {
                     bytes
                 }
                 Part::Shared(slice) => &slice[skip..],
+                Part::Later { .. } => break,
             };
             skip = 0;
             *place = IoSlice::new(bytes);
@@ -209,6 +255,7 @@ impl Outbox {
             let (whole, own) = match first {
                 Part::Own(n) => (*n, true),
                 Part::Shared(slice) => (slice.len(), false),
+                Part::Later { length_bytes, .. } => (*length_bytes, false),
             };
             let left = whole - self.first_sent;
             let taken = left.min(count);
@@ -237,7 +284,7 @@ impl Outbox {
         self.consume(self.length_bytes);
     }
 
-    /// Everything that waits, as one vector: for tests and the simulator.
+    /// Everything that waits and is at hand, as one vector: for tests and the simulator.
     pub fn to_vec(&self) -> Vec<u8> {
         let mut slices = vec![IoSlice::new(&[]); self.parts.len()];
         let filled = self.gather(&mut slices);

@@ -12,6 +12,8 @@ pub const DISK_ALIGN_BYTES: usize = 4096;
 pub const SEGMENT_BYTES: u32 = 64 << 20;
 /// The least that `queue.segment_bytes` may be.
 pub const SEGMENT_MIN_BYTES: u32 = 4 << 20;
+/// The most that `queue.segment_bytes` may be: offsets in a segment are 32 bits wide.
+pub const SEGMENT_CEILING_BYTES: u32 = 1 << 30;
 /// Smallest block allocated for an open batch.
 pub const BLOCK_MIN_BYTES: usize = 32 << 10;
 /// A batch this long is written at once, even while another is on its way to disk.
@@ -34,6 +36,16 @@ pub const SEGMENT_RESERVE_BYTES: u32 = 1 << 20;
 pub const SEGMENTS_MAX: usize = 4096;
 /// After a failed write or a full disk, a new segment is tried no sooner than this.
 pub const SEGMENT_RETRY_MS: u64 = 1000;
+/// Segments kept started ahead of the open one, so that taking the next costs nothing.
+pub const SEGMENTS_SPARE: usize = 2;
+/// Appended but not yet handed to the disk. Full: 451 4.3.0 (a disk that slow is failing).
+pub const LOG_BACKLOG_MAX_BYTES: usize = 64 << 20;
+/// Verdicts held in memory while no segment can be written. Full: delivering pauses.
+pub const VERDICTS_HELD_MAX_BYTES: usize = 16 << 20;
+/// Failed writes remembered, for tickets that are asked about late; older tickets count as refused.
+pub const LOG_FAILURES_KEPT: usize = 64;
+/// Longest prefix (trace and signature fields) of one message.
+pub const PREFIX_MAX_BYTES: usize = 4096;
 /// Shards of one relay.
 pub const SHARDS_MAX: u16 = 256;
 
@@ -51,15 +63,19 @@ pub const DOMAIN_MAX_BYTES: usize = 255;
 pub const PATH_MAX_BYTES: usize = 256 + 66;
 /// Largest message, unstuffed (`relay.message_bytes`). Larger: 552 5.3.4 (SIZ-08, DAT-10).
 pub const MESSAGE_MAX_BYTES: u64 = 50 << 20;
+/// The most that `relay.message_bytes` may be: the chunk list of the largest message must fit its accepting record.
+pub const MESSAGE_CEILING_BYTES: u64 = 64 << 20;
 /// Past so many times the limit an over-long message ends with 421 and a close (DAT-10).
 pub const MESSAGE_HARD_FACTOR: u64 = 2;
 /// Recipients of one transaction (`relay.recipients`). More: 452 4.5.3 (SIZ-09).
 pub const RECIPIENTS_MAX: usize = 1000;
 /// Longest data line with CRLF, not counting a doubled dot (SIZ-06, SIZ-07). Longer: 500 5.6.0 at the end of data.
 pub const DATA_LINE_MAX_BYTES: usize = 1000;
+/// Longest `Received` field that we write (TRC-05): folded, of names that are bounded themselves.
+pub const TRACE_MAX_BYTES: usize = 2048;
 /// Received fields beyond which a message is looping (`relay.received_fields`): 554 5.4.6 (TRC-06).
 pub const RECEIVED_FIELDS_MAX: u32 = 100;
-/// Refused or unknown commands of one session (`relay.errors`). More: 421 4.7.0 (SES-10).
+/// Refused or unknown commands of one session since its last accepted message (`relay.errors`). More: 421 4.7.0 (SES-10).
 pub const SESSION_ERRORS_MAX: u32 = 20;
 /// Idle time before a command (`relay.idle_ms`). Over: 421 4.4.2 (SES-23).
 pub const COMMAND_IDLE_MS: u64 = 300_000;
@@ -69,6 +85,8 @@ pub const DATA_IDLE_MS: u64 = 180_000;
 pub const DATA_RATE_MIN_BYTES_PER_SECOND: u64 = 512;
 /// Reading stops while so much waits to be sent to a client that does not read.
 pub const OUTBOX_MAX_BYTES: usize = 64 << 10;
+/// Reading stops while a client sent so much behind a message that waits for its commit.
+pub const LEFTOVER_MAX_BYTES: usize = 64 << 10;
 /// An empty outbox keeps a buffer of at most this size.
 pub const OUTBOX_KEEP_BYTES: usize = 1024;
 /// What one read may bring.
@@ -92,6 +110,8 @@ pub const REPLY_LINE_MAX_BYTES: usize = 4096;
 pub const REPLY_LINES_MAX: usize = 200;
 /// Longest reply text kept in a verdict.
 pub const VERDICT_TEXT_MAX_BYTES: usize = 400;
+/// Header of a failed message copied into its report; longer is cut at a line (DSN-06).
+pub const BOUNCE_HEADER_MAX_BYTES: usize = 32 << 10;
 /// TCP connect (RTE-15).
 pub const CONNECT_TIMEOUT_MS: u64 = 30_000;
 /// Greeting (RTE-15; RFC 5321 4.5.3.2.1).
@@ -112,6 +132,32 @@ pub const DATA_END_TIMEOUT_MS: u64 = 600_000;
 pub const QUIT_TIMEOUT_MS: u64 = 2_000;
 /// Connect attempts for one job before it is deferred (RTE-04).
 pub const ADDRESSES_TRIED_MAX: usize = 6;
+/// Mail hosts kept of one DNS answer; the rest is ignored (RTE-04, RTE-09).
+pub const MAIL_HOSTS_MAX: usize = 20;
+/// Addresses kept of one mail host; the rest is ignored (RTE-04, RTE-09).
+pub const HOST_ADDRESSES_MAX: usize = 16;
+/// Domains whose DNS answer a shard remembers; the longest unused is forgotten.
+pub const DNS_CACHE_DOMAINS_MAX: usize = 50_000;
+/// A DNS answer is used at least so long, so that a TTL of 0 does not mean a question per message (RTE-09).
+pub const DNS_TTL_MIN_S: u32 = 5;
+/// A DNS answer is used at most so long.
+pub const DNS_TTL_MAX_S: u32 = 86_400;
+/// An answer that says no is used at most so long.
+pub const DNS_NEGATIVE_TTL_MAX_S: u32 = 3_600;
+/// A question that failed is not asked again sooner than this.
+pub const DNS_FAILURE_TTL_S: u32 = 30;
+/// One try of one DNS question; there are `DNS_TRIES` (RTE-02).
+pub const DNS_TIMEOUT_MS: u64 = 5_000;
+/// Tries of one DNS question.
+pub const DNS_TRIES: usize = 2;
+/// All DNS questions about one domain together; over: deferred (RTE-04).
+pub const DNS_TOTAL_TIMEOUT_MS: u64 = 45_000;
+/// Domains being resolved at a time, for all shards; more wait.
+pub const DNS_DOMAINS_AT_ONCE: usize = 512;
+/// DNS questions on their way at a time; more wait.
+pub const DNS_QUESTIONS_AT_ONCE: usize = 512;
+/// Domains waiting to be resolved. Full: deferred.
+pub const DNS_WAITING_MAX: usize = 16_384;
 /// First retry of a recipient after (`retry.first_ms`) (QUE-04).
 pub const RETRY_FIRST_MS: u64 = 60_000;
 /// Retries are at most so far apart (`retry.longest_ms`) (QUE-04).
@@ -122,6 +168,8 @@ pub const EXPIRE_MS: u64 = 5 * 86_400_000;
 pub const SITE_PAUSE_FIRST_MS: u64 = 5_000;
 /// Longest pause of a site (`retry.site_longest_ms`).
 pub const SITE_PAUSE_LONGEST_MS: u64 = 15 * 60_000;
+/// Jobs that fail together (expired, or a domain that does not exist) in one turn; the rest follows.
+pub const EXPIRED_AT_ONCE_MAX: usize = 256;
 /// A drain waits so long for deliveries on their way (`drain_ms`).
 pub const DRAIN_MS: u64 = 30_000;
 
@@ -136,4 +184,14 @@ const _: () = assert!(
     RECIPIENTS_MAX * (PATH_MAX_BYTES + 16) + CHUNK_MAX_BYTES + 64 * 1024 + 16 * 1024 <= BLOCK_MAX_BYTES,
     "the accepting record of the largest envelope fits one block"
 );
+const _: () = assert!(
+    MESSAGE_CEILING_BYTES * 4 / 3 / CHUNK_MIN_BYTES as u64 * 12 <= 64 * 1024,
+    "the chunk list (12 bytes a chunk) of the largest message, stuffed a dot to every three bytes, fits its record"
+);
+const _: () = assert!(MESSAGE_MAX_BYTES <= MESSAGE_CEILING_BYTES && SEGMENT_BYTES <= SEGMENT_CEILING_BYTES);
+const _: () = assert!(SEGMENT_MIN_BYTES <= SEGMENT_BYTES);
 const _: () = assert!(COMMAND_LINE_MAX_BYTES >= 1036, "SIZ-03");
+const _: () = assert!(TRACE_MAX_BYTES >= 2 * DOMAIN_MAX_BYTES + PATH_MAX_BYTES + 512);
+
+#[cfg(test)]
+mod tests;

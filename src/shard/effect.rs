@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use crate::base::bytes::Block;
 use crate::base::ids::{ConnId, ShardId};
 use crate::base::time::Mono;
+pub use crate::config::LogLevel as Level;
 use crate::queue::{ReadId, SegmentSlot, WriteId};
 use crate::route::QueryId;
 use crate::shard::parcel::Parcel;
@@ -104,17 +105,4 @@ pub enum Effect {
     Report(Level, String),
     /// The drain is over: nothing is on its way.
     Drained,
-}
-
-/// How much a report matters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Level {
-    /// Something was lost or refused that should not be: someone must act.
-    Error,
-    /// Works, but worth a look.
-    Warning,
-    /// The life of the relay: started, recovered, drained.
-    Info,
-    /// Every outcome.
-    Debug,
 }

@@ -1,223 +1,282 @@
-//! Stub of one core's post office: enough to drive sockets, disk and timers.
+//! One core's post office: the whole relay but for sockets, files and clocks.
+//!
+//! A [`Shard`] is a plain struct with one door, [`Shard::step`]: time and one input go in, effects come out. It
+//! runs on the thread of its core and nowhere else; it never blocks, reads a clock or asks for randomness that
+//! its seed does not give. The glommio shell (`runtime/`) and the simulator (`tests/sim`) are its two shells.
+//!
+//! - `intake`: from the first byte of a client to the 250.
+//! - `commit`: what happens when the log says *durable*, and only then.
+//! - `delivery`: from a site's list to the next hop's reply; `outcome`: what the reply means.
+//! - `backlog`: the live messages; `conns`: the connections; `reclaim`: moving stragglers; `bounce`: reports.
+//!
+//! Panics mean a broken invariant of our own, never something from outside; errors are answered to the peer
+//! (4xx, 5xx) and reported; warnings and worse reach the operator as [`Effect::Report`].
+
+mod backlog;
+mod bounce;
+mod commit;
+mod conns;
+mod counters;
+mod delivery;
 mod effect;
 mod input;
+mod intake;
+mod outcome;
 pub mod parcel;
+mod reclaim;
+mod sites;
+mod timers;
 
-use crate::base::bytes::{BlockSource, OpenBlock, Outbox};
-use crate::base::ids::ConnId;
-use crate::base::limits;
-use crate::base::time::Now;
-use crate::queue::{SegmentSlot, WriteId};
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::base::bytes::{BlockSource, Outbox};
+use crate::base::ids::{ConnId, ShardId};
+use crate::base::rng::Rng;
+use crate::base::time::{Mono, Now};
+use crate::config::Settings;
+use crate::queue::{DiskOrder, Log, LogSettings, ReadId, ShardStart};
+use crate::route::QueryId;
+use crate::schedule::site::SiteId;
+use crate::schedule::wheel::Wheel;
+use crate::smtp::client::ClientSettings;
+use crate::smtp::server::ServerSettings;
+
+pub use counters::Counters;
 pub use effect::{Effect, Level};
 pub use input::{CloseReason, Input};
-use rustc_hash::FxHashMap;
 
-struct Conn {
-    out: Outbox,
-    line: Vec<u8>,
-    data: bool,
-    tail: [u8; 5],
-    body: Vec<u8>,
-    waiting: bool,
-    held: Vec<u8>,
-    quit: bool,
+use backlog::Backlog;
+use commit::{Committing, Settling};
+use conns::Conns;
+use delivery::Reading;
+use outcome::Results;
+use sites::Sites;
+use timers::Timer;
+
+/// What a shard is made from.
+pub struct Setup {
+    /// Its number, `0..settings.shards`.
+    pub id: ShardId,
+    /// The settings, the same for all shards.
+    pub settings: Arc<Settings>,
+    /// What recovery found in its part of the spool.
+    pub start: ShardStart,
+    /// Where the log's blocks come from.
+    pub blocks: Box<dyn BlockSource>,
+    /// Everything random follows from this.
+    pub seed: u64,
+    /// The moment of making.
+    pub now: Now,
 }
 
-/// Stub.
+/// One core's post office.
 pub struct Shard {
-    conns: FxHashMap<ConnId, Conn>,
-    generation: u32,
-    blocks: Box<dyn BlockSource>,
-    open: Option<(Box<dyn OpenBlock>, usize)>,
-    open_waiters: Vec<ConnId>,
-    flying: Vec<ConnId>,
-    in_flight: bool,
-    ready: bool,
-    asked: bool,
-    offset: u32,
-    pending: std::collections::VecDeque<ConnId>,
+    id: ShardId,
+    settings: Arc<Settings>,
+    server_settings: Rc<ServerSettings>,
+    client_settings: Rc<ClientSettings>,
+    rng: Rng,
+    log: Log,
+    backlog: Backlog,
+    conns: Conns,
+    sites: Sites,
+    wheel: Wheel<Timer>,
+    /// Messages whose accepting record is on its way to disk, in log order.
+    committing: VecDeque<Committing>,
+    /// Messages all of whose recipients are settled, waiting for the last verdict to be durable, in log order.
+    settling: VecDeque<Settling>,
+    /// Verdicts the log had no room for; tried again with every step.
+    unwritten: VecDeque<outcome::Unwritten>,
+    results: Results,
+    reads: rustc_hash::FxHashMap<ReadId, Reading>,
+    next_read: u64,
+    queries: rustc_hash::FxHashMap<QueryId, SiteId>,
+    next_query: u64,
+    reclaim: reclaim::Reclaim,
+    /// Sites that may have something to do at the end of this step.
+    to_pump: Vec<SiteId>,
+    draining: Option<Mono>,
+    drained: bool,
+    asked_wake: Mono,
+    counters: Counters,
+    // Scratch, kept so that no step allocates in steady state.
+    orders: Vec<DiskOrder>,
+    fired: Vec<Timer>,
+    by_domain: Vec<u16>,
 }
 
 impl Shard {
-    /// New.
-    pub fn new(blocks: Box<dyn BlockSource>) -> Shard {
-        Shard {
-            conns: FxHashMap::default(),
-            generation: 0,
-            blocks,
-            open: None,
-            open_waiters: vec![],
-            flying: vec![],
-            in_flight: false,
-            ready: false,
-            asked: false,
-            offset: 0,
-            pending: Default::default(),
+    /// A shard with everything that recovery found; its first step tells what it wants.
+    pub fn new(setup: Setup) -> Shard {
+        let Setup { id, settings, mut start, blocks, seed, now } = setup;
+        let recovered = std::mem::take(&mut start.messages);
+        let log_settings = LogSettings {
+            shard: id,
+            segment_bytes: settings.queue.segment_bytes,
+            segments_max: settings.queue.segments_max,
+            hot_bytes: settings.queue.hot_bytes,
+        };
+        let mut shard = Shard {
+            id,
+            server_settings: Rc::new(intake::server_settings(&settings)),
+            client_settings: Rc::new(delivery::client_settings(&settings)),
+            rng: Rng::new(seed),
+            log: Log::open(log_settings, start, blocks),
+            backlog: Backlog::default(),
+            conns: Conns::default(),
+            sites: Sites::new(id, &settings),
+            wheel: Wheel::new(now.mono),
+            committing: VecDeque::new(),
+            settling: VecDeque::new(),
+            unwritten: VecDeque::new(),
+            results: Results::default(),
+            reads: Default::default(),
+            next_read: 0,
+            queries: Default::default(),
+            next_query: 0,
+            reclaim: reclaim::Reclaim::default(),
+            to_pump: Vec::new(),
+            draining: None,
+            drained: false,
+            asked_wake: Mono::NEVER,
+            counters: Counters::default(),
+            orders: Vec::new(),
+            fired: Vec::new(),
+            by_domain: Vec::new(),
+            settings,
+        };
+        for message in recovered {
+            shard.adopt(now, message);
         }
+        shard
     }
-    /// Outbox.
-    pub fn outbox(&self, conn: ConnId) -> Option<&Outbox> {
-        self.conns.get(&conn).map(|c| &c.out)
-    }
-    /// Ready.
-    pub fn ready(&self) -> bool {
-        self.ready
-    }
-    /// Step.
-    pub fn step(&mut self, _now: Now, input: Input<'_>, effects: &mut Vec<Effect>) {
-        if !self.asked {
-            self.asked = true;
-            effects.push(Effect::PrepareSegment { slot: SegmentSlot(0) });
-        }
+
+    /// Takes one input at a moment that is never earlier than the last, and appends what is to be done.
+    pub fn step(&mut self, now: Now, input: Input<'_>, effects: &mut Vec<Effect>) {
         match input {
-            Input::Accepted { .. } => {
-                self.generation += 1;
-                let id = ConnId { slot: self.generation % 1000, generation: self.generation };
-                let mut out = Outbox::new();
-                out.push(b"220 stub ESMTP\r\n");
-                self.conns.insert(
-                    id,
-                    Conn {
-                        out,
-                        line: vec![],
-                        data: false,
-                        tail: [0; 5],
-                        body: vec![],
-                        waiting: false,
-                        held: vec![],
-                        quit: false,
-                    },
-                );
-                effects.push(Effect::Open { conn: id });
-                effects.push(Effect::Flush { conn: id });
-            }
-            Input::Received { conn, bytes } => {
-                let c = self.conns.get_mut(&conn).unwrap();
-                if c.waiting {
-                    c.held.extend_from_slice(bytes);
-                } else {
-                    self.feed(conn, bytes, effects);
+            Input::Accepted { peer, local: _ } => self.client_connected(now, peer.ip(), effects),
+            Input::Received { conn, bytes } => self.received(now, conn, bytes, effects),
+            Input::Sent { conn, count } => self.sent(now, conn, count, effects),
+            Input::Connected { conn } => self.connected(now, conn),
+            Input::Closed { conn, reason } => self.closed(now, conn, reason, effects),
+            Input::Written { write, result } => {
+                if let Err(error) = result {
+                    effects.push(Effect::Report(
+                        Level::Error,
+                        format!("shard {}: a write to the queue failed: {error}; clients get 4xx and a new segment is tried; check the disk of {}", self.id.0, self.settings.queue.dir.display()),
+                    ));
                 }
+                self.log.written(now.mono, write, result);
             }
-            Input::Sent { conn, count } => {
-                let c = self.conns.get_mut(&conn).unwrap();
-                c.out.consume(count);
-                if c.quit && c.out.is_empty() {
-                    self.conns.remove(&conn);
+            Input::ReadBack { read, result } => self.read_back(now, read, result, effects),
+            Input::SegmentPrepared { slot, result } => {
+                if let Err(error) = result {
+                    effects.push(Effect::Report(
+                        Level::Error,
+                        format!("shard {}: no new queue segment: {error}; mail is refused with 452 when the last one is full; make room in {}", self.id.0, self.settings.queue.dir.display()),
+                    ));
                 }
+                self.log.segment_prepared(now.mono, slot, result);
             }
-            Input::Closed { conn, .. } => {
-                self.conns.remove(&conn);
-            }
-            Input::SegmentPrepared { result, .. } => {
-                result.unwrap();
-                self.ready = true;
-            }
-            Input::Written { result, .. } => {
-                result.unwrap();
-                self.in_flight = false;
-                for conn in std::mem::take(&mut self.flying) {
-                    if let Some(c) = self.conns.get_mut(&conn) {
-                        c.out.push(b"250 2.0.0 Ok: queued\r\n");
-                        c.waiting = false;
-                        let held = std::mem::take(&mut c.held);
-                        if !held.is_empty() {
-                            self.feed(conn, &held, effects);
-                        }
-                        effects.push(Effect::Flush { conn });
-                    }
-                }
-            }
-            Input::Drain => {
-                effects.push(Effect::Drained);
-            }
-            _ => {}
+            Input::Resolved { query, answer } => self.resolved(now, query, answer, effects),
+            Input::Parcel { from, parcel } => self.parcel_came(from, parcel, effects),
+            Input::Tick => {}
+            Input::Drain => self.drain(now, effects),
         }
-        while let Some(conn) = self.pending.front().copied() {
-            let Some(c) = self.conns.get_mut(&conn) else {
-                self.pending.pop_front();
-                continue;
-            };
-            let blocks = &mut self.blocks;
-            let (block, used) = self.open.get_or_insert_with(|| (blocks.allocate(limits::BLOCK_MAX_BYTES), 0));
-            if *used + c.body.len() > limits::BLOCK_MAX_BYTES {
-                break;
-            }
-            block.bytes_mut()[*used..*used + c.body.len()].copy_from_slice(&c.body);
-            *used += c.body.len();
-            c.body.clear();
-            self.pending.pop_front();
-            self.open_waiters.push(conn);
-        }
-        if !self.in_flight && self.ready && self.open.as_ref().is_some_and(|o| o.1 > 0) {
-            let (mut block, used) = self.open.take().unwrap();
-            let padded = used.next_multiple_of(limits::DISK_ALIGN_BYTES);
-            block.bytes_mut()[used..padded].fill(0);
-            self.flying = std::mem::take(&mut self.open_waiters);
-            self.in_flight = true;
-            if self.offset as usize + padded > limits::SEGMENT_MIN_BYTES as usize {
-                self.offset = 0;
-            }
-            effects.push(Effect::Write {
-                write: WriteId(1),
-                slot: SegmentSlot(0),
-                offset_bytes: self.offset,
-                block: block.freeze(padded),
+        self.finish_step(now, effects);
+    }
+
+    /// What every step ends with: due timers, commits, sites with something to do, orders to the disk.
+    fn finish_step(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        self.fire_timers(now, effects);
+        self.retry_unwritten();
+        self.committed(now, effects);
+        self.reclaim(now, effects);
+        self.pump_sites(now, effects);
+        let mut orders = std::mem::take(&mut self.orders);
+        self.log.poll(now.mono, &mut orders);
+        for order in orders.drain(..) {
+            effects.push(match order {
+                DiskOrder::Write { write, slot, offset_bytes, block } => {
+                    Effect::Write { write, slot, offset_bytes, block }
+                }
+                DiskOrder::PrepareSegment { slot } => Effect::PrepareSegment { slot },
             });
-            self.offset += padded as u32;
+        }
+        self.orders = orders;
+        self.look_whether_drained(now, effects);
+        let wake = self.wheel.next_due().min(self.log.wake_at()).min(self.next_reclaim_due());
+        if wake < self.asked_wake || self.asked_wake <= now.mono {
+            self.asked_wake = wake;
+            if wake != Mono::NEVER {
+                effects.push(Effect::WakeAt(wake));
+            }
         }
     }
 
-    fn feed(&mut self, conn: ConnId, bytes: &[u8], effects: &mut Vec<Effect>) {
-        let c = self.conns.get_mut(&conn).unwrap();
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            if c.data {
-                let mut tail = Vec::from(c.tail);
-                tail.extend_from_slice(rest);
-                if let Some(at) = memchr::memmem::find(&tail, b"\r\n.\r\n") {
-                    c.body.extend_from_slice(&rest[..at]);
-                    rest = &rest[at..];
-                    c.data = false;
-                    c.waiting = true;
-                    c.held = rest.to_vec();
-                    self.pending.push_back(conn);
-                    return;
-                }
-                c.body.extend_from_slice(rest);
-                c.tail.copy_from_slice(&tail[tail.len() - 5..]);
-                return;
-            }
-            let Some(end) = memchr::memchr(b'\n', rest) else {
-                c.line.extend_from_slice(rest);
-                return;
-            };
-            c.line.extend_from_slice(&rest[..=end]);
-            rest = &rest[end + 1..];
-            let line = std::mem::take(&mut c.line);
-            match line.get(..4).unwrap_or(b"") {
-                b"DATA" => {
-                    c.out.push(b"354 go\r\n");
-                    c.data = true;
-                    c.tail = *b"\0\0\0\r\n";
-                }
-                b"QUIT" => {
-                    c.out.push(b"221 bye\r\n");
-                    c.quit = true;
-                    effects.push(Effect::Flush { conn });
-                    effects.push(Effect::Close { conn });
-                    return;
-                }
-                b"NOOP" => c.out.push(b"250 2.0.0 Ok\r\n"),
-                b"HELP" => {
-                    for _ in 0..4096 {
-                        c.out.push(&[b'x'; 1022]);
-                        c.out.push(b"\r\n");
-                    }
-                }
-                _ => c.out.push(b"250 2.1.0 Ok\r\n"),
-            }
-            effects.push(Effect::Flush { conn });
+    /// What waits to be sent on a connection; `None` if there is no such connection.
+    pub fn outbox(&self, conn: ConnId) -> Option<&Outbox> {
+        self.conns.get(conn).map(|conn| &conn.outbox)
+    }
+
+    /// True if a message could be accepted: the log has a segment.
+    pub fn ready(&self) -> bool {
+        self.log.ready()
+    }
+
+    /// What happened so far.
+    pub fn counters(&self) -> Counters {
+        Counters {
+            connections_in: self.conns.inbound as u64,
+            connections_out: self.conns.outbound as u64,
+            messages_live: self.backlog.messages.len() as u64,
+            recipients_open: self.backlog.open_recipients,
+            ..self.counters
+        }
+    }
+
+    /// Tells the shell to write what waits on a connection, unless it was told already.
+    fn flush(id: ConnId, conn: &mut conns::Conn, effects: &mut Vec<Effect>) {
+        if !conn.flushing && conn.outbox.sendable() {
+            conn.flushing = true;
+            effects.push(Effect::Flush { conn: id });
+        }
+    }
+
+    fn received(&mut self, now: Now, id: ConnId, bytes: &[u8], effects: &mut Vec<Effect>) {
+        let Some(mut conn) = self.conns.take(id) else { return };
+        if conn.closing {
+            self.conns.put(id, conn);
+        } else if conn.is_inbound() {
+            self.receive_in(now, id, &mut conn, bytes, effects);
+            self.put_inbound(id, conn, effects);
+        } else {
+            self.receive_out(now, id, conn, bytes, effects);
+        }
+    }
+
+    fn sent(&mut self, now: Now, id: ConnId, count: usize, effects: &mut Vec<Effect>) {
+        let Some(mut conn) = self.conns.take(id) else { return };
+        conn.outbox.consume(count);
+        if conn.is_inbound() {
+            conn.flushing = conn.outbox.sendable();
+            self.put_inbound(id, conn, effects);
+        } else {
+            self.sent_out(now, id, conn, effects);
+        }
+    }
+
+    fn closed(&mut self, now: Now, id: ConnId, reason: CloseReason, effects: &mut Vec<Effect>) {
+        let Some(conn) = self.conns.take(id) else { return };
+        if conn.is_inbound() {
+            self.client_gone(id, conn);
+        } else {
+            self.next_hop_gone(now, id, conn, reason, effects);
         }
     }
 }

@@ -1,0 +1,485 @@
+//! The command line. Wrong values are told with what was expected; nothing here panics on them.
+
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use loadgen::client::Pipeline;
+use loadgen::clock::Clock;
+use loadgen::ledger::{self, Ledger};
+use loadgen::progress::{Line, Progress};
+use loadgen::report::{self, Report};
+use loadgen::run::{self, Kills, Scenario};
+use loadgen::send::SendPlan;
+use loadgen::sink::faults::{Denial, Faults};
+use loadgen::sink::{Book, Sink, SinkPlan};
+use loadgen::system;
+use loadgen::units::{SizeMix, parse_duration, parse_probability, parse_size, parse_span};
+
+const SUSPECTS_MAX: usize = 20;
+const TICK: Duration = Duration::from_millis(200);
+
+/// Load generator, sink and ledger for SMTP relays
+#[derive(Parser)]
+#[command(version)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Send messages to a server
+    Send(SendArguments),
+    /// Take messages, check them, and note what arrived
+    Sink(SinkArguments),
+    /// Start a sink and a relay, send through them, and compare
+    Run(Box<RunArguments>),
+    /// Compare the ledgers of a sender and of sinks
+    Ledger(LedgerArguments),
+}
+
+/// Why a command failed.
+pub(crate) enum Failure {
+    /// Wrong arguments.
+    Usage(String),
+    /// Something else.
+    Io(io::Error),
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Failure {
+        Failure::Io(error)
+    }
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum PipelineArgument {
+    /// Lock step: each command waits for its reply
+    None,
+    /// MAIL, RCPT and DATA together: two round trips a message
+    Group,
+    /// Body and next envelope together: one round trip a message
+    Across,
+}
+
+#[derive(Args)]
+struct LoadArguments {
+    /// Sessions at a time
+    #[arg(long, short = 'c', default_value_t = 20)]
+    sessions: u32,
+    /// Messages altogether (default: 10000 if there is no duration either)
+    #[arg(long, short = 'n')]
+    messages: Option<u64>,
+    /// How long to start messages, as 10s or 1.5
+    #[arg(long, short = 'd', value_parser = parse_duration)]
+    duration: Option<Duration>,
+    /// Time at the start that does not count
+    #[arg(long, value_parser = parse_duration, default_value = "0")]
+    warm_up: Duration,
+    /// Messages per connection, 0 for no end
+    #[arg(long, default_value_t = 0)]
+    per_session: u64,
+    /// Message size, or a mix such as 1KiB:70,10KiB:25,100KiB:5
+    #[arg(long, short = 's', default_value = "10KiB")]
+    size: SizeMix,
+    /// Recipients per message
+    #[arg(long, short = 'r', default_value_t = 1)]
+    recipients: u32,
+    /// Domains that recipients are spread over
+    #[arg(long, default_value_t = 1)]
+    domains: u32,
+    /// Grouping of commands
+    #[arg(long, short = 'p', value_enum, default_value = "group")]
+    pipeline: PipelineArgument,
+    /// Open loop: starts per second on a fixed schedule (default: closed loop)
+    #[arg(long)]
+    rate: Option<f64>,
+    /// Give a connection up for good when it is lost or refused
+    #[arg(long)]
+    no_reconnect: bool,
+    /// Longest wait for a reply
+    #[arg(long, value_parser = parse_duration, default_value = "60")]
+    reply_timeout: Duration,
+    /// Sender threads
+    #[arg(long, default_value_t = 1)]
+    workers: usize,
+    /// Core of the first sender thread
+    #[arg(long)]
+    core: Option<usize>,
+    /// Seed of texts, faults and kills
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+impl LoadArguments {
+    fn plan(&self) -> SendPlan {
+        let messages = self.messages.unwrap_or(if self.duration.is_some() { 0 } else { 10_000 });
+        SendPlan {
+            sessions: self.sessions,
+            messages,
+            duration: self.duration.unwrap_or_default(),
+            warm_up: self.warm_up,
+            rate: self.rate.unwrap_or(0.0),
+            messages_per_session: self.per_session,
+            sizes: self.size.clone(),
+            recipients: self.recipients,
+            domains: self.domains,
+            pipeline: match self.pipeline {
+                PipelineArgument::None => Pipeline::None,
+                PipelineArgument::Group => Pipeline::Group,
+                PipelineArgument::Across => Pipeline::Across,
+            },
+            reconnect: !self.no_reconnect,
+            reply_timeout: self.reply_timeout,
+            workers: self.workers,
+            core: self.core,
+            seed: self.seed,
+        }
+    }
+}
+
+#[derive(Args)]
+struct FaultArguments {
+    /// Probability of refusing MAIL with 5xx
+    #[arg(long, value_parser = parse_probability, default_value = "0")]
+    refuse_mail: f64,
+    /// Probability of deferring MAIL with 4xx
+    #[arg(long, value_parser = parse_probability, default_value = "0")]
+    defer_mail: f64,
+    /// Probability of refusing a RCPT
+    #[arg(long, value_parser = parse_probability, default_value = "0")]
+    refuse_rcpt: f64,
+    /// Probability of deferring a RCPT
+    #[arg(long, value_parser = parse_probability, default_value = "0")]
+    defer_rcpt: f64,
+    /// Probability of refusing DATA
+    #[arg(long, value_parser = parse_probability, default_value = "0")]
+    refuse_data: f64,
+    /// Probability of deferring DATA
+    #[arg(long, value_parser = parse_probability, default_value = "0")]
+    defer_data: f64,
+    /// Probability of refusing a message at its end
+    #[arg(long, value_parser = parse_probability, default_value = "0")]
+    refuse_end: f64,
+    /// Probability of deferring a message at its end
+    #[arg(long, value_parser = parse_probability, default_value = "0")]
+    defer_end: f64,
+    /// Probability of dropping the connection in a body
+    #[arg(long, value_parser = parse_probability, default_value = "0")]
+    drop_before_dot: f64,
+    /// Probability of dropping the connection and the message behind its final dot
+    #[arg(long, value_parser = parse_probability, default_value = "0")]
+    drop_after_dot: f64,
+    /// Wait before each group of replies, as 50ms or 5..50ms
+    #[arg(long, value_parser = parse_span)]
+    delay: Option<(Duration, Duration)>,
+    /// Messages per connection before it is closed with 421
+    #[arg(long, default_value_t = 0)]
+    connection_messages: u64,
+    /// Largest message taken
+    #[arg(long, value_parser = parse_size, default_value = "0")]
+    size_max: u64,
+    /// Offer no PIPELINING
+    #[arg(long)]
+    no_pipelining: bool,
+    /// Sink threads
+    #[arg(long, default_value_t = 1)]
+    sink_workers: usize,
+    /// Core of the first sink thread
+    #[arg(long)]
+    sink_core: Option<usize>,
+}
+
+impl FaultArguments {
+    fn plan(&self, listen: Vec<SocketAddr>, seed: u64) -> SinkPlan {
+        let faults = Faults {
+            mail: Denial { refuse: self.refuse_mail, defer: self.defer_mail },
+            rcpt: Denial { refuse: self.refuse_rcpt, defer: self.defer_rcpt },
+            data: Denial { refuse: self.refuse_data, defer: self.defer_data },
+            end: Denial { refuse: self.refuse_end, defer: self.defer_end },
+            drop_before_dot: self.drop_before_dot,
+            drop_after_dot: self.drop_after_dot,
+            delay: self.delay,
+            messages_per_connection: self.connection_messages,
+            size_max_bytes: self.size_max,
+            no_pipelining: self.no_pipelining,
+        };
+        SinkPlan { listen, workers: self.sink_workers, core: self.sink_core, faults, seed }
+    }
+}
+
+#[derive(Args)]
+struct OutputArguments {
+    /// Write the report as JSON to a file, or to standard output with -
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Keep the ledger in a file
+    #[arg(long)]
+    ledger: Option<PathBuf>,
+    /// Show progress even where standard error is no terminal
+    #[arg(long)]
+    progress: bool,
+}
+
+#[derive(Args)]
+struct SendArguments {
+    /// Where to send, as host:port
+    target: String,
+    #[command(flatten)]
+    load: LoadArguments,
+    #[command(flatten)]
+    output: OutputArguments,
+}
+
+#[derive(Args)]
+struct SinkArguments {
+    /// Where to listen, as 127.0.0.1:2526
+    #[arg(required = true)]
+    listen: Vec<SocketAddr>,
+    /// Stop after this time (default: on SIGINT or SIGTERM)
+    #[arg(long, short = 'd', value_parser = parse_duration)]
+    duration: Option<Duration>,
+    #[command(flatten)]
+    faults: FaultArguments,
+    /// Seed of the faults
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    #[command(flatten)]
+    output: OutputArguments,
+}
+
+#[derive(Args)]
+struct RunArguments {
+    /// Command of the relay, with {listen}, {sink} and {dir} in it; split at blanks, quotes hold (default: no relay)
+    #[arg(long)]
+    relay: Option<String>,
+    /// Directory for the relay's files (default: a temporary one, removed after a good run)
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// Where the relay is to listen (default: a free port of 127.0.0.1)
+    #[arg(long)]
+    listen: Option<SocketAddr>,
+    /// Where the sink is to listen
+    #[arg(long, default_value = "127.0.0.1:0")]
+    sink: SocketAddr,
+    /// Kill the relay with SIGKILL this many times, and start it again
+    #[arg(long, default_value_t = 0)]
+    kill: u32,
+    /// Time between a start of the relay and its kill
+    #[arg(long, value_parser = parse_span, default_value = "0.2..2.0")]
+    kill_interval: (Duration, Duration),
+    /// How long the relay may take to greet
+    #[arg(long, value_parser = parse_duration, default_value = "20")]
+    start_longest: Duration,
+    /// How long after the load everything acknowledged may take to arrive
+    #[arg(long, value_parser = parse_duration, default_value = "60")]
+    drain: Duration,
+    #[command(flatten)]
+    load: LoadArguments,
+    #[command(flatten)]
+    faults: FaultArguments,
+    #[command(flatten)]
+    output: OutputArguments,
+}
+
+#[derive(Args)]
+struct LedgerArguments {
+    /// Ledger of the sender
+    send: PathBuf,
+    /// Ledgers of the sinks
+    #[arg(required = true)]
+    sink: Vec<PathBuf>,
+    /// Write the sums as JSON to a file, or to standard output with -
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+/// Does what was asked; true if all is good.
+pub(crate) fn perform(arguments: Arguments) -> Result<bool, Failure> {
+    match arguments.command {
+        Command::Send(arguments) => send(&arguments),
+        Command::Sink(arguments) => sink(&arguments),
+        Command::Run(arguments) => run(&arguments),
+        Command::Ledger(arguments) => compare(&arguments),
+    }
+}
+
+fn send(arguments: &SendArguments) -> Result<bool, Failure> {
+    let plan = arguments.load.plan();
+    plan.check().map_err(Failure::Usage)?;
+    let target = arguments.target.to_socket_addrs().ok().and_then(|mut all| all.next());
+    let target = target.ok_or_else(|| Failure::Usage(format!("`{}` is no host:port", arguments.target)))?;
+    system::raise_file_limit();
+    system::catch_interrupts();
+    let clock = Clock::start();
+    let ledger = Arc::new(Ledger::new(run::new_run(clock), plan.recipients));
+    let mut line = Line::new(arguments.output.progress);
+    let report = run::send_only(&plan, target, &ledger, clock, &mut |now| line.show(now))?;
+    line.clear();
+    if let Some(path) = &arguments.output.ledger {
+        ledger::save(path, [&*ledger])?;
+    }
+    output(&report, arguments.output.json.as_deref())?;
+    Ok(report.sender.acknowledged == report.sender.started)
+}
+
+fn sink(arguments: &SinkArguments) -> Result<bool, Failure> {
+    system::raise_file_limit();
+    system::catch_interrupts();
+    let clock = Clock::start();
+    let begun_ns = clock.now_ns();
+    let plan = arguments.faults.plan(arguments.listen.clone(), arguments.seed);
+    let sink = Sink::start(&plan, Book::open(), clock)?;
+    for address in sink.addresses() {
+        println!("listening on {address}");
+    }
+    let longest_ns = arguments.duration.map_or(u64::MAX, loadgen::clock::nanos);
+    let mut line = Line::new(arguments.output.progress);
+    let mut before = 0;
+    while !system::interrupted() && clock.now_ns() - begun_ns < longest_ns {
+        std::thread::sleep(TICK);
+        let counts = sink.counts();
+        let rate_out = (counts.recipients - before) as f64 / TICK.as_secs_f64();
+        before = counts.recipients;
+        let elapsed_ns = clock.now_ns() - begun_ns;
+        line.show(&Progress { phase: "taking", elapsed_ns, arrived: before, rate_out, ..Progress::default() });
+    }
+    line.clear();
+    let ledgers = sink.ledgers();
+    let (counts, latency) = sink.stop();
+    if let Some(path) = &arguments.output.ledger {
+        ledger::save(path, ledgers.iter().map(|ledger| &**ledger))?;
+    }
+    let runs: Vec<_> = ledgers.iter().map(|l| (format!("{:016x}", l.run()), l.tally())).collect();
+    let summary = latency.summary();
+    let value = serde_json::json!({ "sink": counts, "end_to_end": summary, "runs": runs });
+    let mut text = String::new();
+    // Writing to a string cannot fail.
+    let _ = report::write_sink(&mut text, &counts);
+    for (run, tally) in &runs {
+        text += &format!(
+            "run {run}  arrived {}  duplicated {}  corrupted {}\n",
+            tally.arrived, tally.duplicated, tally.corrupted
+        );
+    }
+    write_both(&text, &value, arguments.output.json.as_deref())?;
+    Ok(counts.corrupted == 0)
+}
+
+fn run(arguments: &RunArguments) -> Result<bool, Failure> {
+    let load = arguments.load.plan();
+    load.check().map_err(Failure::Usage)?;
+    system::catch_interrupts();
+    let seed = arguments.load.seed;
+    let (shortest, longest) = arguments.kill_interval;
+    let relay = arguments.relay.as_deref().map(split_command).transpose().map_err(Failure::Usage)?;
+    let scenario = Scenario {
+        relay,
+        dir: arguments.dir.clone(),
+        listen: arguments.listen,
+        load,
+        sink: arguments.faults.plan(vec![arguments.sink], seed),
+        kills: (arguments.kill > 0).then_some(Kills { count: arguments.kill, shortest, longest, seed }),
+        start_longest: arguments.start_longest,
+        drain_longest: arguments.drain,
+        ledger_file: arguments.output.ledger.clone(),
+        ..Scenario::default()
+    };
+    let mut line = Line::new(arguments.output.progress);
+    let outcome = run::run(&scenario, &mut |now| line.show(now))?;
+    line.clear();
+    output(&outcome.report, arguments.output.json.as_deref())?;
+    if let (Some(dir), false) = (&outcome.dir, outcome.is_good()) {
+        eprintln!("loadgen: the relay's files are kept in {}", dir.display());
+    }
+    Ok(outcome.is_good())
+}
+
+fn compare(arguments: &LedgerArguments) -> Result<bool, Failure> {
+    let mut tallies = Vec::new();
+    let mut text = String::new();
+    let sinks: Vec<Ledger> =
+        arguments.sink.iter().map(|p| ledger::load(p)).collect::<io::Result<Vec<_>>>()?.into_iter().flatten().collect();
+    for sender in ledger::load(&arguments.send)? {
+        let matching = sinks.iter().filter(|sink| sender.merge(sink)).count();
+        let tally = sender.tally();
+        text += &format!("run {:016x}, {matching} sink ledger(s)\n", sender.run());
+        // Writing to a string cannot fail.
+        let _ = report::write_tally(&mut text, &tally, true);
+        for suspect in sender.suspects(SUSPECTS_MAX) {
+            text += &format!("             {} message {} recipient {}\n", suspect.what, suspect.id, suspect.recipient);
+        }
+        tallies.push((format!("{:016x}", sender.run()), tally));
+    }
+    write_both(&text, &serde_json::json!({ "runs": tallies }), arguments.json.as_deref())?;
+    Ok(!tallies.is_empty() && tallies.iter().all(|(_, tally)| tally.clean()))
+}
+
+fn output(report: &Report, json: Option<&Path>) -> io::Result<()> {
+    write_both(&report.to_string(), &serde_json::to_value(report)?, json)
+}
+
+/// Text to standard output, unless that is where the JSON goes.
+fn write_both(text: &str, value: &serde_json::Value, json: Option<&Path>) -> io::Result<()> {
+    let rendered = || serde_json::to_string_pretty(value).map(|text| text + "\n");
+    match json {
+        Some(path) if path == Path::new("-") => print!("{}", rendered()?),
+        Some(path) => {
+            std::fs::write(path, rendered()?)?;
+            print!("{text}");
+        }
+        None => print!("{text}"),
+    }
+    Ok(())
+}
+
+/// Splits a command at blanks; single or double quotes hold words together.
+fn split_command(text: &str) -> Result<Vec<String>, String> {
+    let (mut words, mut word, mut quote, mut begun) = (Vec::new(), String::new(), None, false);
+    for letter in text.chars() {
+        match (quote, letter) {
+            (Some(open), close) if open == close => quote = None,
+            (Some(_), other) => word.push(other),
+            (None, '\'' | '"') => (quote, begun) = (Some(letter), true),
+            (None, blank) if blank.is_whitespace() => {
+                if std::mem::take(&mut begun) {
+                    words.push(std::mem::take(&mut word));
+                }
+            }
+            (None, other) => {
+                word.push(other);
+                begun = true;
+            }
+        }
+    }
+    if begun {
+        words.push(word);
+    }
+    match quote {
+        Some(open) => Err(format!("the relay's command has an open {open}")),
+        None if words.is_empty() => Err("the relay's command is empty".into()),
+        None => Ok(words),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_are_split_like_a_shell_does() {
+        assert_eq!(split_command("a 'b c'  --x=\"d e\"").unwrap(), ["a", "b c", "--x=d e"]);
+        assert!(split_command("a 'b").is_err() && split_command(" ").is_err());
+    }
+
+    #[test]
+    fn arguments_are_consistent() {
+        use clap::CommandFactory;
+        Arguments::command().debug_assert();
+    }
+}

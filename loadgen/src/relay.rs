@@ -1,0 +1,280 @@
+//! The relay under test as a child process: started, waited for, measured, killed, ended.
+//!
+//! It runs in a process group of its own, so that a kill takes its helpers along, and dies with us. Its CPU is read from a
+//! cgroup of its own where one can be made (exact, all descendants), else from /proc, over the processes of its group and
+//! their descendants, with the children they have waited for. Its output goes to `relay.log` in its directory. Used by
+//! one thread; the thread that starts it must outlive it. Failing to start is an error with the end of that log.
+
+use std::collections::HashMap;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+const POLL: Duration = Duration::from_millis(10);
+const LOG_TAIL_BYTES: usize = 2000;
+
+/// How CPU was measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CpuSource {
+    /// `cpu.stat` of a cgroup.
+    Cgroup,
+    /// `/proc/PID/stat`, in ticks of the kernel.
+    Proc,
+}
+
+/// What the relay used so far.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Usage {
+    /// CPU of all its processes, user and system, in nanoseconds.
+    pub cpu_ns: u64,
+    /// Where that is from.
+    pub source: CpuSource,
+    /// Sum of its live processes' peak resident sizes, in bytes; the largest seen.
+    pub rss_peak_bytes: u64,
+}
+
+/// A relay, running or not.
+pub struct Relay {
+    argv: Vec<String>,
+    listen: SocketAddr,
+    dir: PathBuf,
+    child: Option<Child>,
+    cgroup: Option<PathBuf>,
+    /// CPU of former lives that /proc has forgotten.
+    past_cpu_ns: u64,
+    rss_peak_bytes: u64,
+}
+
+impl Relay {
+    /// Fills `{listen}`, `{sink}` and `{dir}` (also `{listen_port}`, `{sink_port}`) into the command and starts it.
+    pub fn start(argv: &[String], listen: SocketAddr, sink: SocketAddr, dir: &Path) -> io::Result<Relay> {
+        let fill = |word: &String| {
+            word.replace("{listen}", &listen.to_string())
+                .replace("{sink}", &sink.to_string())
+                .replace("{listen_port}", &listen.port().to_string())
+                .replace("{sink_port}", &sink.port().to_string())
+                .replace("{dir}", &dir.to_string_lossy())
+        };
+        let argv: Vec<String> = argv.iter().map(fill).collect();
+        if argv.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the relay's command is empty"));
+        }
+        let cgroup = make_cgroup();
+        let dir = dir.to_path_buf();
+        let mut relay = Relay { argv, listen, dir, child: None, cgroup, past_cpu_ns: 0, rss_peak_bytes: 0 };
+        relay.launch()?;
+        Ok(relay)
+    }
+
+    /// Starts it again after [`Relay::kill`], with the same command.
+    pub fn launch(&mut self) -> io::Result<()> {
+        assert!(self.child.is_none(), "one life at a time");
+        let log = OpenOptions::new().create(true).append(true).open(self.log())?;
+        let mut command = Command::new(&self.argv[0]);
+        command.args(&self.argv[1..]).process_group(0).stdin(std::process::Stdio::null());
+        command.stdout(log.try_clone()?).stderr(log);
+        let procs = self.cgroup.as_ref().and_then(|path| {
+            let file = OpenOptions::new().write(true).open(path.join("cgroup.procs")).ok()?;
+            Some(std::os::fd::OwnedFd::from(file))
+        });
+        // SAFETY: between fork and exec only prctl and write are called, both async-signal-safe.
+        unsafe {
+            command.pre_exec(move || {
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                if let Some(procs) = &procs {
+                    // "0" is the writer itself. Failing only means that CPU reads as nothing, which shows.
+                    libc::write(std::os::fd::AsRawFd::as_raw_fd(procs), b"0".as_ptr().cast(), 1);
+                }
+                Ok(())
+            });
+        }
+        let child =
+            command.spawn().map_err(|e| io::Error::new(e.kind(), format!("cannot run `{}`: {e}", self.argv[0])));
+        self.child = Some(child?);
+        Ok(())
+    }
+
+    /// Waits until the relay greets with 220; an error if it ends or does not within `longest`.
+    pub fn await_greeting(&mut self, longest: Duration) -> io::Result<()> {
+        let begun = Instant::now();
+        loop {
+            if greets(self.listen) {
+                return Ok(());
+            }
+            if let Some(status) = self.child.as_mut().and_then(|child| child.try_wait().ok().flatten()) {
+                return Err(io::Error::other(format!("the relay ended ({status}); {}", self.log_tail())));
+            }
+            if begun.elapsed() > longest {
+                let text = format!("no 220 from {} after {longest:?}; {}", self.listen, self.log_tail());
+                return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+            }
+            std::thread::sleep(POLL);
+        }
+    }
+
+    /// True while its first process runs.
+    pub fn is_running(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+    }
+
+    /// SIGKILL to the whole group, at once.
+    pub fn kill(&mut self) {
+        self.usage();
+        if let Some(mut child) = self.child.take() {
+            if self.cgroup.is_none() {
+                self.past_cpu_ns += proc_usage(child.id()).0;
+            }
+            signal_group(child.id(), libc::SIGKILL);
+            // The child is ours and killed: waiting ends at once.
+            let _ = child.wait();
+        }
+    }
+
+    /// SIGTERM to its first process; SIGKILL to the group if that does not end it within `longest`.
+    pub fn end(&mut self, longest: Duration) -> Option<ExitStatus> {
+        let child = self.child.as_mut()?;
+        // SAFETY: plain call; the child is not yet waited for, so the number is still its.
+        unsafe { libc::kill(child.id() as libc::pid_t, libc::SIGTERM) };
+        let begun = Instant::now();
+        while begun.elapsed() < longest {
+            if let Ok(Some(status)) = child.try_wait() {
+                signal_group(child.id(), libc::SIGKILL);
+                self.child = None;
+                return Some(status);
+            }
+            std::thread::sleep(POLL);
+        }
+        self.kill();
+        None
+    }
+
+    /// What it used so far, over all its lives.
+    pub fn usage(&mut self) -> Usage {
+        let (proc_cpu_ns, rss_bytes) = self.child.as_ref().map_or((0, 0), |child| proc_usage(child.id()));
+        self.rss_peak_bytes = self.rss_peak_bytes.max(rss_bytes);
+        let exact = self.cgroup.as_ref().and_then(|path| cgroup_cpu_ns(path)).filter(|ns| *ns > 0);
+        Usage {
+            cpu_ns: exact.unwrap_or(self.past_cpu_ns + proc_cpu_ns),
+            source: if exact.is_some() { CpuSource::Cgroup } else { CpuSource::Proc },
+            rss_peak_bytes: self.rss_peak_bytes,
+        }
+    }
+
+    fn log(&self) -> PathBuf {
+        self.dir.join("relay.log")
+    }
+
+    fn log_tail(&self) -> String {
+        let bytes = fs::read(self.log()).unwrap_or_default();
+        let tail = &bytes[bytes.len().saturating_sub(LOG_TAIL_BYTES)..];
+        format!("its last words:\n{}", String::from_utf8_lossy(tail).trim_end())
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.kill();
+        if let Some(path) = &self.cgroup {
+            // Killed processes leave it within moments; a directory that stays is empty and harmless.
+            for _ in 0..20 {
+                if fs::remove_dir(path).is_ok() {
+                    break;
+                }
+                std::thread::sleep(POLL);
+            }
+        }
+    }
+}
+
+/// True if something at that address says 220.
+pub fn greets(address: SocketAddr) -> bool {
+    let wait = Duration::from_secs(2);
+    let Ok(mut socket) = TcpStream::connect_timeout(&address, wait) else { return false };
+    let mut start = [0; 3];
+    let greeted = socket.set_read_timeout(Some(wait)).and_then(|()| socket.read_exact(&mut start)).is_ok();
+    if greeted {
+        // A polite end keeps the relay's log clean; whether it is heard does not matter.
+        let _ = io::Write::write_all(&mut socket, b"QUIT\r\n");
+    }
+    greeted && start == *b"220"
+}
+
+fn signal_group(leader: u32, signal: libc::c_int) {
+    // SAFETY: plain call. The group was made for the child alone and carries its number.
+    unsafe { libc::kill(-(leader as libc::pid_t), signal) };
+}
+
+/// A cgroup beside the one we are in, if we may make one and its CPU can be read.
+fn make_cgroup() -> Option<PathBuf> {
+    let own = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let own = own.lines().find_map(|line| line.strip_prefix("0::"))?;
+    let name = format!("loadgen-{}-{:x}", std::process::id(), crate::clock::Clock::start().now_ns());
+    let path = Path::new("/sys/fs/cgroup").join(own.trim_start_matches('/')).join(name);
+    fs::create_dir(&path).ok()?;
+    if cgroup_cpu_ns(&path).is_none() || OpenOptions::new().write(true).open(path.join("cgroup.procs")).is_err() {
+        // Left empty behind if it cannot be removed.
+        let _ = fs::remove_dir(&path);
+        return None;
+    }
+    Some(path)
+}
+
+fn cgroup_cpu_ns(path: &Path) -> Option<u64> {
+    let text = fs::read_to_string(path.join("cpu.stat")).ok()?;
+    let us = text.lines().find_map(|line| line.strip_prefix("usage_usec "))?;
+    Some(us.trim().parse::<u64>().ok()? * 1000)
+}
+
+struct Process {
+    parent: u32,
+    group: u32,
+    cpu_ticks: u64,
+}
+
+fn read_process(pid: u32) -> Option<Process> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in brackets may hold anything, so count from its end.
+    let fields: Vec<&str> = text[text.rfind(')')? + 1..].split_ascii_whitespace().collect();
+    let number = |index: usize| fields.get(index)?.parse::<u64>().ok();
+    let cpu_ticks = number(11)? + number(12)? + number(13)? + number(14)?;
+    Some(Process { parent: number(1)? as u32, group: number(2)? as u32, cpu_ticks })
+}
+
+/// CPU in nanoseconds and peak resident bytes of a group and all descendants of its leader.
+fn proc_usage(leader: u32) -> (u64, u64) {
+    let Ok(entries) = fs::read_dir("/proc") else { return (0, 0) };
+    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    let processes: HashMap<u32, Process> = pids.filter_map(|pid| Some((pid, read_process(pid)?))).collect();
+    let belongs = |pid: u32| {
+        let mut at = pid;
+        for _ in 0..64 {
+            match processes.get(&at) {
+                Some(process) if process.group == leader || at == leader => return true,
+                Some(process) => at = process.parent,
+                None => return false,
+            }
+        }
+        false
+    };
+    // SAFETY: plain call.
+    let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) }.max(1) as u64;
+    let (mut ticks, mut rss_bytes) = (0, 0);
+    for (pid, process) in processes.iter().filter(|(pid, _)| belongs(**pid)) {
+        ticks += process.cpu_ticks;
+        rss_bytes += peak_rss_bytes(*pid);
+    }
+    (ticks * (1_000_000_000 / per_second), rss_bytes)
+}
+
+fn peak_rss_bytes(pid: u32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or_default();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap_or(0) * 1024
+}

@@ -1,0 +1,215 @@
+//! The report of a run: figures with their units, as text and as JSON. Nothing is measured here.
+
+use std::fmt::{self, Display, Formatter};
+
+use serde::Serialize;
+
+use crate::latency::LatencySummary;
+use crate::ledger::{Suspect, Tally};
+use crate::relay::CpuSource;
+use crate::send::SendCounts;
+use crate::sink::SinkCounts;
+use crate::units::human_ns;
+
+/// What was asked for.
+#[derive(Clone, Debug, Serialize)]
+pub struct Asked {
+    /// Where messages were sent.
+    pub target: String,
+    /// The relay's command, if it was ours to start.
+    pub relay: Option<Vec<String>>,
+    /// Sessions.
+    pub sessions: u32,
+    /// `none`, `group` or `across`.
+    pub pipeline: crate::client::Pipeline,
+    /// Sizes, as written.
+    pub sizes: String,
+    /// Recipients per message.
+    pub recipients: u32,
+    /// Messages per connection, 0 for no end.
+    pub messages_per_session: u64,
+    /// Starts per second; 0 for closed loop.
+    pub rate: f64,
+    /// The seed.
+    pub seed: u64,
+}
+
+/// The relay's part.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct RelayReport {
+    /// CPU per arrived recipient in the measured time, in microseconds.
+    pub cpu_us_per_message: f64,
+    /// CPU in the measured time, in nanoseconds.
+    pub cpu_ns: u64,
+    /// How that was measured.
+    pub cpu_source: CpuSource,
+    /// Peak resident size, in bytes.
+    pub rss_peak_bytes: u64,
+    /// Times it was killed and started again.
+    pub kills: u32,
+    /// True if it ended on SIGTERM by itself.
+    pub ended_in_order: bool,
+}
+
+/// Everything about a run. Sides that did not take part are absent.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// What was asked for.
+    pub asked: Asked,
+    /// Length of the measured time of sending, in seconds.
+    pub load_s: f64,
+    /// From the end of sending to the last arrival, in seconds.
+    pub drain_s: f64,
+    /// Acknowledged messages per second, while sending.
+    pub accepted_per_s: f64,
+    /// Recipients arrived per second, from the start of measuring to the last arrival.
+    pub delivered_per_s: Option<f64>,
+    /// From the planned start to the 250.
+    pub accept: LatencySummary,
+    /// From the true start to the 250: blind to starts held up.
+    pub accept_raw: LatencySummary,
+    /// From the planned start to the arrival at the sink.
+    pub end_to_end: Option<LatencySummary>,
+    /// CPU of the sender's threads per message in the measured time, in microseconds.
+    pub sender_cpu_us_per_message: f64,
+    /// CPU of the sink's threads per message in the measured time, in microseconds.
+    pub sink_cpu_us_per_message: Option<f64>,
+    /// The relay.
+    pub relay: Option<RelayReport>,
+    /// The sender's counts.
+    pub sender: SendCounts,
+    /// The sink's counts.
+    pub sink: Option<SinkCounts>,
+    /// The ledger. Without a sink of ours its arrivals mean nothing, and it is only the sender's half.
+    pub ledger: Tally,
+    /// The first few recipients that went wrong.
+    pub suspects: Vec<Suspect>,
+    /// What went wrong besides the ledger.
+    pub troubles: Vec<String>,
+}
+
+impl Report {
+    /// True if nothing was lost, nothing corrupted, and nothing else went wrong.
+    pub fn is_good(&self) -> bool {
+        self.troubles.is_empty() && (self.sink.is_none() || self.ledger.clean())
+    }
+}
+
+impl Display for Report {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let asked = &self.asked;
+        let pace = if asked.rate > 0.0 { format!("{}/s planned", asked.rate) } else { "closed loop".into() };
+        writeln!(
+            f,
+            "load         {} sessions, {}, {:?} pipelining, {} recipient(s), {pace}, to {}",
+            asked.sessions, asked.sizes, asked.pipeline, asked.recipients, asked.target
+        )?;
+        let delivered = self.delivered_per_s.map_or(String::new(), |rate| format!("   delivered {rate:.0}/s"));
+        writeln!(f, "rates        accepted {:.0}/s{delivered}", self.accepted_per_s)?;
+        writeln!(f, "time         {:.2} s sending, {:.2} s draining", self.load_s, self.drain_s)?;
+        write_latency(f, "accept", &self.accept)?;
+        if asked.rate > 0.0 {
+            write_latency(f, "accept raw", &self.accept_raw)?;
+            let counts = &self.sender;
+            writeln!(f, "schedule     {} late starts, {} missed", counts.late_starts, counts.missed_starts)?;
+        }
+        if let Some(end_to_end) = &self.end_to_end {
+            write_latency(f, "end to end", end_to_end)?;
+        }
+        self.write_cpu(f)?;
+        self.write_counts(f)?;
+        write_tally(f, &self.ledger, self.sink.is_some())?;
+        for suspect in &self.suspects {
+            writeln!(f, "             {} message {} recipient {}", suspect.what, suspect.id, suspect.recipient)?;
+        }
+        for trouble in &self.troubles {
+            writeln!(f, "TROUBLE      {trouble}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Report {
+    fn write_cpu(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "cpu/message  ")?;
+        if let Some(relay) = &self.relay {
+            let source = if relay.cpu_source == CpuSource::Cgroup { "cgroup" } else { "/proc" };
+            write!(f, "relay {:.1} us (by {source})   ", relay.cpu_us_per_message)?;
+        }
+        write!(f, "sender {:.1} us", self.sender_cpu_us_per_message)?;
+        if let Some(us) = self.sink_cpu_us_per_message {
+            write!(f, "   sink {us:.1} us")?;
+        }
+        writeln!(f)?;
+        if let Some(relay) = &self.relay {
+            let mib = relay.rss_peak_bytes as f64 / f64::from(1 << 20);
+            writeln!(f, "relay        peak memory {mib:.1} MiB, killed {} times", relay.kills)?;
+        }
+        Ok(())
+    }
+
+    fn write_counts(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let counts = &self.sender;
+        writeln!(
+            f,
+            "sender       started {}  acknowledged {}  refused {}  deferred {}  broken {}  connections {} ({} lost)",
+            counts.started,
+            counts.acknowledged,
+            counts.refused,
+            counts.deferred,
+            counts.broken,
+            counts.connections,
+            counts.connections_lost
+        )?;
+        self.sink.as_ref().map_or(Ok(()), |counts| write_sink(f, counts))
+    }
+}
+
+/// Prints what a sink has counted.
+pub fn write_sink(f: &mut impl fmt::Write, counts: &SinkCounts) -> fmt::Result {
+    writeln!(
+        f,
+        "sink         messages {}  recipients {}  bytes {}  round trips {}  connections {} (peak {})",
+        counts.messages,
+        counts.recipients,
+        counts.bytes,
+        counts.round_trips,
+        counts.connections,
+        counts.connections_peak
+    )?;
+    writeln!(
+        f,
+        "             bounces {}  corrupted {}  unmarked {}  foreign {}  strange recipients {}  faults made {}",
+        counts.bounces, counts.corrupted, counts.unmarked, counts.foreign, counts.strange_recipients, counts.faults
+    )
+}
+
+/// Prints a ledger's sums; `compared` tells whether both sides were heard.
+pub fn write_tally(f: &mut impl fmt::Write, tally: &Tally, compared: bool) -> fmt::Result {
+    writeln!(
+        f,
+        "ledger       sent {}  acknowledged {}  refused {}  deferred {}  unknown {}",
+        tally.sent, tally.acknowledged, tally.refused, tally.deferred, tally.unknown
+    )?;
+    if !compared {
+        return Ok(());
+    }
+    writeln!(
+        f,
+        "             arrived {} ({} unacknowledged, {} unbidden)  bounced {}",
+        tally.arrived, tally.arrived_unacknowledged, tally.arrived_unbidden, tally.bounced
+    )?;
+    writeln!(f, "             lost {}  duplicated {}  corrupted {}", tally.lost, tally.duplicated, tally.corrupted)
+}
+
+fn write_latency(f: &mut Formatter<'_>, name: &str, latency: &LatencySummary) -> fmt::Result {
+    let show = |us: u64| human_ns(us * 1000);
+    writeln!(
+        f,
+        "{name:<12} p50 {}  p99 {}  p99.9 {}  max {}",
+        show(latency.p50_us),
+        show(latency.p99_us),
+        show(latency.p999_us),
+        show(latency.max_us)
+    )
+}

@@ -1,0 +1,418 @@
+//! A whole run in one process: sink, relay, load, kills if wanted, drain, ledger.
+//!
+//! [`run`] holds the calling thread until the end; that thread is the relay's parent and must live as long. The sink and
+//! the sender have threads of their own. What goes wrong with the relay is noted in the report where a ledger can still
+//! be drawn up, and is an error where it cannot.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::{Clock, SECOND_NS, nanos, seconds};
+use crate::ledger::{Ledger, Tally};
+use crate::progress::Progress;
+use crate::relay::{Relay, Usage};
+use crate::report::{Asked, RelayReport, Report};
+use crate::rng::Rng;
+use crate::send::{SendCounts, SendPlan, Sender};
+use crate::sink::{Book, Sink, SinkCounts, SinkPlan};
+use crate::system;
+
+const STEP: Duration = Duration::from_millis(5);
+const SHOW_EVERY_NS: u64 = SECOND_NS / 5;
+const SUSPECTS_MAX: usize = 10;
+/// Without arrivals for this long after a crash, no more copies are expected.
+const QUIET_NS: u64 = SECOND_NS;
+
+/// Kills of the relay while the load goes on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Kills {
+    /// How many.
+    pub count: u32,
+    /// Shortest time from a start of the relay to its kill.
+    pub shortest: Duration,
+    /// Longest.
+    pub longest: Duration,
+    /// Seed of the times.
+    pub seed: u64,
+}
+
+/// What a run does.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    /// The relay's command and arguments, with `{listen}`, `{sink}` and `{dir}` in them; None to send straight to the sink.
+    pub relay: Option<Vec<String>>,
+    /// Directory handed to the relay as `{dir}`, made if absent; None for a fresh temporary one, removed after a good run.
+    pub dir: Option<PathBuf>,
+    /// Where the relay is to listen; None for a free port on 127.0.0.1.
+    pub listen: Option<SocketAddr>,
+    /// The load.
+    pub load: SendPlan,
+    /// The sink.
+    pub sink: SinkPlan,
+    /// Kills.
+    pub kills: Option<Kills>,
+    /// How long the relay may take to greet.
+    pub start_longest: Duration,
+    /// How long after the load everything acknowledged may take to arrive.
+    pub drain_longest: Duration,
+    /// How long the relay may take to end on SIGTERM.
+    pub end_longest: Duration,
+    /// Where to keep the ledger.
+    pub ledger_file: Option<PathBuf>,
+}
+
+impl Default for Scenario {
+    fn default() -> Scenario {
+        Scenario {
+            relay: None,
+            dir: None,
+            listen: None,
+            load: SendPlan::default(),
+            sink: SinkPlan::new(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
+            kills: None,
+            start_longest: Duration::from_secs(20),
+            drain_longest: Duration::from_secs(60),
+            end_longest: Duration::from_secs(15),
+            ledger_file: None,
+        }
+    }
+}
+
+/// What came of a run.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// All figures.
+    pub report: Report,
+    /// Where the relay's files are, if they were kept.
+    pub dir: Option<PathBuf>,
+}
+
+impl Outcome {
+    /// True if nothing was lost, nothing corrupted, and nothing else went wrong.
+    pub fn is_good(&self) -> bool {
+        self.report.is_good()
+    }
+}
+
+/// All counters at one moment.
+#[derive(Clone, Copy, Default)]
+struct Sample {
+    at_ns: u64,
+    sender: SendCounts,
+    sink: SinkCounts,
+    relay_cpu_ns: u64,
+}
+
+struct Stage<'a> {
+    scenario: &'a Scenario,
+    clock: Clock,
+    sink: Option<Sink>,
+    relay: Option<Relay>,
+    sender: Option<Sender>,
+    ledger: Arc<Ledger>,
+    begun_ns: u64,
+    last_shown: Sample,
+    rng: Rng,
+    kills_done: u32,
+    kill_at_ns: Option<u64>,
+    troubles: Vec<String>,
+}
+
+/// Runs a scenario to its end, telling `progress` a few times a second.
+pub fn run(scenario: &Scenario, progress: &mut dyn FnMut(&Progress)) -> io::Result<Outcome> {
+    scenario.load.check().map_err(|text| io::Error::new(io::ErrorKind::InvalidInput, text))?;
+    system::raise_file_limit();
+    let clock = Clock::start();
+    let ledger = Arc::new(Ledger::new(new_run(clock), scenario.load.recipients));
+    let sink = Sink::start(&scenario.sink, Book::of(Arc::clone(&ledger)), clock)?;
+    let sink_address = sink.addresses()[0];
+    let (dir, temporary) = relay_dir(scenario, ledger.run())?;
+    let (relay, target) = match &scenario.relay {
+        None => (None, sink_address),
+        Some(argv) => {
+            let listen = scenario.listen.map_or_else(free_port, Ok)?;
+            let mut relay = Relay::start(argv, listen, sink_address, &dir)?;
+            relay.await_greeting(scenario.start_longest)?;
+            (Some(relay), listen)
+        }
+    };
+    let kills = scenario.kills.filter(|kills| kills.count > 0 && relay.is_some());
+    let mut stage = Stage {
+        scenario,
+        clock,
+        sink: Some(sink),
+        relay,
+        sender: None,
+        ledger,
+        begun_ns: clock.now_ns(),
+        last_shown: Sample::default(),
+        rng: Rng::new(kills.map_or(0, |kills| kills.seed)),
+        kills_done: 0,
+        kill_at_ns: None,
+        troubles: Vec::new(),
+    };
+    let mut report = stage.play(target, progress)?;
+    if let Some(path) = &scenario.ledger_file {
+        crate::ledger::save(path, [&*stage.ledger])?;
+    }
+    report.troubles = std::mem::take(&mut stage.troubles);
+    drop(stage);
+    let mut kept = scenario.relay.is_some().then_some(dir.clone());
+    if temporary && (report.is_good() || scenario.relay.is_none()) {
+        kept = None;
+        // Left behind in the system's place for temporary files if this fails.
+        let _ = std::fs::remove_dir_all(&dir);
+    }
+    Ok(Outcome { report, dir: kept })
+}
+
+/// Sends to a server that is not ours to start: a report without sink and relay.
+pub fn send_only(
+    plan: &SendPlan,
+    target: SocketAddr,
+    ledger: &Arc<Ledger>,
+    clock: Clock,
+    progress: &mut dyn FnMut(&Progress),
+) -> io::Result<Report> {
+    let scenario = Scenario { load: plan.clone(), ..Scenario::default() };
+    let mut stage = Stage {
+        scenario: &scenario,
+        clock,
+        sink: None,
+        relay: None,
+        sender: None,
+        ledger: Arc::clone(ledger),
+        begun_ns: clock.now_ns(),
+        last_shown: Sample::default(),
+        rng: Rng::new(0),
+        kills_done: 0,
+        kill_at_ns: None,
+        troubles: Vec::new(),
+    };
+    stage.play(target, progress)
+}
+
+/// A run number unlikely to be met again.
+pub fn new_run(clock: Clock) -> u64 {
+    Rng::new(clock.now_ns() ^ u64::from(std::process::id()) << 40).next_u64()
+}
+
+fn free_port() -> io::Result<SocketAddr> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
+}
+
+fn relay_dir(scenario: &Scenario, run: u64) -> io::Result<(PathBuf, bool)> {
+    let (dir, temporary) = match &scenario.dir {
+        Some(dir) => (dir.clone(), false),
+        None => (std::env::temp_dir().join(format!("loadgen-{run:016x}")), true),
+    };
+    std::fs::create_dir_all(&dir)?;
+    Ok((dir.canonicalize()?, temporary))
+}
+
+impl Stage<'_> {
+    fn play(&mut self, target: SocketAddr, progress: &mut dyn FnMut(&Progress)) -> io::Result<Report> {
+        let sender = Sender::start(&self.scenario.load, target, Arc::clone(&self.ledger), self.clock)?;
+        let measure_from_ns = sender.measure_from_ns();
+        if let Some(sink) = &self.sink {
+            sink.measure_from(measure_from_ns);
+        }
+        self.begun_ns = self.clock.now_ns();
+        self.last_shown.at_ns = self.begun_ns;
+        self.sender = Some(sender);
+        self.plan_kill();
+        while self.clock.now_ns() < measure_from_ns && !self.sender_done() {
+            self.step("warming up", progress)?;
+        }
+        let from = self.sample();
+        while !self.sender_done() {
+            self.step("sending", progress)?;
+            if system::interrupted() {
+                self.stop_sender();
+            }
+        }
+        let sent = self.sample();
+        if self.sink.is_some() {
+            self.drain(progress)?;
+        }
+        let drained = self.sample();
+        let usage = self.relay.as_mut().map(Relay::usage);
+        let ended = self.end_relay();
+        // What the relay still sent while it ended counts as well: a moment for it to be read.
+        std::thread::sleep(STEP * 10);
+        Ok(self.report(target, [from, sent, drained], usage, ended))
+    }
+
+    fn sender_done(&self) -> bool {
+        self.sender.as_ref().is_none_or(Sender::is_done)
+    }
+
+    fn stop_sender(&self) {
+        if let Some(sender) = &self.sender {
+            sender.stop();
+        }
+    }
+
+    fn sample(&mut self) -> Sample {
+        Sample {
+            at_ns: self.clock.now_ns(),
+            sender: self.sender.as_ref().map(Sender::counts).unwrap_or_default(),
+            sink: self.sink.as_ref().map(Sink::counts).unwrap_or_default(),
+            relay_cpu_ns: self.relay.as_mut().map_or(0, |relay| relay.usage().cpu_ns),
+        }
+    }
+
+    fn step(&mut self, phase: &'static str, progress: &mut dyn FnMut(&Progress)) -> io::Result<()> {
+        std::thread::sleep(STEP);
+        let now = Sample {
+            at_ns: self.clock.now_ns(),
+            sender: self.sender.as_ref().map(Sender::counts).unwrap_or_default(),
+            sink: self.sink.as_ref().map(Sink::counts).unwrap_or_default(),
+            relay_cpu_ns: 0,
+        };
+        let past_ns = now.at_ns - self.last_shown.at_ns;
+        if past_ns >= SHOW_EVERY_NS {
+            let rate = |now: u64, before: u64| now.saturating_sub(before) as f64 / seconds(past_ns);
+            let last = std::mem::replace(&mut self.last_shown, now);
+            progress(&Progress {
+                phase,
+                elapsed_ns: now.at_ns - self.begun_ns,
+                started: now.sender.started,
+                acknowledged: now.sender.acknowledged,
+                arrived: now.sink.recipients,
+                in_flight: now.sender.in_flight(),
+                rate_in: rate(now.sender.acknowledged, last.sender.acknowledged),
+                rate_out: rate(now.sink.recipients, last.sink.recipients),
+                kills: self.kills_done,
+            });
+        }
+        self.kill_if_due()
+    }
+
+    fn plan_kill(&mut self) {
+        let kills = self.scenario.kills.filter(|kills| self.kills_done < kills.count && self.relay.is_some());
+        self.kill_at_ns = kills.map(|kills| {
+            let spread = nanos(kills.longest.saturating_sub(kills.shortest));
+            self.clock.now_ns() + nanos(kills.shortest) + self.rng.below(spread + 1)
+        });
+    }
+
+    fn kill_if_due(&mut self) -> io::Result<()> {
+        if self.kill_at_ns.is_some_and(|due| due <= self.clock.now_ns()) {
+            if let Some(relay) = &mut self.relay {
+                relay.kill();
+                relay.launch()?;
+                relay.await_greeting(self.scenario.start_longest)?;
+                self.kills_done += 1;
+            }
+            self.plan_kill();
+        }
+        if self.relay.as_mut().is_some_and(|relay| !relay.is_running()) && self.troubles.is_empty() {
+            self.troubles.push("the relay ended by itself".into());
+            self.stop_sender();
+        }
+        Ok(())
+    }
+
+    /// Waits until everything acknowledged has arrived or bounced, or the time for it is over.
+    fn drain(&mut self, progress: &mut dyn FnMut(&Progress)) -> io::Result<()> {
+        let begun_ns = self.clock.now_ns();
+        let mut tally: Tally = self.ledger.tally();
+        while tally.lost > 0 || self.kill_at_ns.is_some() {
+            if self.clock.now_ns() - begun_ns > nanos(self.scenario.drain_longest) || system::interrupted() {
+                break;
+            }
+            if !self.troubles.is_empty() {
+                break;
+            }
+            self.step("draining", progress)?;
+            tally = self.ledger.tally();
+        }
+        // After a crash copies may still come of what nobody waits for: stay until it is quiet.
+        while self.kills_done > 0 && self.clock.now_ns() - begun_ns < nanos(self.scenario.drain_longest) {
+            let last_ns = self.sink.as_ref().map_or(0, |sink| sink.counts().last_arrival_ns);
+            if self.clock.now_ns() - last_ns.max(begun_ns) > QUIET_NS || !self.troubles.is_empty() {
+                break;
+            }
+            self.step("draining", progress)?;
+        }
+        Ok(())
+    }
+
+    fn end_relay(&mut self) -> bool {
+        let longest = self.scenario.end_longest;
+        let Some(relay) = &mut self.relay else { return true };
+        let status = relay.end(longest);
+        match status {
+            Some(status) if status.success() || std::os::unix::process::ExitStatusExt::signal(&status).is_some() => {
+                true
+            }
+            Some(status) => {
+                self.troubles.push(format!("the relay ended with {status}"));
+                false
+            }
+            None => {
+                self.troubles.push(format!("the relay did not end within {longest:?} of SIGTERM and was killed"));
+                false
+            }
+        }
+    }
+
+    fn report(
+        &mut self,
+        target: SocketAddr,
+        samples: [Sample; 3],
+        usage: Option<Usage>,
+        ended_in_order: bool,
+    ) -> Report {
+        let [from, sent, drained] = samples;
+        let (sender, send_latency) = self.sender.take().expect("started by play").finish();
+        let (sink, sink_latency) = self.sink.take().map(Sink::stop).unzip();
+        let ledger = self.ledger.tally();
+        let load = &self.scenario.load;
+        let per = |total: u64, count: u64, unit: f64| total as f64 / unit / count.max(1) as f64;
+        let accepted = sender.acknowledged - from.sender.acknowledged;
+        let arrived = drained.sink.recipients - from.sink.recipients;
+        let load_s = seconds(sender.last_acknowledged_ns.max(from.at_ns) - from.at_ns);
+        let delivery_s = seconds(drained.sink.last_arrival_ns.max(from.at_ns) - from.at_ns);
+        let relay = usage.map(|usage| RelayReport {
+            cpu_us_per_message: per(drained.relay_cpu_ns.saturating_sub(from.relay_cpu_ns), arrived, 1000.0),
+            cpu_ns: drained.relay_cpu_ns.saturating_sub(from.relay_cpu_ns),
+            cpu_source: usage.source,
+            rss_peak_bytes: usage.rss_peak_bytes,
+            kills: self.kills_done,
+            ended_in_order,
+        });
+        Report {
+            asked: Asked {
+                target: target.to_string(),
+                relay: self.scenario.relay.clone(),
+                sessions: load.sessions,
+                pipeline: load.pipeline,
+                sizes: load.sizes.to_string(),
+                recipients: load.recipients,
+                messages_per_session: load.messages_per_session,
+                rate: load.rate,
+                seed: load.seed,
+            },
+            load_s,
+            drain_s: sink.map_or(0.0, |sink| seconds(sink.last_arrival_ns.saturating_sub(sender.last_acknowledged_ns))),
+            accepted_per_s: accepted as f64 / load_s.max(1e-9),
+            delivered_per_s: sink.map(|_| arrived as f64 / delivery_s.max(1e-9)),
+            accept: send_latency.corrected.summary(),
+            accept_raw: send_latency.raw.summary(),
+            end_to_end: sink_latency.map(|latency| latency.summary()),
+            sender_cpu_us_per_message: per(sent.sender.cpu_ns - from.sender.cpu_ns, accepted, 1000.0),
+            sink_cpu_us_per_message: sink.map(|_| per(drained.sink.cpu_ns - from.sink.cpu_ns, arrived, 1000.0)),
+            relay,
+            sender,
+            sink,
+            ledger,
+            suspects: self.ledger.suspects(SUSPECTS_MAX),
+            troubles: Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,294 @@
+//! The sender: many client sessions on a few threads, closed loop or on a fixed schedule.
+//!
+//! Closed loop: each session sends its next message when the last has its answer. Open loop: starts are planned at a fixed
+//! rate whatever the relay does; a start that finds no free session waits, and its latency counts from the plan (raw
+//! latency, from the true start, is kept beside it), so that a stall is not hidden by sending less meanwhile. Starts later
+//! than [`LATE_NS`] and starts never made are counted. Memory is bounded by sessions, not by messages: a backlog is a
+//! number. Errors of a connection end that connection; they never end the run.
+
+mod worker;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::client::{Pipeline, Script};
+use crate::clock::{Clock, nanos};
+use crate::corpus::Corpus;
+use crate::latency::Latency;
+use crate::ledger::Ledger;
+use crate::units::SizeMix;
+
+/// A start later than this after its plan counts as late, in nanoseconds.
+pub const LATE_NS: u64 = 1_000_000;
+/// The most sessions of a run.
+pub const SESSIONS_MAX: u32 = 1 << 20;
+/// The most recipients of a message (four digits in its marker).
+pub const RECIPIENTS_MAX: u32 = 1000;
+
+/// What to send, and how.
+#[derive(Clone, Debug)]
+pub struct SendPlan {
+    /// Sessions at a time.
+    pub sessions: u32,
+    /// Messages altogether; 0 for as many as the time allows.
+    pub messages: u64,
+    /// How long new messages are started, warm-up not counted; zero for as long as there are messages.
+    pub duration: Duration,
+    /// Time at the start whose messages do not count for latencies and rates.
+    pub warm_up: Duration,
+    /// Starts per second on a fixed schedule; 0 for closed loop.
+    pub rate: f64,
+    /// Messages per connection; 0 for no end.
+    pub messages_per_session: u64,
+    /// Sizes.
+    pub sizes: SizeMix,
+    /// Recipients per message.
+    pub recipients: u32,
+    /// Domains that recipients are spread over.
+    pub domains: u32,
+    /// Grouping of commands.
+    pub pipeline: Pipeline,
+    /// Connect again, with back-off, when a connection is lost or refused.
+    pub reconnect: bool,
+    /// How long a reply may take before the connection is given up.
+    pub reply_timeout: Duration,
+    /// Worker threads.
+    pub workers: usize,
+    /// Core of the first worker; the others follow on the next ones.
+    pub core: Option<usize>,
+    /// Seed of the text.
+    pub seed: u64,
+}
+
+impl Default for SendPlan {
+    fn default() -> SendPlan {
+        SendPlan {
+            sessions: 20,
+            messages: 0,
+            duration: Duration::ZERO,
+            warm_up: Duration::ZERO,
+            rate: 0.0,
+            messages_per_session: 0,
+            sizes: SizeMix::fixed(10 << 10),
+            recipients: 1,
+            domains: 1,
+            pipeline: Pipeline::Group,
+            reconnect: true,
+            reply_timeout: Duration::from_secs(60),
+            workers: 1,
+            core: None,
+            seed: 1,
+        }
+    }
+}
+
+impl SendPlan {
+    /// An error in words if the plan makes no sense.
+    pub fn check(&self) -> Result<(), String> {
+        let wrong = |text: &str| Err(text.to_string());
+        match self {
+            plan if plan.messages == 0 && plan.duration.is_zero() => wrong("give a number of messages or a duration"),
+            plan if plan.sessions == 0 || plan.sessions > SESSIONS_MAX => wrong("sessions must be 1 to 1048576"),
+            plan if plan.recipients == 0 || plan.recipients > RECIPIENTS_MAX => wrong("recipients must be 1 to 1000"),
+            plan if plan.domains == 0 => wrong("domains must be at least 1"),
+            plan if !(0.0..=1e8).contains(&plan.rate) => wrong("the rate must be 0 to 100000000 per second"),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What a sender has counted, in messages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct SendCounts {
+    /// Begun.
+    pub started: u64,
+    /// Acknowledged for at least one recipient.
+    pub acknowledged: u64,
+    /// Refused (5xx) for all recipients.
+    pub refused: u64,
+    /// Deferred (4xx) for all recipients, or some refused and some deferred.
+    pub deferred: u64,
+    /// Cut off by a lost connection before the last word.
+    pub broken: u64,
+    /// Connections opened.
+    pub connections: u64,
+    /// Connections that were lost, refused or broke the protocol.
+    pub connections_lost: u64,
+    /// Starts more than a millisecond behind their plan (open loop).
+    pub late_starts: u64,
+    /// Planned starts that were never made (open loop).
+    pub missed_starts: u64,
+    /// CPU of the sender's threads, user and system, in nanoseconds.
+    pub cpu_ns: u64,
+    /// When the last acknowledgement came, nanoseconds since the Unix epoch.
+    pub last_acknowledged_ns: u64,
+}
+
+impl SendCounts {
+    /// Messages begun without a last word so far.
+    pub fn in_flight(&self) -> u64 {
+        self.started.saturating_sub(self.acknowledged + self.refused + self.deferred + self.broken)
+    }
+
+    fn fields(&mut self) -> [&mut u64; 11] {
+        [
+            &mut self.started,
+            &mut self.acknowledged,
+            &mut self.refused,
+            &mut self.deferred,
+            &mut self.broken,
+            &mut self.connections,
+            &mut self.connections_lost,
+            &mut self.late_starts,
+            &mut self.missed_starts,
+            &mut self.cpu_ns,
+            &mut self.last_acknowledged_ns,
+        ]
+    }
+}
+
+#[derive(Default)]
+struct Shown([AtomicU64; 11]);
+
+impl Shown {
+    fn store(&self, mut counts: SendCounts) {
+        for (shown, value) in self.0.iter().zip(counts.fields()) {
+            shown.store(*value, Ordering::Relaxed);
+        }
+    }
+
+    fn load(&self) -> SendCounts {
+        let mut counts = SendCounts::default();
+        for (shown, value) in self.0.iter().zip(counts.fields()) {
+            *value = shown.load(Ordering::Relaxed);
+        }
+        counts
+    }
+}
+
+/// Latencies of acceptance.
+#[derive(Clone, Debug, Default)]
+pub struct SendLatency {
+    /// From the planned start to the 250.
+    pub corrected: Latency,
+    /// From the true start to the 250.
+    pub raw: Latency,
+}
+
+struct Shared {
+    plan: SendPlan,
+    target: SocketAddr,
+    script: Script,
+    ledger: Arc<Ledger>,
+    clock: Clock,
+    start_ns: u64,
+    measure_from_ns: u64,
+    deadline_ns: u64,
+    next_id: AtomicU64,
+    stop: AtomicBool,
+    running: AtomicUsize,
+    shown: Vec<Shown>,
+}
+
+/// A running sender.
+pub struct Sender {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<SendLatency>>,
+}
+
+impl Sender {
+    /// Starts sending to `target`. The plan must pass [`SendPlan::check`].
+    pub fn start(plan: &SendPlan, target: SocketAddr, ledger: Arc<Ledger>, clock: Clock) -> io::Result<Sender> {
+        plan.check().map_err(|text| io::Error::new(io::ErrorKind::InvalidInput, text))?;
+        let workers = plan.workers.clamp(1, plan.sessions as usize);
+        let script = Script {
+            pipeline: plan.pipeline,
+            recipients: plan.recipients,
+            domains: plan.domains,
+            messages_per_session: plan.messages_per_session,
+            run: ledger.run(),
+            corpus: Corpus::new(&plan.sizes, plan.seed),
+        };
+        let start_ns = clock.now_ns();
+        let measure_from_ns = start_ns + nanos(plan.warm_up);
+        let deadline_ns =
+            if plan.duration.is_zero() { u64::MAX } else { measure_from_ns.saturating_add(nanos(plan.duration)) };
+        let shared = Arc::new(Shared {
+            plan: plan.clone(),
+            target,
+            script,
+            ledger,
+            clock,
+            start_ns,
+            measure_from_ns,
+            deadline_ns,
+            next_id: AtomicU64::new(0),
+            stop: AtomicBool::new(false),
+            running: AtomicUsize::new(workers),
+            shown: (0..workers).map(|_| Shown::default()).collect(),
+        });
+        let mut threads = Vec::new();
+        for index in 0..workers {
+            let mut worker = worker::Worker::new(Arc::clone(&shared), index, workers)?;
+            let core = plan.core.map(|core| core + index);
+            let thread = std::thread::Builder::new().name(format!("send-{index}")).spawn(move || {
+                core.map(crate::system::pin_to_core);
+                worker.run()
+            })?;
+            threads.push(thread);
+        }
+        Ok(Sender { shared, threads })
+    }
+
+    /// When messages begin to count, nanoseconds since the Unix epoch.
+    pub fn measure_from_ns(&self) -> u64 {
+        self.shared.measure_from_ns
+    }
+
+    /// All workers' counts so far.
+    pub fn counts(&self) -> SendCounts {
+        let mut sum = SendCounts::default();
+        for shown in &self.shared.shown {
+            let mut counts = shown.load();
+            let last = sum.last_acknowledged_ns.max(counts.last_acknowledged_ns);
+            for (total, value) in sum.fields().into_iter().zip(counts.fields()) {
+                *total += *value;
+            }
+            sum.last_acknowledged_ns = last;
+        }
+        sum
+    }
+
+    /// True when all is sent and answered.
+    pub fn is_done(&self) -> bool {
+        self.shared.running.load(Ordering::Acquire) == 0
+    }
+
+    /// Asks it to start no more messages; what is on its way is finished.
+    pub fn stop(&self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits until all is sent and answered; returns the counts and latencies.
+    pub fn finish(mut self) -> (SendCounts, SendLatency) {
+        let mut latency = SendLatency::default();
+        for thread in self.threads.drain(..) {
+            let part = thread.join().expect("a sender's thread does not panic");
+            latency.corrected.merge(&part.corrected);
+            latency.raw.merge(&part.raw);
+        }
+        (self.counts(), latency)
+    }
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}

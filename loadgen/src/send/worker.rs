@@ -1,0 +1,395 @@
+//! One thread of a sender: an event loop over its sessions, and its share of the schedule.
+//!
+//! Edge-triggered, like the sink. Nothing is shared while it runs but the counter of message numbers, the ledger, and
+//! counts that are stored once per turn.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use mio::net::TcpStream;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+
+use super::{LATE_NS, SendCounts, SendLatency, Shared};
+use crate::client::{Assignment, End, Feed, Session, State, Transaction};
+use crate::clock::{SECOND_NS, nanos};
+use crate::ledger::Fate;
+use crate::outbox::Outbox;
+use crate::system::{self, Timer};
+
+const EVENTS_MAX: usize = 1024;
+const RECEIVE_BYTES: usize = 16 << 10;
+const TURN: Duration = Duration::from_millis(50);
+const TIMER: Token = Token(usize::MAX - 1);
+const BACK_OFF_FIRST_NS: u64 = 10_000_000;
+const BACK_OFF_LONGEST_NS: u64 = 1_000_000_000;
+/// How long sessions may take to finish after the last start before they are cut.
+const LINGER: Duration = Duration::from_secs(30);
+
+#[derive(Default)]
+struct Slot {
+    socket: Option<TcpStream>,
+    session: Session,
+    outbox: Outbox,
+    idle: bool,
+    peer_closed: bool,
+    failures: u32,
+    heard_ns: u64,
+}
+
+/// The worker's view of the run, as its sessions see it.
+struct Desk {
+    shared: Arc<Shared>,
+    index: u64,
+    workers: u64,
+    now_ns: u64,
+    /// Starts taken from the schedule so far (open loop).
+    planned: u64,
+    exhausted: bool,
+    counts: SendCounts,
+    latency: SendLatency,
+}
+
+impl Desk {
+    /// When this worker's next start is planned; None in closed loop.
+    fn next_planned_ns(&self) -> Option<u64> {
+        let rate = self.shared.plan.rate;
+        let number = self.planned * self.workers + self.index;
+        (rate > 0.0).then(|| self.shared.start_ns + (number as f64 * (SECOND_NS as f64 / rate)) as u64)
+    }
+
+    fn claim(&mut self, planned_ns: u64) -> Option<Assignment> {
+        let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
+        let messages = self.shared.plan.messages;
+        if messages > 0 && id >= messages {
+            self.exhausted = true;
+            return None;
+        }
+        for recipient in 0..self.shared.plan.recipients {
+            self.shared.ledger.set_fate(id, recipient, Fate::Unknown);
+        }
+        self.counts.started += 1;
+        Some(Assignment { id, planned_ns, started_ns: self.now_ns })
+    }
+
+    fn count_missed(&mut self) {
+        let messages = self.shared.plan.messages;
+        // What is behind the last message was never to be sent.
+        if messages > 0 && self.shared.next_id.load(Ordering::Relaxed) >= messages {
+            return;
+        }
+        while let Some(planned) = self.next_planned_ns().filter(|p| *p < self.shared.deadline_ns.min(self.now_ns)) {
+            let behind = self.shared.deadline_ns.min(self.now_ns) - planned;
+            let share = self.shared.plan.rate / self.workers as f64;
+            let count = ((behind as f64 * share / SECOND_NS as f64).ceil() as u64).max(1);
+            self.counts.missed_starts += count;
+            self.planned += count;
+        }
+    }
+}
+
+impl Feed for Desk {
+    fn next(&mut self) -> Option<Assignment> {
+        if self.exhausted || self.now_ns >= self.shared.deadline_ns {
+            self.exhausted = true;
+            return None;
+        }
+        let Some(planned_ns) = self.next_planned_ns() else {
+            return self.claim(self.now_ns);
+        };
+        if planned_ns > self.now_ns {
+            return None;
+        }
+        let assignment = self.claim(planned_ns)?;
+        self.planned += 1;
+        self.counts.late_starts += u64::from(self.now_ns - planned_ns > LATE_NS);
+        Some(assignment)
+    }
+
+    fn settle(&mut self, transaction: &Transaction) {
+        let message = &transaction.message;
+        let mut acknowledged = false;
+        let mut all_refused = true;
+        for (recipient, fate) in transaction.fates.iter().enumerate() {
+            acknowledged |= *fate == Fate::Acknowledged;
+            all_refused &= *fate == Fate::Refused;
+            if *fate != Fate::Unknown {
+                self.shared.ledger.set_fate(message.id, recipient as u32, *fate);
+            }
+        }
+        if acknowledged {
+            self.counts.acknowledged += 1;
+            self.counts.last_acknowledged_ns = self.now_ns;
+            if message.planned_ns >= self.shared.measure_from_ns {
+                self.latency.corrected.record_ns(self.now_ns - message.planned_ns);
+                self.latency.raw.record_ns(self.now_ns - message.started_ns);
+            }
+        } else if transaction.cut {
+            self.counts.broken += 1;
+        } else if all_refused {
+            self.counts.refused += 1;
+        } else {
+            self.counts.deferred += 1;
+        }
+    }
+}
+
+/// A thread of a sender, before and while it runs.
+pub(super) struct Worker {
+    shared: Arc<Shared>,
+    poll: Poll,
+    timer: Timer,
+    timer_set_for_ns: u64,
+    slots: Vec<Slot>,
+    idle: Vec<usize>,
+    /// Slots that wait to connect, and when.
+    waiting: BinaryHeap<Reverse<(u64, usize)>>,
+    connected: usize,
+    desk: Desk,
+}
+
+impl Worker {
+    pub(super) fn new(shared: Arc<Shared>, index: usize, workers: usize) -> io::Result<Worker> {
+        let sessions = shared.plan.sessions as usize;
+        let own = sessions / workers + usize::from(index < sessions % workers);
+        let poll = Poll::new()?;
+        let timer = Timer::new()?;
+        poll.registry().register(&mut SourceFd(&timer.fd()), TIMER, Interest::READABLE)?;
+        let desk = Desk {
+            shared: Arc::clone(&shared),
+            index: index as u64,
+            workers: workers as u64,
+            now_ns: shared.start_ns,
+            planned: 0,
+            exhausted: false,
+            counts: SendCounts::default(),
+            latency: SendLatency::default(),
+        };
+        Ok(Worker {
+            shared,
+            poll,
+            timer,
+            timer_set_for_ns: 0,
+            slots: (0..own).map(|_| Slot::default()).collect(),
+            idle: Vec::new(),
+            waiting: (0..own).map(|slot| Reverse((0, slot))).collect(),
+            connected: 0,
+            desk,
+        })
+    }
+
+    pub(super) fn run(&mut self) -> SendLatency {
+        let mut events = Events::with_capacity(EVENTS_MAX);
+        let mut buffer = vec![0; RECEIVE_BYTES];
+        let mut exhausted_at_ns = None;
+        let mut swept_ns = 0;
+        loop {
+            self.desk.now_ns = self.shared.clock.now_ns();
+            self.desk.exhausted |= self.shared.stop.load(Ordering::Relaxed);
+            self.desk.exhausted |= self.desk.now_ns >= self.shared.deadline_ns;
+            self.connect_waiting();
+            self.start_idle();
+            if self.desk.exhausted {
+                let since = *exhausted_at_ns.get_or_insert(self.desk.now_ns);
+                if self.connected == 0 || self.desk.now_ns - since > nanos(LINGER) {
+                    break;
+                }
+            } else if self.connected == 0 && self.waiting.is_empty() {
+                // All connections are lost, and none is to be opened again.
+                break;
+            }
+            if self.desk.now_ns - swept_ns > SECOND_NS {
+                swept_ns = self.desk.now_ns;
+                self.sweep();
+            }
+            self.set_timer();
+            self.show();
+            if self.poll.poll(&mut events, Some(self.timeout())).is_err() {
+                // Interrupted; nothing else can happen to an open epoll descriptor.
+                continue;
+            }
+            self.desk.now_ns = self.shared.clock.now_ns();
+            for event in &events {
+                if event.token() != TIMER {
+                    let index = event.token().0;
+                    self.slots[index].peer_closed |= event.is_read_closed() || event.is_error();
+                    self.ready(index, event.is_writable(), &mut buffer);
+                }
+            }
+        }
+        (0..self.slots.len()).for_each(|index| self.lost(index));
+        self.desk.count_missed();
+        self.show();
+        self.shared.running.fetch_sub(1, Ordering::Release);
+        std::mem::take(&mut self.desk.latency)
+    }
+
+    fn show(&mut self) {
+        self.desk.counts.cpu_ns = system::thread_cpu_ns();
+        self.shared.shown[self.desk.index as usize].store(self.desk.counts);
+    }
+
+    fn timeout(&self) -> Duration {
+        let next = self.waiting.peek().map_or(u64::MAX, |Reverse((due, _))| *due);
+        TURN.min(Duration::from_nanos(next.saturating_sub(self.desk.now_ns)))
+    }
+
+    /// The event loop's own timeout is too coarse for a schedule.
+    fn set_timer(&mut self) {
+        if let Some(planned) = self.desk.next_planned_ns()
+            && planned > self.desk.now_ns
+            && planned != self.timer_set_for_ns
+            && !self.idle.is_empty()
+        {
+            self.timer.set(planned - self.desk.now_ns);
+            self.timer_set_for_ns = planned;
+        }
+    }
+
+    fn connect_waiting(&mut self) {
+        while let Some(Reverse((_, index))) = self.waiting.peek().copied().filter(|w| w.0.0 <= self.desk.now_ns) {
+            self.waiting.pop();
+            if !self.desk.exhausted {
+                self.connect(index);
+            }
+        }
+    }
+
+    fn connect(&mut self, index: usize) {
+        let slot = &mut self.slots[index];
+        slot.session = Session::default();
+        slot.outbox.clear();
+        slot.idle = false;
+        slot.peer_closed = false;
+        slot.heard_ns = self.desk.now_ns;
+        let socket = TcpStream::connect(self.shared.target).and_then(|mut socket| {
+            socket.set_nodelay(true)?;
+            self.poll.registry().register(&mut socket, Token(index), Interest::READABLE | Interest::WRITABLE)?;
+            Ok(socket)
+        });
+        self.connected += 1;
+        self.desk.counts.connections += 1;
+        match socket {
+            Ok(socket) => slot.socket = Some(socket),
+            Err(_) => self.ended(index),
+        }
+    }
+
+    /// Gives work to idle sessions, or ends them when there is no more.
+    fn start_idle(&mut self) {
+        while let Some(index) = self.idle.pop() {
+            let slot = &mut self.slots[index];
+            if !std::mem::take(&mut slot.idle) {
+                continue;
+            }
+            if self.desk.exhausted {
+                slot.session.quit(&mut slot.outbox);
+            } else {
+                slot.session.start(&self.shared.script, &mut self.desk, &mut slot.outbox);
+                slot.heard_ns = self.desk.now_ns;
+            }
+            if slot.session.state() == State::Idle && !self.desk.exhausted {
+                // Nothing is due yet, so nothing is for the others.
+                slot.idle = true;
+                self.idle.push(index);
+                return;
+            }
+            self.flush(index);
+        }
+    }
+
+    fn ready(&mut self, index: usize, writable: bool, buffer: &mut [u8]) {
+        if writable && !self.slots[index].outbox.is_empty() && !self.flush(index) {
+            return;
+        }
+        loop {
+            let slot = &mut self.slots[index];
+            let Some(socket) = &mut slot.socket else { return };
+            let count = match socket.read(buffer) {
+                Ok(0) => return self.lost(index),
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // Not connected yet: the writable edge came first.
+                Err(error) if error.kind() == io::ErrorKind::NotConnected => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(_) => return self.lost(index),
+            };
+            slot.heard_ns = self.desk.now_ns;
+            slot.session.receive(&buffer[..count], &self.shared.script, &mut self.desk, &mut slot.outbox);
+            let short = count < buffer.len() && !slot.peer_closed;
+            if !self.flush(index) || short {
+                return;
+            }
+        }
+    }
+
+    /// Writes what the session has to say and follows its state. False if the connection is over.
+    fn flush(&mut self, index: usize) -> bool {
+        let slot = &mut self.slots[index];
+        let Some(socket) = &mut slot.socket else { return false };
+        if !slot.outbox.is_empty() && slot.outbox.write_to(socket).is_err() {
+            self.lost(index);
+            return false;
+        }
+        match slot.session.state() {
+            State::Over(_) => {
+                self.ended(index);
+                return false;
+            }
+            State::Idle if !slot.idle => {
+                slot.idle = true;
+                self.idle.push(index);
+            }
+            State::Busy => slot.failures = 0,
+            _ => {}
+        }
+        true
+    }
+
+    fn lost(&mut self, index: usize) {
+        let slot = &mut self.slots[index];
+        if slot.socket.is_some() {
+            slot.session.closed(&mut self.desk);
+            self.ended(index);
+        }
+    }
+
+    /// The session is over: closes, and sees when to connect again.
+    fn ended(&mut self, index: usize) {
+        let slot = &mut self.slots[index];
+        if let Some(mut socket) = slot.socket.take() {
+            // Closing the descriptor deregisters it as well; nothing is left to do if this fails.
+            let _ = self.poll.registry().deregister(&mut socket);
+        }
+        slot.idle = false;
+        self.connected -= 1;
+        let in_order = slot.session.state() == State::Over(End::Quit);
+        if !in_order {
+            slot.failures += 1;
+            self.desk.counts.connections_lost += 1;
+        }
+        if self.desk.exhausted || (!in_order && !self.shared.plan.reconnect) {
+            return;
+        }
+        let wait = match slot.failures {
+            _ if in_order => 0,
+            failures => (BACK_OFF_FIRST_NS << failures.min(10)).min(BACK_OFF_LONGEST_NS),
+        };
+        self.waiting.push(Reverse((self.desk.now_ns + wait, index)));
+    }
+
+    /// Gives up sessions that wait for a reply for too long.
+    fn sweep(&mut self) {
+        let longest = nanos(self.shared.plan.reply_timeout);
+        for index in 0..self.slots.len() {
+            let slot = &self.slots[index];
+            if slot.session.state() != State::Idle && self.desk.now_ns.saturating_sub(slot.heard_ns) > longest {
+                self.lost(index);
+            }
+        }
+    }
+}

@@ -1,0 +1,367 @@
+//! One thread of a sink: an event loop over its listeners and connections.
+//!
+//! Edge-triggered: a connection is read until a read comes up short. One receive buffer serves all connections. Replies
+//! are sent at once, or kept until their delay is over; meanwhile the connection is not read.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use mio::net::{TcpListener, TcpStream};
+use mio::{Events, Interest, Poll, Token};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::session::{Arrival, Arrivals, Flow, Session};
+use super::{CONNECTIONS_MAX, Shared, SinkCounts};
+use crate::clock::nanos;
+use crate::latency::Latency;
+use crate::ledger::Ledger;
+use crate::rng::Rng;
+use crate::system;
+
+const RECEIVE_BYTES: usize = 256 << 10;
+const EVENTS_MAX: usize = 1024;
+const BACKLOG: i32 = 4096;
+const TURN: Duration = Duration::from_millis(50);
+/// Reads of one connection in a turn, so that one busy client does not hold up the rest.
+const READS_MAX: usize = 4;
+const LISTENER_BASE: usize = CONNECTIONS_MAX;
+
+/// Opens a listener.
+pub(super) fn listen(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if shared {
+        socket.set_reuse_port(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(TcpListener::from_std(socket.into()))
+}
+
+struct Connection {
+    socket: TcpStream,
+    session: Session,
+    out: Vec<u8>,
+    sent: usize,
+    closing: bool,
+    peer_closed: bool,
+    /// Replies wait for this time; 0 if they do not.
+    held_until_ns: u64,
+}
+
+/// A thread of a sink, before and while it runs.
+pub(super) struct Worker {
+    shared: Arc<Shared>,
+    index: usize,
+    poll: Poll,
+    listeners: Vec<TcpListener>,
+    connections: Vec<Option<Connection>>,
+    free: Vec<usize>,
+    /// Sessions of closed connections, with their buffers.
+    spare: Vec<(Session, Vec<u8>)>,
+    again: Vec<usize>,
+    held: BinaryHeap<Reverse<(u64, usize)>>,
+    accept_again: bool,
+    rng: Rng,
+    desk: Desk,
+}
+
+/// What a worker knows of messages.
+struct Desk {
+    shared: Arc<Shared>,
+    ledger: Option<Arc<Ledger>>,
+    counts: SinkCounts,
+    latency: Latency,
+    measure_from_ns: u64,
+    now_ns: u64,
+    open: u64,
+}
+
+impl Arrivals for Desk {
+    fn message(&mut self, arrival: &Arrival<'_>) {
+        if arrival.is_bounce {
+            return self.bounce(arrival);
+        }
+        self.counts.messages += 1;
+        self.counts.recipients += arrival.recipients.len() as u64;
+        self.counts.strange_recipients += arrival.strange_recipients;
+        self.counts.last_arrival_ns = self.now_ns;
+        let Some(marker) = arrival.body.marker else {
+            self.counts.unmarked += 1;
+            return;
+        };
+        if self.ledger.as_ref().is_none_or(|ledger| ledger.run() != marker.run) {
+            match self.shared.book.find(marker.run, marker.recipients) {
+                Some(ledger) => self.ledger = Some(ledger),
+                None => {
+                    self.counts.foreign += 1;
+                    return;
+                }
+            }
+        }
+        let ledger = self.ledger.as_ref().expect("just found");
+        let mut intact = arrival.body.intact;
+        for (id, index) in arrival.recipients {
+            // A whole body that came to another message's recipient is as wrong as a damaged one.
+            let own = intact && *id == marker.id;
+            intact &= own;
+            if !ledger.arrived(*id, *index, own) {
+                self.counts.strange_recipients += 1;
+            }
+        }
+        self.counts.corrupted += u64::from(!intact);
+        if marker.sent_ns >= self.measure_from_ns && intact {
+            self.latency.record_ns(self.now_ns.saturating_sub(marker.sent_ns));
+        }
+    }
+
+    fn fault(&mut self) {
+        self.counts.faults += 1;
+    }
+}
+
+impl Desk {
+    /// A bounce settles the recipients it names; one that names none settles the message's only recipient.
+    fn bounce(&mut self, arrival: &Arrival<'_>) {
+        self.counts.bounces += 1;
+        // The bounce has no marker of its own; it is for the run at hand.
+        let Some(ledger) = self.ledger.clone().or_else(|| self.shared.book.ledgers().into_iter().last()) else {
+            return;
+        };
+        for (id, index) in arrival.bounced {
+            ledger.bounced(*id, *index);
+        }
+        if let (true, Some(id), 1) = (arrival.bounced.is_empty(), arrival.bounce_for, ledger.recipients()) {
+            ledger.bounced(id, 0);
+        }
+    }
+}
+
+impl Worker {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        index: usize,
+        mut listeners: Vec<TcpListener>,
+        seed: u64,
+    ) -> io::Result<Worker> {
+        let poll = Poll::new()?;
+        for (number, listener) in listeners.iter_mut().enumerate() {
+            poll.registry().register(listener, Token(LISTENER_BASE + number), Interest::READABLE)?;
+        }
+        let desk = Desk {
+            shared: Arc::clone(&shared),
+            ledger: None,
+            counts: SinkCounts::default(),
+            latency: Latency::default(),
+            measure_from_ns: 0,
+            now_ns: 0,
+            open: 0,
+        };
+        Ok(Worker {
+            shared,
+            index,
+            poll,
+            listeners,
+            connections: Vec::new(),
+            free: Vec::new(),
+            spare: Vec::new(),
+            again: Vec::new(),
+            held: BinaryHeap::new(),
+            accept_again: false,
+            rng: Rng::new(seed.wrapping_add(index as u64)),
+            desk,
+        })
+    }
+
+    pub(super) fn run(&mut self) -> Latency {
+        let mut events = Events::with_capacity(EVENTS_MAX);
+        let mut buffer = vec![0; RECEIVE_BYTES];
+        while !self.shared.stop.load(Ordering::Relaxed) {
+            if self.poll.poll(&mut events, Some(self.timeout())).is_err() {
+                // Interrupted; nothing else can happen to an open epoll descriptor.
+                continue;
+            }
+            self.desk.now_ns = self.shared.clock.now_ns();
+            self.desk.measure_from_ns = self.shared.measure_from_ns.load(Ordering::Relaxed);
+            if std::mem::take(&mut self.accept_again) {
+                (0..self.listeners.len()).for_each(|number| self.accept(number));
+            }
+            for event in &events {
+                match event.token().0 {
+                    listener if listener >= LISTENER_BASE => self.accept(listener - LISTENER_BASE),
+                    index => {
+                        if let Some(connection) = &mut self.connections[index] {
+                            connection.peer_closed |= event.is_read_closed();
+                        }
+                        self.ready(index, event.is_writable(), &mut buffer);
+                    }
+                }
+            }
+            for index in std::mem::take(&mut self.again) {
+                self.ready(index, false, &mut buffer);
+            }
+            self.release_held(&mut buffer);
+            self.desk.counts.cpu_ns = system::thread_cpu_ns();
+            self.shared.shown[self.index].store(self.desk.counts);
+        }
+        std::mem::take(&mut self.desk.latency)
+    }
+
+    fn timeout(&self) -> Duration {
+        if !self.again.is_empty() {
+            return Duration::ZERO;
+        }
+        let next = self.held.peek().map_or(u64::MAX, |Reverse((due, _))| *due);
+        TURN.min(Duration::from_nanos(next.saturating_sub(self.shared.clock.now_ns())))
+    }
+
+    fn accept(&mut self, number: usize) {
+        loop {
+            match self.listeners[number].accept() {
+                Ok((socket, _)) => self.open(socket),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(_) => {
+                    // Out of descriptors or memory: the edge is spent, so look again next turn.
+                    self.desk.counts.connections_refused += 1;
+                    self.accept_again = true;
+                    return;
+                }
+            }
+        }
+    }
+
+    fn open(&mut self, mut socket: TcpStream) {
+        let index = self.free.pop().unwrap_or(self.connections.len());
+        let wanted = Interest::READABLE | Interest::WRITABLE;
+        let usable = index < CONNECTIONS_MAX
+            && socket.set_nodelay(true).is_ok()
+            && self.poll.registry().register(&mut socket, Token(index), wanted).is_ok();
+        if !usable {
+            self.desk.counts.connections_refused += 1;
+            if index < self.connections.len() {
+                self.free.push(index);
+            }
+            return;
+        }
+        if index == self.connections.len() {
+            self.connections.push(None);
+        }
+        let (mut session, mut out) = self.spare.pop().unwrap_or_default();
+        out.clear();
+        session.greet(&mut out);
+        let connection =
+            Connection { socket, session, out, sent: 0, closing: false, peer_closed: false, held_until_ns: 0 };
+        self.connections[index] = Some(connection);
+        let desk = &mut self.desk;
+        desk.counts.connections += 1;
+        desk.open += 1;
+        desk.counts.connections_peak = desk.counts.connections_peak.max(desk.open);
+        self.answer(index);
+    }
+
+    fn close(&mut self, index: usize) {
+        if let Some(mut connection) = self.connections[index].take() {
+            // Closing the descriptor deregisters it as well; nothing is left to do if this fails.
+            let _ = self.poll.registry().deregister(&mut connection.socket);
+            self.free.push(index);
+            self.desk.open -= 1;
+            if self.spare.len() < EVENTS_MAX {
+                self.spare.push((connection.session, connection.out));
+            }
+        }
+    }
+
+    fn ready(&mut self, index: usize, writable: bool, buffer: &mut [u8]) {
+        let Some(connection) = &self.connections[index] else { return };
+        let waiting = connection.sent < connection.out.len();
+        if connection.held_until_ns > 0 || (waiting && (!writable || !self.send(index))) {
+            return;
+        }
+        for _ in 0..READS_MAX {
+            let Some(connection) = &mut self.connections[index] else { return };
+            let count = match connection.socket.read(buffer) {
+                Ok(0) => return self.close(index),
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(_) => return self.close(index),
+            };
+            self.desk.counts.bytes += count as u64;
+            let out = &mut connection.out;
+            let flow =
+                connection.session.receive(&buffer[..count], &self.shared.faults, &mut self.rng, &mut self.desk, out);
+            match flow {
+                Flow::Drop => return self.close(index),
+                Flow::Close => connection.closing = true,
+                Flow::Open => {}
+            }
+            let peer_closed = connection.peer_closed;
+            if connection.sent < connection.out.len() && !self.answer(index) {
+                return;
+            }
+            // A short read has emptied the socket: what comes later comes with an edge of its own. The end of the stream
+            // may share the edge of the bytes before it.
+            if count < buffer.len() && !peer_closed {
+                return;
+            }
+        }
+        self.again.push(index);
+    }
+
+    /// Sends replies, or holds them for their delay. True if all is out and the connection goes on.
+    fn answer(&mut self, index: usize) -> bool {
+        if let (Some((from, to)), Some(connection)) = (self.shared.faults.delay, &mut self.connections[index]) {
+            let wait = nanos(from) + self.rng.below(nanos(to - from) + 1);
+            if wait > 0 {
+                connection.held_until_ns = self.desk.now_ns + wait;
+                self.held.push(Reverse((connection.held_until_ns, index)));
+                return false;
+            }
+        }
+        self.desk.counts.round_trips += 1;
+        self.send(index)
+    }
+
+    fn send(&mut self, index: usize) -> bool {
+        let Some(connection) = &mut self.connections[index] else { return false };
+        while connection.sent < connection.out.len() {
+            match connection.socket.write(&connection.out[connection.sent..]) {
+                Ok(count) => connection.sent += count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => {
+                    self.close(index);
+                    return false;
+                }
+            }
+        }
+        connection.out.clear();
+        connection.sent = 0;
+        if connection.closing {
+            self.close(index);
+            return false;
+        }
+        true
+    }
+
+    fn release_held(&mut self, buffer: &mut [u8]) {
+        while let Some(Reverse((due, index))) = self.held.peek().copied().filter(|next| next.0.0 <= self.desk.now_ns) {
+            self.held.pop();
+            // The place may hold another connection by now, with a time of its own.
+            if let Some(connection) = self.connections[index].as_mut().filter(|c| c.held_until_ns == due) {
+                connection.held_until_ns = 0;
+                self.desk.counts.round_trips += 1;
+                if self.send(index) {
+                    self.ready(index, false, buffer);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! The few things asked of Linux directly: cores, thread CPU time, file limits, signals, precise timers.
+//!
+//! Any thread. Failures are errors, or, where the thing is a mere wish (pinning, raising a limit), told by the result.
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Pins the calling thread to a core. False if the machine has no such core or does not let us.
+pub fn pin_to_core(core: usize) -> bool {
+    // SAFETY: the set is plain memory that is valid when zeroed; CPU_SET is given an index inside of it.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        if core >= libc::CPU_SETSIZE as usize {
+            return false;
+        }
+        libc::CPU_SET(core, &mut set);
+        libc::sched_setaffinity(0, std::mem::size_of::<libc::cpu_set_t>(), &set) == 0
+    }
+}
+
+/// CPU time of the calling thread, user and system, in nanoseconds.
+pub fn thread_cpu_ns() -> u64 {
+    // SAFETY: a timespec is valid when zeroed, and the call writes to it alone.
+    let time = unsafe {
+        let mut time: libc::timespec = std::mem::zeroed();
+        libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time);
+        time
+    };
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// Raises the limit of open files as far as allowed, and returns it.
+pub fn raise_file_limit() -> u64 {
+    // SAFETY: an rlimit is valid when zeroed, and both calls use it alone.
+    unsafe {
+        let mut limit: libc::rlimit = std::mem::zeroed();
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0 && limit.rlim_cur < limit.rlim_max {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
+            libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit);
+        }
+        limit.rlim_cur
+    }
+}
+
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn note_interrupt(_: libc::c_int) {
+    INTERRUPTED.store(true, Ordering::Relaxed);
+}
+
+/// From now on SIGINT and SIGTERM only set a flag, which [`interrupted`] reads; a second one kills as usual.
+pub fn catch_interrupts() {
+    // SAFETY: the handler only stores to an atomic; the sigaction is valid when zeroed.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = note_interrupt as extern "C" fn(libc::c_int) as usize;
+        action.sa_flags = libc::SA_RESETHAND;
+        libc::sigaction(libc::SIGINT, &action, std::ptr::null_mut());
+        libc::sigaction(libc::SIGTERM, &action, std::ptr::null_mut());
+    }
+}
+
+/// True once SIGINT or SIGTERM came.
+pub fn interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed)
+}
+
+/// A timer that an event loop can wait for, finer than the loop's own milliseconds.
+pub struct Timer(OwnedFd);
+
+impl Timer {
+    /// A timer that is not set.
+    pub fn new() -> io::Result<Timer> {
+        // SAFETY: no memory is handed over.
+        let fd = unsafe { libc::timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_NONBLOCK | libc::TFD_CLOEXEC) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the descriptor is fresh and ours alone.
+        Ok(Timer(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// Sets it to go off once after `after_ns`, at once for 0.
+    pub fn set(&self, after_ns: u64) {
+        let after_ns = after_ns.max(1);
+        // SAFETY: the itimerspec is valid when zeroed and only read; the descriptor is open.
+        unsafe {
+            let mut time: libc::itimerspec = std::mem::zeroed();
+            time.it_value.tv_sec = (after_ns / 1_000_000_000) as libc::time_t;
+            time.it_value.tv_nsec = (after_ns % 1_000_000_000) as libc::c_long;
+            libc::timerfd_settime(self.0.as_raw_fd(), 0, &time, std::ptr::null_mut());
+        }
+    }
+
+    /// For registration with an event loop.
+    pub fn fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}

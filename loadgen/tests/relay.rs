@@ -1,0 +1,59 @@
+//! Runs with a relay process: the tests' own program, which passes everything on and keeps nothing, started as a child.
+
+mod support;
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+use loadgen::run::{Kills, Outcome, Scenario, run};
+use loadgen::send::SendPlan;
+
+/// Not a test of its own: as a child process, with its addresses in the environment, this program is the relay.
+#[test]
+fn be_a_relay() {
+    let (Ok(listen), Ok(sink)) = (std::env::var("BE_A_RELAY"), std::env::var("RELAY_SINK")) else { return };
+    let listener = TcpListener::bind(listen).unwrap();
+    support::serve(&listener, sink.parse().unwrap(), |_| {});
+}
+
+fn relay() -> Option<Vec<String>> {
+    let program = std::env::current_exe().unwrap();
+    let script = format!("BE_A_RELAY={{listen}} RELAY_SINK={{sink}} exec '{}' --exact be_a_relay", program.display());
+    Some(vec!["/bin/sh".into(), "-c".into(), script])
+}
+
+fn relayed(load: SendPlan, kills: Option<Kills>) -> Outcome {
+    run(&Scenario { relay: relay(), load, kills, ..Scenario::default() }, &mut |_| {}).unwrap()
+}
+
+#[test]
+fn a_relay_is_started_measured_and_ended() {
+    let outcome = relayed(SendPlan { messages: 3000, ..SendPlan::default() }, None);
+    let report = &outcome.report;
+    assert!(outcome.is_good(), "{report}");
+    assert_eq!((report.ledger.arrived, report.ledger.acknowledged), (3000, 3000));
+    let relay = report.relay.unwrap();
+    assert!(relay.rss_peak_bytes > 0 && relay.kills == 0);
+    assert!(outcome.dir.is_none(), "the temporary directory of a good run is removed");
+}
+
+#[test]
+fn kills_lose_nothing_that_was_acknowledged() {
+    let (shortest, longest) = (Duration::from_millis(50), Duration::from_millis(150));
+    let kills = Some(Kills { count: 3, shortest, longest, seed: 7 });
+    let load = SendPlan { duration: Duration::from_secs(1), sessions: 10, ..SendPlan::default() };
+    let outcome = relayed(load, kills);
+    let report = &outcome.report;
+    assert!(outcome.is_good(), "{report}");
+    assert_eq!(report.relay.unwrap().kills, 3);
+    assert!(report.sender.connections_lost >= 3 && report.ledger.unknown > 0);
+    assert_eq!(report.ledger.lost, 0);
+}
+
+#[test]
+fn a_relay_that_does_not_start_is_told_with_its_last_words() {
+    let relay = Some(vec!["/bin/sh".into(), "-c".into(), "echo no such luck; exit 3".into()]);
+    let load = SendPlan { messages: 1, ..SendPlan::default() };
+    let error = run(&Scenario { relay, load, ..Scenario::default() }, &mut |_| {}).unwrap_err();
+    assert!(error.to_string().contains("no such luck"), "{error}");
+}

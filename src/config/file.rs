@@ -1,0 +1,527 @@
+//! Every key once: its name, kind, default, bounds and manual text; and the reading of files and overrides.
+//!
+//! The table of [`keys`] is the only place that knows a key. A default stands there as TOML and takes the same way
+//! as an operator's value, so that the manual (`docs/configuration.md`, rendered by [`reference()`]) cannot differ
+//! from what the relay does. Unknown keys, wrong kinds and numbers out of bounds are errors here; whether a text
+//! makes sense is for [`settings`](super::settings) to say.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use toml::{Table, Value};
+
+use super::ConfigError;
+use crate::base::limits;
+
+/// What a key takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// One text.
+    Text {
+        /// If not set; empty: none.
+        default: &'static str,
+    },
+    /// A list of texts. One text stands for a list of one, and may hold several with commas between.
+    Texts {
+        /// If not set.
+        default: &'static [&'static str],
+    },
+    /// A whole number.
+    Number {
+        /// If not set.
+        default: u64,
+        /// The least allowed.
+        least: u64,
+        /// The most allowed.
+        most: u64,
+    },
+    /// `true` or `false`.
+    Flag {
+        /// If not set.
+        default: bool,
+    },
+    /// A table from names to texts, empty if not set.
+    Names,
+}
+
+/// One key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Key {
+    /// Its full name with dots.
+    pub name: &'static str,
+    /// What it takes.
+    pub kind: Kind,
+    /// The manual's text.
+    pub manual: &'static str,
+}
+
+const fn text(name: &'static str, default: &'static str, manual: &'static str) -> Key {
+    Key { name, kind: Kind::Text { default }, manual }
+}
+
+const fn texts(name: &'static str, default: &'static [&'static str], manual: &'static str) -> Key {
+    Key { name, kind: Kind::Texts { default }, manual }
+}
+
+const fn number(name: &'static str, default: u64, least: u64, most: u64, manual: &'static str) -> Key {
+    assert!(least <= default && default <= most);
+    Key { name, kind: Kind::Number { default, least, most }, manual }
+}
+
+/// A time: from 1 ms to a year, so that no sum of times overflows.
+const fn time(name: &'static str, default_ms: u64, manual: &'static str) -> Key {
+    number(name, default_ms, 1, YEAR_MS, manual)
+}
+
+const YEAR_MS: u64 = 365 * 86_400_000;
+
+static KEYS: &[Key] = &[
+    // ---- receiving ----
+    texts(
+        "listen.relay",
+        &["127.0.0.1:2525"],
+        "Addresses that take mail by SMTP from the clients of `relay.networks`. Port 0 lets the system choose.",
+    ),
+    texts("listen.submission", &[], "Reserved for submission with STARTTLS, which is not offered yet: must be empty."),
+    texts("listen.submissions", &[], "Reserved for submission over TLS, which is not offered yet: must be empty."),
+    text("listen.http", "127.0.0.1:8025", "Address of the HTTP interface. Empty: none."),
+    number(
+        "listen.connections",
+        limits::CONNECTIONS_IN_MAX as u64,
+        1,
+        1_000_000,
+        "Inbound connections of one shard. One more is greeted with 421 4.3.2.",
+    ),
+    text(
+        "relay.hostname",
+        "",
+        "The relay's own name: in greetings, EHLO and trace fields. Empty: the system's host name if it has a dot, \
+         else `localhost.localdomain`.",
+    ),
+    texts(
+        "relay.networks",
+        &["127.0.0.0/8", "::1/128"],
+        "Networks whose clients may send anywhere. Everyone else gets 550 5.7.1 for each recipient.",
+    ),
+    number(
+        "relay.message_bytes",
+        limits::MESSAGE_MAX_BYTES,
+        64 << 10,
+        limits::MESSAGE_CEILING_BYTES,
+        "Largest message, offered with SIZE. Larger: 552 5.3.4.",
+    ),
+    number(
+        "relay.recipients",
+        limits::RECIPIENTS_MAX as u64,
+        100,
+        limits::RECIPIENTS_MAX as u64,
+        "Recipients of one transaction. Each one more gets 452 4.5.3; the earlier ones stay valid.",
+    ),
+    number(
+        "relay.errors",
+        limits::SESSION_ERRORS_MAX as u64,
+        1,
+        1_000_000,
+        "Refused or unknown commands of one session. One more: 421 4.7.0 and the end of the session.",
+    ),
+    number(
+        "relay.received_fields",
+        limits::RECEIVED_FIELDS_MAX as u64,
+        1,
+        1_000_000,
+        "Received fields beyond which a message is taken to be looping: 554 5.4.6.",
+    ),
+    time("relay.idle_ms", limits::COMMAND_IDLE_MS, "A client silent for so long before a command gets 421 4.4.2."),
+    time("relay.data_idle_ms", limits::DATA_IDLE_MS, "A client silent for so long inside message data gets 421 4.4.2."),
+    // ---- the queue ----
+    text(
+        "queue.dir",
+        "ringpost-queue",
+        "Directory of the queue; made if it is not there. One relay at a time uses it.",
+    ),
+    number(
+        "queue.segment_bytes",
+        limits::SEGMENT_BYTES as u64,
+        limits::SEGMENT_MIN_BYTES as u64,
+        limits::SEGMENT_CEILING_BYTES as u64,
+        "Size of a segment file, a multiple of 4096.",
+    ),
+    number(
+        "queue.segments",
+        limits::SEGMENTS_MAX as u64,
+        2,
+        limits::SEGMENTS_MAX as u64,
+        "Segments of one shard: its share of the disk is so many times `queue.segment_bytes`. All in use: 452 4.3.1.",
+    ),
+    number(
+        "queue.memory_bytes",
+        limits::HOT_BLOCKS_BYTES as u64,
+        1 << 20,
+        1 << 40,
+        "Memory of one shard for bodies not yet delivered. What does not fit is read back from disk.",
+    ),
+    number("shards", 0, 0, limits::SHARDS_MAX as u64, "Shards, each with a core of its own. 0: one for every core."),
+    // ---- routing ----
+    text(
+        "route.default",
+        "",
+        "Next hop for every domain that `route.domains` does not name, as `host:port` or `[v6 address]:port`. \
+         Empty: the mail hosts (MX) of the domain.",
+    ),
+    Key {
+        name: "route.domains",
+        kind: Kind::Names,
+        manual: "Next hops of single domains: `\"example.org\" = \"host:port\"`; a leading dot, `\".example.org\"`, \
+                 stands for every domain below.",
+    },
+    Key {
+        name: "route.allow_private",
+        kind: Kind::Flag { default: false },
+        manual: "Deliver to mail hosts (MX) with loopback, private or link-local addresses. Next hops named here are \
+                 never checked.",
+    },
+    number("route.mx_port", 25, 1, 65_535, "Port of mail hosts found by MX; another than 25 is for tests."),
+    texts("dns.servers", &[], "Name servers, as `address:port`. Empty: those of the system."),
+    text("source.address", "", "Address that outbound connections come from. Empty: the system chooses."),
+    // ---- delivering ----
+    number(
+        "site.default.connections",
+        limits::SITE_CONNECTIONS as u64,
+        1,
+        1_000_000,
+        "Connections to one site over all shards.",
+    ),
+    number("site.default.messages_per_second", 0, 0, 1_000_000, "Messages a second to one site. 0: no limit."),
+    number(
+        "site.default.messages_per_connection",
+        limits::CONNECTION_MESSAGES_MAX as u64,
+        1,
+        1_000_000_000,
+        "Messages over one outbound connection; then it is closed and, if need be, another opened.",
+    ),
+    number(
+        "site.default.recipients",
+        limits::TRANSACTION_RECIPIENTS_MAX as u64,
+        1,
+        limits::RECIPIENTS_MAX as u64,
+        "Recipients in one outbound transaction.",
+    ),
+    time("site.default.idle_ms", limits::CONNECTION_IDLE_MS, "An idle outbound connection is kept so long."),
+    time(
+        "retry.first_ms",
+        limits::RETRY_FIRST_MS,
+        "A recipient that failed for now is tried again after so long; the \
+         pause doubles each time.",
+    ),
+    time("retry.longest_ms", limits::RETRY_LONGEST_MS, "Two attempts of a recipient are at most so far apart."),
+    time(
+        "retry.expire_ms",
+        limits::EXPIRE_MS,
+        "A recipient still open so long after its message was accepted bounces.",
+    ),
+    time(
+        "retry.site_first_ms",
+        limits::SITE_PAUSE_FIRST_MS,
+        "First pause of a site that does not answer; it doubles \
+         each time.",
+    ),
+    time("retry.site_longest_ms", limits::SITE_PAUSE_LONGEST_MS, "Longest pause of a site that does not answer."),
+    time("timeout.connect_ms", limits::CONNECT_TIMEOUT_MS, "For a connection to a next hop to stand."),
+    time("timeout.greeting_ms", limits::GREETING_TIMEOUT_MS, "For a next hop's greeting."),
+    time("timeout.hello_ms", limits::HELLO_TIMEOUT_MS, "For the reply to EHLO, HELO or RSET."),
+    time("timeout.mail_ms", limits::MAIL_TIMEOUT_MS, "For the reply to MAIL."),
+    time("timeout.rcpt_ms", limits::RCPT_TIMEOUT_MS, "For the reply to each RCPT."),
+    time("timeout.data_ms", limits::DATA_TIMEOUT_MS, "For the reply to DATA."),
+    time("timeout.data_block_ms", limits::DATA_BLOCK_TIMEOUT_MS, "For each piece of message data to be taken."),
+    time(
+        "timeout.data_end_ms",
+        limits::DATA_END_TIMEOUT_MS,
+        "For the reply to the final dot. Shorter than 10 minutes \
+         makes duplicates.",
+    ),
+    time("timeout.quit_ms", limits::QUIT_TIMEOUT_MS, "For the reply to QUIT."),
+    // ---- the rest ----
+    text("log.level", "info", "What is logged: `error`, `warning`, `info` or `debug`, each with all before it."),
+    time("drain_ms", limits::DRAIN_MS, "On SIGTERM, deliveries on their way have so long to end."),
+];
+
+/// All keys, in the order of the manual.
+pub fn keys() -> &'static [Key] {
+    KEYS
+}
+
+/// A value of the right kind and within bounds; what it means is not known yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Raw {
+    Text(String),
+    Texts(Vec<String>),
+    Number(u64),
+    Flag(bool),
+    Names(BTreeMap<String, String>),
+}
+
+/// What was set, by key.
+#[derive(Clone, Debug, Default)]
+pub struct Values {
+    set: BTreeMap<&'static str, Raw>,
+}
+
+impl Values {
+    /// Takes over all keys of a file.
+    pub fn read_file(&mut self, text: &str) -> Result<(), ConfigError> {
+        let table: Table = text.parse().map_err(|error: toml::de::Error| {
+            ConfigError::new(
+                "",
+                None,
+                format!("the configuration file is no valid TOML: {}", error.to_string().trim_end()),
+            )
+        })?;
+        self.read_table("", &table)
+    }
+
+    fn read_table(&mut self, prefix: &str, table: &Table) -> Result<(), ConfigError> {
+        for (name, value) in table {
+            let name = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+            match (find(&name), value) {
+                (Some(key), value) => self.put(key, value)?,
+                (None, Value::Table(inner)) if is_section(&name) => self.read_table(&name, inner)?,
+                (None, _) => return Err(unknown(&name)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes over one `KEY=VALUE`. The value is TOML if it parses as what the key takes, else plain text.
+    pub fn read_set(&mut self, set: &str) -> Result<(), ConfigError> {
+        let Some((name, value)) = set.split_once('=') else {
+            return Err(ConfigError::new(set, None, "not KEY=VALUE, for instance shards=1"));
+        };
+        let (name, value) = (name.trim(), value.trim());
+        if let Some(domain) = name.strip_prefix("route.domains.") {
+            let entry = Table::from_iter([(domain.to_owned(), plain_or_toml(value, Value::is_str))]);
+            return self.put(find("route.domains").expect("a key"), &Value::Table(entry));
+        }
+        let key = find(name).ok_or_else(|| unknown(name))?;
+        let fits: fn(&Value) -> bool = match key.kind {
+            Kind::Text { .. } => Value::is_str,
+            Kind::Texts { .. } => |value| value.is_str() || value.is_array(),
+            Kind::Number { .. } | Kind::Flag { .. } | Kind::Names => |_| true,
+        };
+        self.put(key, &plain_or_toml(value, fits))
+    }
+
+    fn put(&mut self, key: &'static Key, value: &Value) -> Result<(), ConfigError> {
+        let raw = raw_of(key, value)?;
+        match (self.set.get_mut(key.name), raw) {
+            // Domains add up, so that one can be overridden without repeating the others.
+            (Some(Raw::Names(old)), Raw::Names(new)) => old.extend(new),
+            (_, raw) => drop(self.set.insert(key.name, raw)),
+        }
+        Ok(())
+    }
+
+    /// The text of a key. Panics, as its kin below, if there is no such key of that kind: the table is ours.
+    pub(super) fn text(&self, name: &str) -> &str {
+        match (self.set.get(name), kind_of(name)) {
+            (Some(Raw::Text(text)), _) => text,
+            (None, Kind::Text { default }) => default,
+            _ => panic!("{name} is no text"),
+        }
+    }
+
+    /// The texts of a key.
+    pub(super) fn texts(&self, name: &str) -> Vec<&str> {
+        match (self.set.get(name), kind_of(name)) {
+            (Some(Raw::Texts(texts)), _) => texts.iter().map(String::as_str).collect(),
+            (None, Kind::Texts { default }) => default.to_vec(),
+            _ => panic!("{name} is no list of texts"),
+        }
+    }
+
+    /// The number of a key, within the key's bounds.
+    pub(super) fn number(&self, name: &str) -> u64 {
+        match (self.set.get(name), kind_of(name)) {
+            (Some(Raw::Number(number)), _) => *number,
+            (None, Kind::Number { default, .. }) => *default,
+            _ => panic!("{name} is no number"),
+        }
+    }
+
+    /// The flag of a key.
+    pub(super) fn flag(&self, name: &str) -> bool {
+        match (self.set.get(name), kind_of(name)) {
+            (Some(Raw::Flag(flag)), _) => *flag,
+            (None, Kind::Flag { default }) => *default,
+            _ => panic!("{name} is no flag"),
+        }
+    }
+
+    /// The entries of a key, in order of their names.
+    pub(super) fn names(&self, name: &str) -> Vec<(&str, &str)> {
+        match (self.set.get(name), kind_of(name)) {
+            (Some(Raw::Names(names)), _) => names.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect(),
+            (None, Kind::Names) => Vec::new(),
+            _ => panic!("{name} is no table of names"),
+        }
+    }
+}
+
+fn find(name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.name == name)
+}
+
+fn kind_of(name: &str) -> &'static Kind {
+    &find(name).unwrap_or_else(|| panic!("{name} is no key")).kind
+}
+
+/// True if keys begin with `name` and a dot.
+fn is_section(name: &str) -> bool {
+    KEYS.iter().any(|key| key.name.strip_prefix(name).is_some_and(|rest| rest.starts_with('.')))
+}
+
+fn unknown(name: &str) -> ConfigError {
+    // A right beginning and end with something left out between is nearer than any slip.
+    let ends = |name: &str| (name.split('.').next().map(str::to_owned), name.rsplit('.').next().map(str::to_owned));
+    let wrong = |key: &Key| if ends(name) == ends(key.name) { 0 } else { distance(name, key.name) };
+    let nearest = KEYS.iter().map(|key| (wrong(key), key.name)).min().expect("there are keys");
+    let remedy = match nearest {
+        // A third of the letters wrong is still a slip; more is another word.
+        (wrong, near) if wrong * 3 <= name.len() => format!("no such key; did you mean {near}?"),
+        _ => "no such key; docs/configuration.md lists them all".to_owned(),
+    };
+    ConfigError::new(name, None, remedy)
+}
+
+/// Letters to add, drop or change to make one name the other (Levenshtein).
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.bytes().enumerate() {
+            let changed = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = changed.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+/// The value as TOML if it parses and fits, else as the text it is.
+fn plain_or_toml(value: &str, fits: fn(&Value) -> bool) -> Value {
+    // Through a table, since a bare value is no document; a line break would smuggle in a second key.
+    let parsed = format!("value = {value}").parse::<Table>().ok().filter(|table| table.len() == 1);
+    let parsed = parsed.and_then(|mut table| table.remove("value"));
+    parsed.filter(fits).unwrap_or_else(|| Value::String(value.to_owned()))
+}
+
+fn raw_of(key: &Key, value: &Value) -> Result<Raw, ConfigError> {
+    let wrong = |what: &str| ConfigError::new(key.name, shown(value), what);
+    match (&key.kind, value) {
+        (Kind::Text { .. }, Value::String(text)) => Ok(Raw::Text(text.trim().to_owned())),
+        (Kind::Text { .. }, _) => Err(wrong("must be a text in quotes")),
+        (Kind::Texts { .. }, Value::String(text)) => {
+            Ok(Raw::Texts(text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect()))
+        }
+        (Kind::Texts { .. }, Value::Array(values)) => values
+            .iter()
+            .map(|value| value.as_str().map(|text| text.trim().to_owned()))
+            .collect::<Option<_>>()
+            .map(Raw::Texts)
+            .ok_or_else(|| wrong("must be a list of texts in quotes")),
+        (Kind::Texts { .. }, _) => Err(wrong("must be a text in quotes, or a list of them")),
+        (Kind::Number { least, most, .. }, value) => match value.as_integer().and_then(|n| u64::try_from(n).ok()) {
+            Some(number) if (*least..=*most).contains(&number) => Ok(Raw::Number(number)),
+            _ => Err(wrong(&format!("must be a whole number from {least} to {most}"))),
+        },
+        (Kind::Flag { .. }, value) => value.as_bool().map(Raw::Flag).ok_or_else(|| wrong("must be true or false")),
+        (Kind::Names, Value::Table(table)) => {
+            let mut names = BTreeMap::new();
+            flatten(key, "", table, &mut names)?;
+            Ok(Raw::Names(names))
+        }
+        (Kind::Names, _) => Err(wrong("must be a table, for instance { \"example.org\" = \"127.0.0.1:2602\" }")),
+    }
+}
+
+/// Domains written without quotes, `example.org = ...`, are nested tables to TOML; they are meant as names.
+fn flatten(key: &Key, prefix: &str, table: &Table, names: &mut BTreeMap<String, String>) -> Result<(), ConfigError> {
+    for (name, value) in table {
+        let name = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+        match value {
+            Value::String(text) => drop(names.insert(name, text.trim().to_owned())),
+            Value::Table(inner) => flatten(key, &name, inner, names)?,
+            value => {
+                let name = format!("{}.{name}", key.name);
+                return Err(ConfigError::new(&name, shown(value), "must be a text in quotes"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn shown(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+impl Kind {
+    /// The default as TOML.
+    fn default_toml(&self) -> String {
+        match self {
+            Kind::Text { default } => Value::from(*default).to_string(),
+            Kind::Texts { default } => Value::from(default.to_vec()).to_string(),
+            Kind::Number { default, .. } => default.to_string(),
+            Kind::Flag { default } => default.to_string(),
+            Kind::Names => "{}".to_owned(),
+        }
+    }
+
+    fn described(&self) -> String {
+        match self {
+            Kind::Text { .. } => "text".to_owned(),
+            Kind::Texts { .. } => "list of texts".to_owned(),
+            Kind::Number { least, most, .. } => format!("{least} to {most}"),
+            Kind::Flag { .. } => "true or false".to_owned(),
+            Kind::Names => "table".to_owned(),
+        }
+    }
+}
+
+/// The manual's page of all keys, in Markdown: `docs/configuration.md` is this text.
+pub fn reference() -> String {
+    let mut page = String::from(REFERENCE_HEAD);
+    page.push_str("\n| key | default | takes | meaning |\n|---|---|---|---|\n");
+    for key in KEYS {
+        let (default, takes) = (key.kind.default_toml(), key.kind.described());
+        writeln!(page, "| `{}` | `{default}` | {takes} | {} |", key.name, key.manual).expect("a string takes all");
+    }
+    page
+}
+
+const REFERENCE_HEAD: &str = "\
+# Configuration
+
+<!-- Generated from src/config/file.rs by `RINGPOST_REGENERATE=1 cargo test`; do not edit. -->
+
+Ringpost works without a configuration. `ringpost run --config FILE` reads a TOML file; `--set KEY=VALUE`, given as often
+as needed, overrides it. A list may be written as one text with commas: `--set relay.networks=10.0.0.0/8,127.0.0.0/8`.
+One more domain is `--set route.domains.example.org=127.0.0.1:2602`. A key that does not exist, or a value that makes
+no sense, ends the start with exit code 2 and a message that names the key, the value and the remedy.
+
+```toml
+[listen]
+relay = [\"192.0.2.1:25\", \"[2001:db8::1]:25\"]
+
+[relay]
+hostname = \"relay.example.org\"
+networks = [\"192.0.2.0/24\", \"127.0.0.0/8\"]
+
+[route.domains]
+\"example.com\" = \"mail.example.com:25\"
+
+[queue]
+dir = \"/var/spool/ringpost\"
+```
+
+Times are in milliseconds, sizes in bytes. Bounds that no key changes are in [limits.md](limits.md).
+";

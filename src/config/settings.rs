@@ -1,0 +1,437 @@
+//! Settings as types: what is wrong cannot be represented.
+//!
+//! Plain data, cloned to every shard when it starts. Texts are parsed here, once; relations between keys are
+//! checked here too. Every failure is a [`ConfigError`] with key, value and remedy; defaults never fail (a test).
+
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+
+use super::file::Values;
+use super::{ConfigError, Machine};
+use crate::base::limits;
+
+/// Everything that an operator may set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The relay's own name, lower case.
+    pub hostname: Box<str>,
+    /// Where mail is taken; at least one.
+    pub listen: Vec<Listener>,
+    /// Where the HTTP interface listens, if it does.
+    pub http: Option<SocketAddr>,
+    /// Receiving.
+    pub relay: RelaySettings,
+    /// Next hops.
+    pub route: RouteSettings,
+    /// The spool.
+    pub queue: QueueSettings,
+    /// Number of shards, `1..=limits::SHARDS_MAX`.
+    pub shards: u16,
+    /// Limits of a site.
+    pub site: SiteSettings,
+    /// Pauses between attempts, and when to give up.
+    pub retry: RetrySettings,
+    /// How long a next hop may take.
+    pub timeout: TimeoutSettings,
+    /// Name servers; empty: the system's.
+    pub dns_servers: Vec<SocketAddr>,
+    /// Where outbound connections come from, if not anywhere.
+    pub source: Option<IpAddr>,
+    /// What is logged.
+    pub log_level: LogLevel,
+    /// How long a drain waits for deliveries on their way.
+    pub drain_ms: u64,
+}
+
+/// One address to listen on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Where; port 0: the system chooses.
+    pub address: SocketAddr,
+    /// For whom.
+    pub role: Role,
+}
+
+/// What a listener is for. Submission is named in the keys, but not offered yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// SMTP from the clients of `relay.networks`.
+    Relay,
+}
+
+/// Receiving (`relay.*`, `listen.connections`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RelaySettings {
+    /// Whose clients may send anywhere.
+    pub networks: Vec<IpNet>,
+    /// Largest message, unstuffed.
+    pub message_bytes_max: u64,
+    /// Recipients of one transaction.
+    pub recipients_max: usize,
+    /// Errors of one session.
+    pub errors_max: u32,
+    /// Received fields of a message.
+    pub received_fields_max: u32,
+    /// Silence before a command.
+    pub command_idle_ms: u64,
+    /// Silence inside message data.
+    pub data_idle_ms: u64,
+    /// Inbound connections of one shard.
+    pub connections_max: usize,
+}
+
+impl RelaySettings {
+    /// True if a client at `peer` may send anywhere. An IPv4 address inside an IPv6 one counts as itself.
+    pub fn may_relay(&self, peer: IpAddr) -> bool {
+        let peer = peer.to_canonical();
+        self.networks.iter().any(|network| network.contains(&peer))
+    }
+}
+
+/// Next hops (`route.*`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteSettings {
+    /// For every domain without a route of its own; none: by MX.
+    pub default: Option<HostPort>,
+    /// By domain in lower case, sorted; a leading dot stands for every domain below.
+    pub domains: Vec<(Box<str>, HostPort)>,
+    /// Mail hosts found by MX may have loopback, private or link-local addresses.
+    pub allow_private: bool,
+    /// Port of mail hosts found by MX.
+    pub mx_port: u16,
+}
+
+/// The spool (`queue.*`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueSettings {
+    /// Its directory.
+    pub dir: PathBuf,
+    /// Size of a segment, a multiple of `limits::DISK_ALIGN_BYTES`.
+    pub segment_bytes: u32,
+    /// Segments of one shard.
+    pub segments_max: usize,
+    /// Memory of one shard for bodies not yet delivered.
+    pub hot_bytes: usize,
+}
+
+/// Limits of a site that has none of its own (`site.default.*`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SiteSettings {
+    /// Connections over all shards, at least 1.
+    pub connections: u32,
+    /// Messages a second over all shards; 0: no limit.
+    pub messages_per_second: u32,
+    /// Messages over one connection.
+    pub messages_per_connection: u32,
+    /// Recipients of one transaction.
+    pub recipients: usize,
+    /// How long an idle connection is kept.
+    pub idle_ms: u64,
+}
+
+/// Pauses and expiry (`retry.*`); `first <= longest` and `first <= expire`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RetrySettings {
+    /// A recipient's first pause.
+    pub first_ms: u64,
+    /// A recipient's longest pause.
+    pub longest_ms: u64,
+    /// A message's age at which its open recipients are given up.
+    pub expire_ms: u64,
+    /// A site's first pause.
+    pub site_first_ms: u64,
+    /// A site's longest pause.
+    pub site_longest_ms: u64,
+}
+
+/// How long a next hop may take (`timeout.*`; RTE-15; RFC 5321 4.5.3.2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TimeoutSettings {
+    /// To connect.
+    pub connect_ms: u64,
+    /// To greet.
+    pub greeting_ms: u64,
+    /// To answer EHLO, HELO or RSET.
+    pub hello_ms: u64,
+    /// To answer MAIL.
+    pub mail_ms: u64,
+    /// To answer one RCPT.
+    pub rcpt_ms: u64,
+    /// To answer DATA.
+    pub data_ms: u64,
+    /// To take one piece of message data.
+    pub data_block_ms: u64,
+    /// To answer the final dot.
+    pub data_end_ms: u64,
+    /// To answer QUIT.
+    pub quit_ms: u64,
+}
+
+/// What is logged (`log.level`): this and everything above.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogLevel {
+    /// Something was lost or refused that should not be.
+    Error,
+    /// Works, but worth a look.
+    Warning,
+    /// The life of the relay.
+    Info,
+    /// Every outcome.
+    Debug,
+}
+
+/// A host and a port: a next hop as an operator names it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HostPort {
+    /// Which host.
+    pub host: Host,
+    /// Which port, never 0.
+    pub port: u16,
+}
+
+/// A host, by address or by name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Host {
+    /// Taken as it is.
+    Address(IpAddr),
+    /// A name in lower case, to be resolved (addresses only, no MX).
+    Name(Box<str>),
+}
+
+impl fmt::Display for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.host {
+            Host::Address(address) => SocketAddr::new(*address, self.port).fmt(f),
+            Host::Name(name) => write!(f, "{name}:{}", self.port),
+        }
+    }
+}
+
+impl HostPort {
+    /// `host:port` or `[v6 address]:port`; the error says what to write.
+    pub fn parse(text: &str) -> Result<HostPort, &'static str> {
+        const REMEDY: &str = "must be host:port, for instance 127.0.0.1:2602, [2001:db8::1]:25 or mail.example.org:25";
+        let (host, port) = text.rsplit_once(':').ok_or(REMEDY)?;
+        let port: u16 = port.parse().ok().filter(|port| *port != 0).ok_or(REMEDY)?;
+        let host = match host.strip_prefix('[') {
+            Some(inner) => {
+                Host::Address(inner.strip_suffix(']').and_then(|v6| v6.parse::<Ipv6Addr>().ok()).ok_or(REMEDY)?.into())
+            }
+            None => match host.parse::<IpAddr>() {
+                Ok(IpAddr::V6(_)) => return Err("a v6 address stands in brackets, for instance [2001:db8::1]:25"),
+                Ok(address) => Host::Address(address),
+                Err(_) => Host::Name(domain_name(host).ok_or(REMEDY)?),
+            },
+        };
+        Ok(HostPort { host, port })
+    }
+}
+
+/// A domain name in lower case: labels of letters, digits, hyphens and underscores, none empty or too long, and not
+/// all digits and dots, which would be a mistyped address.
+fn domain_name(text: &str) -> Option<Box<str>> {
+    let label_ok = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let number_like = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    let good = text.len() <= limits::DOMAIN_MAX_BYTES && !number_like && text.split('.').all(label_ok);
+    good.then(|| text.to_ascii_lowercase().into())
+}
+
+impl Settings {
+    /// The settings that these values mean on this machine.
+    pub fn from_values(values: &Values, machine: &Machine) -> Result<Settings, ConfigError> {
+        Ok(Settings {
+            hostname: hostname(values, machine)?,
+            listen: listen(values)?,
+            http: optional(values, "listen.http", |text| text.parse().map_err(|_| ADDRESS_REMEDY))?,
+            relay: relay(values)?,
+            route: route(values)?,
+            queue: queue(values)?,
+            shards: shards(values, machine),
+            site: SiteSettings {
+                connections: small(values, "site.default.connections"),
+                messages_per_second: small(values, "site.default.messages_per_second"),
+                messages_per_connection: small(values, "site.default.messages_per_connection"),
+                recipients: values.number("site.default.recipients") as usize,
+                idle_ms: values.number("site.default.idle_ms"),
+            },
+            retry: retry(values)?,
+            timeout: TimeoutSettings {
+                connect_ms: values.number("timeout.connect_ms"),
+                greeting_ms: values.number("timeout.greeting_ms"),
+                hello_ms: values.number("timeout.hello_ms"),
+                mail_ms: values.number("timeout.mail_ms"),
+                rcpt_ms: values.number("timeout.rcpt_ms"),
+                data_ms: values.number("timeout.data_ms"),
+                data_block_ms: values.number("timeout.data_block_ms"),
+                data_end_ms: values.number("timeout.data_end_ms"),
+                quit_ms: values.number("timeout.quit_ms"),
+            },
+            dns_servers: each(values, "dns.servers", |text| text.parse().map_err(|_| ADDRESS_REMEDY))?,
+            source: optional(values, "source.address", |text| {
+                text.parse().map_err(|_| "must be an address without port")
+            })?,
+            log_level: log_level(values)?,
+            drain_ms: values.number("drain_ms"),
+        })
+    }
+}
+
+const ADDRESS_REMEDY: &str = "must be address:port, for instance 127.0.0.1:2525 or [::1]:2525";
+
+fn hostname(values: &Values, machine: &Machine) -> Result<Box<str>, ConfigError> {
+    const KEY: &str = "relay.hostname";
+    match values.text(KEY) {
+        "" => {
+            let name = domain_name(&machine.hostname).filter(|name| name.contains('.'));
+            Ok(name.unwrap_or_else(|| "localhost.localdomain".into()))
+        }
+        text => domain_name(text).ok_or_else(|| {
+            ConfigError::new(KEY, text.to_owned(), "must be a domain name, for instance relay.example.org")
+        }),
+    }
+}
+
+fn listen(values: &Values) -> Result<Vec<Listener>, ConfigError> {
+    for key in ["listen.submission", "listen.submissions"] {
+        if let Some(text) = values.texts(key).first() {
+            let remedy = "submission is not offered yet; remove the key and use listen.relay";
+            return Err(ConfigError::new(key, text.to_string(), remedy));
+        }
+    }
+    let addresses = each(values, "listen.relay", |text| text.parse().map_err(|_| ADDRESS_REMEDY))?;
+    if addresses.is_empty() {
+        return Err(ConfigError::new("listen.relay", String::new(), "a relay needs at least one address to listen on"));
+    }
+    Ok(addresses.into_iter().map(|address| Listener { address, role: Role::Relay }).collect())
+}
+
+fn relay(values: &Values) -> Result<RelaySettings, ConfigError> {
+    Ok(RelaySettings {
+        networks: each(values, "relay.networks", |text| {
+            let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+            network.map(|network| network.trunc()).map_err(|_| "must be networks, for instance 192.0.2.0/24 or ::1/128")
+        })?,
+        message_bytes_max: values.number("relay.message_bytes"),
+        recipients_max: values.number("relay.recipients") as usize,
+        errors_max: small(values, "relay.errors"),
+        received_fields_max: small(values, "relay.received_fields"),
+        command_idle_ms: values.number("relay.idle_ms"),
+        data_idle_ms: values.number("relay.data_idle_ms"),
+        connections_max: values.number("listen.connections") as usize,
+    })
+}
+
+fn route(values: &Values) -> Result<RouteSettings, ConfigError> {
+    let mut domains = Vec::new();
+    for (name, next_hop) in values.names("route.domains") {
+        let key = format!("route.domains.{name}");
+        let (dot, rest) = name.strip_prefix('.').map_or(("", name), |rest| (".", rest));
+        let domain = domain_name(rest).ok_or_else(|| {
+            ConfigError::new(
+                &key,
+                next_hop.to_owned(),
+                "must be a domain name, for instance example.org or .example.org",
+            )
+        })?;
+        let next_hop =
+            HostPort::parse(next_hop).map_err(|remedy| ConfigError::new(&key, next_hop.to_owned(), remedy))?;
+        domains.push((format!("{dot}{domain}").into_boxed_str(), next_hop));
+    }
+    domains.sort();
+    if let Some(pair) = domains.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+        let key = format!("route.domains.{}", pair[0].0);
+        return Err(ConfigError::new(&key, pair[1].1.to_string(), "is there twice, in upper and lower case; keep one"));
+    }
+    Ok(RouteSettings {
+        default: optional(values, "route.default", HostPort::parse)?,
+        domains,
+        allow_private: values.flag("route.allow_private"),
+        mx_port: values.number("route.mx_port") as u16,
+    })
+}
+
+fn queue(values: &Values) -> Result<QueueSettings, ConfigError> {
+    let dir = values.text("queue.dir");
+    if dir.is_empty() {
+        return Err(ConfigError::new("queue.dir", String::new(), "must be a directory"));
+    }
+    let segment_bytes = small(values, "queue.segment_bytes");
+    if !(segment_bytes as usize).is_multiple_of(limits::DISK_ALIGN_BYTES) {
+        let remedy = format!("must be a multiple of {}", limits::DISK_ALIGN_BYTES);
+        return Err(ConfigError::new("queue.segment_bytes", segment_bytes.to_string(), remedy));
+    }
+    Ok(QueueSettings {
+        dir: dir.into(),
+        segment_bytes,
+        segments_max: values.number("queue.segments") as usize,
+        hot_bytes: values.number("queue.memory_bytes") as usize,
+    })
+}
+
+fn shards(values: &Values, machine: &Machine) -> u16 {
+    match values.number("shards") {
+        0 => machine.cores.clamp(1, limits::SHARDS_MAX.into()) as u16,
+        set => set as u16,
+    }
+}
+
+fn retry(values: &Values) -> Result<RetrySettings, ConfigError> {
+    // Both keys of a pair may be at fault; the message names both.
+    let ordered = |low: &str, high: &str| {
+        let (least, most) = (values.number(low), values.number(high));
+        let remedy = format!("must not be less than {low}, which is {least}");
+        if least <= most { Ok(most) } else { Err(ConfigError::new(high, most.to_string(), remedy)) }
+    };
+    Ok(RetrySettings {
+        first_ms: values.number("retry.first_ms"),
+        longest_ms: ordered("retry.first_ms", "retry.longest_ms")?,
+        expire_ms: ordered("retry.first_ms", "retry.expire_ms")?,
+        site_first_ms: values.number("retry.site_first_ms"),
+        site_longest_ms: ordered("retry.site_first_ms", "retry.site_longest_ms")?,
+    })
+}
+
+fn log_level(values: &Values) -> Result<LogLevel, ConfigError> {
+    match values.text("log.level") {
+        "error" => Ok(LogLevel::Error),
+        "warning" => Ok(LogLevel::Warning),
+        "info" => Ok(LogLevel::Info),
+        "debug" => Ok(LogLevel::Debug),
+        other => Err(ConfigError::new("log.level", other.to_owned(), "must be one of error, warning, info and debug")),
+    }
+}
+
+/// A number whose bounds keep it within 32 bits.
+fn small(values: &Values, name: &str) -> u32 {
+    u32::try_from(values.number(name)).expect("the key's bounds fit")
+}
+
+/// A text that may be empty.
+fn optional<T>(
+    values: &Values,
+    name: &str,
+    parse: impl Fn(&str) -> Result<T, &'static str>,
+) -> Result<Option<T>, ConfigError> {
+    match values.text(name) {
+        "" => Ok(None),
+        text => parse(text).map(Some).map_err(|remedy| ConfigError::new(name, text.to_owned(), remedy)),
+    }
+}
+
+/// Every text of a list.
+fn each<T>(
+    values: &Values,
+    name: &str,
+    parse: impl Fn(&str) -> Result<T, &'static str>,
+) -> Result<Vec<T>, ConfigError> {
+    let parsed = |text: &str| parse(text).map_err(|remedy| ConfigError::new(name, text.to_owned(), remedy));
+    values.texts(name).into_iter().map(parsed).collect()
+}

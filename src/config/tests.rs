@@ -1,0 +1,199 @@
+//! Defaults, overrides, messages, and the pages of the manual that follow from the code.
+
+use std::path::Path;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::base::limits;
+
+fn machine() -> Machine {
+    Machine { hostname: "build.example.net".to_owned(), cores: 4 }
+}
+
+fn with(file: &str, sets: &[&str]) -> Result<Settings, String> {
+    let sets: Vec<String> = sets.iter().map(|set| set.to_string()).collect();
+    load(Some(file), &sets, &machine()).map_err(|error| error.to_string())
+}
+
+#[test]
+fn it_works_without_a_file() {
+    let settings = load(None, &[], &machine()).expect("defaults are right");
+    assert_eq!(&*settings.hostname, "build.example.net");
+    assert_eq!(settings.shards, 4);
+    assert_eq!(settings.listen, [Listener { address: "127.0.0.1:2525".parse().unwrap(), role: Role::Relay }]);
+    assert_eq!(settings.http, Some("127.0.0.1:8025".parse().unwrap()));
+    assert_eq!(settings.queue.dir, Path::new("ringpost-queue"));
+    assert_eq!(settings.route.default, None);
+    assert_eq!(settings.site.connections, limits::SITE_CONNECTIONS);
+    assert_eq!(settings.timeout.data_end_ms, limits::DATA_END_TIMEOUT_MS);
+    for (peer, may) in [("127.1.2.3", true), ("::1", true), ("::ffff:127.0.0.1", true), ("192.0.2.1", false)] {
+        assert_eq!(settings.relay.may_relay(peer.parse().unwrap()), may, "{peer}");
+    }
+}
+
+#[test]
+fn machines_without_a_full_name_or_cores() {
+    for hostname in ["", "build", "bad name.example", "-x.example"] {
+        let settings = load(None, &[], &Machine { hostname: hostname.to_owned(), cores: 0 }).unwrap();
+        assert_eq!((&*settings.hostname, settings.shards), ("localhost.localdomain", 1));
+    }
+    assert_eq!(load(None, &[], &Machine { cores: 100_000, ..machine() }).unwrap().shards, limits::SHARDS_MAX);
+}
+
+#[test]
+fn a_file_and_overrides_add_up() {
+    let file = "
+        shards = 2
+        drain_ms = 5_000
+        [listen]
+        relay = ['0.0.0.0:25', '[::]:25']
+        [relay]
+        networks = '10.1.2.3/8, 192.0.2.7'
+        [route]
+        default = 'Smart.Example.org:2525'
+        [route.domains]
+        'a.example' = '[2001:db8::1]:25'
+        b.example = '192.0.2.1:26'
+        '.Example' = 'c.example:27'
+        [site.default]
+        connections = 7";
+    let sets = ["shards=1", "listen.relay=127.0.0.1:2601", "route.domains.b.example=127.0.0.1:28", "log.level=debug"];
+    let settings = with(file, &sets).unwrap();
+    assert_eq!((settings.shards, settings.drain_ms, settings.site.connections), (1, 5000, 7));
+    assert_eq!(settings.listen.len(), 1);
+    assert_eq!(settings.log_level, LogLevel::Debug);
+    assert_eq!(settings.route.default.unwrap().to_string(), "smart.example.org:2525");
+    let domains: Vec<String> = settings.route.domains.iter().map(|(name, next)| format!("{name} {next}")).collect();
+    assert_eq!(domains, [".example c.example:27", "a.example [2001:db8::1]:25", "b.example 127.0.0.1:28"]);
+    let networks: Vec<String> = settings.relay.networks.iter().map(ToString::to_string).collect();
+    assert_eq!(networks, ["10.0.0.0/8", "192.0.2.7/32"]);
+}
+
+#[test]
+fn overrides_take_plain_text_and_toml() {
+    for (sets, expected) in [
+        (&["route.default=[::1]:26"][..], "[::1]:26"),
+        (&["route.default='127.0.0.1:26'"], "127.0.0.1:26"),
+        (&["route.default = \"a.example:26\" "], "a.example:26"),
+        (&["route.default=127.0.0.1:26", "route.default="], "none"),
+    ] {
+        let default = with("", sets).unwrap().route.default;
+        assert_eq!(default.map_or("none".to_owned(), |next| next.to_string()), expected);
+    }
+    for list in ["127.0.0.1:1,127.0.0.1:2", "['127.0.0.1:1', '127.0.0.1:2']", "'127.0.0.1:1, 127.0.0.1:2'"] {
+        assert_eq!(with("", &[&format!("listen.relay={list}")]).unwrap().listen.len(), 2, "{list}");
+    }
+    // A directory that looks like a number is still a directory.
+    assert_eq!(with("", &["queue.dir=7"]).unwrap().queue.dir, Path::new("7"));
+}
+
+/// Every message names the key, the value and what to write instead.
+#[test]
+fn messages_say_what_to_do() {
+    for (file, set, message) in [
+        ("", "shard=1", "shard: no such key; did you mean shards?"),
+        (
+            "[site]\nconnections = 3",
+            "shards=1",
+            "site.connections: no such key; did you mean site.default.connections?",
+        ),
+        ("[relay]\nhostnam = 'a'", "shards=1", "relay.hostnam: no such key; did you mean relay.hostname?"),
+        ("", "shards", "shards: not KEY=VALUE, for instance shards=1"),
+        ("", "shards=many", r#"shards = "many": must be a whole number from 0 to 256"#),
+        ("", "shards=-1", r#"shards = "-1": must be a whole number from 0 to 256"#),
+        ("shards = '2'", "drain_ms=1", r#"shards = "2": must be a whole number from 0 to 256"#),
+        ("", "drain_ms=0", r#"drain_ms = "0": must be a whole number from 1 to 31536000000"#),
+        ("", "route.allow_private=maybe", r#"route.allow_private = "maybe": must be true or false"#),
+        (
+            "",
+            "route.default=127.0.0.1",
+            r#"route.default = "127.0.0.1": must be host:port, for instance 127.0.0.1:2602, [2001:db8::1]:25 or mail.example.org:25"#,
+        ),
+        (
+            "",
+            "route.default=2001:db8::1:25",
+            r#"route.default = "2001:db8::1:25": a v6 address stands in brackets, for instance [2001:db8::1]:25"#,
+        ),
+        (
+            "",
+            "listen.relay=localhost:25",
+            r#"listen.relay = "localhost:25": must be address:port, for instance 127.0.0.1:2525 or [::1]:2525"#,
+        ),
+        ("", "listen.relay=", r#"listen.relay = "": a relay needs at least one address to listen on"#),
+        (
+            "",
+            "listen.submissions=127.0.0.1:465",
+            r#"listen.submissions = "127.0.0.1:465": submission is not offered yet; remove the key and use listen.relay"#,
+        ),
+        (
+            "",
+            "route.domains.bad domain=a.example:25",
+            r#"route.domains.bad domain = "a.example:25": must be a domain name, for instance example.org or .example.org"#,
+        ),
+        (
+            "[route]\ndomains = 'x'",
+            "shards=1",
+            r#"route.domains = "x": must be a table, for instance { "example.org" = "127.0.0.1:2602" }"#,
+        ),
+        ("[route.domains]\na = 1", "shards=1", r#"route.domains.a = "1": must be a text in quotes"#),
+        (
+            "",
+            "retry.longest_ms=1000",
+            r#"retry.longest_ms = "1000": must not be less than retry.first_ms, which is 60000"#,
+        ),
+        ("", "queue.segment_bytes=5000000", r#"queue.segment_bytes = "5000000": must be a multiple of 4096"#),
+        ("", "log.level=trace", r#"log.level = "trace": must be one of error, warning, info and debug"#),
+        ("relay = 1", "shards=1", "relay: no such key; docs/configuration.md lists them all"),
+    ] {
+        assert_eq!(with(file, &[set]), Err(message.to_owned()), "{file} {set}");
+    }
+    let broken = with("shards = 1\nrelay = = 2", &[]).unwrap_err();
+    assert!(broken.starts_with("the configuration file is no valid TOML") && broken.contains("line 2"), "{broken}");
+    let twice = with("[route.domains]\n'A.example' = 'x:1'\n'a.example' = 'x:2'", &[]).unwrap_err();
+    assert!(twice.contains("is there twice"), "{twice}");
+}
+
+/// The default of every key, written out in full, changes nothing.
+#[test]
+fn defaults_written_out_are_the_defaults() {
+    let (head, table) =
+        reference().split_once("|---|---|---|---|\n").map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
+    let sets: Vec<String> = table
+        .lines()
+        .map(|row| {
+            let cells: Vec<&str> = row.split('|').map(|cell| cell.trim().trim_matches('`')).collect();
+            format!("{}={}", cells[1], cells[2])
+        })
+        .collect();
+    assert_eq!(sets.len(), file::keys().len());
+    assert_eq!(load(None, &sets, &machine()), load(None, &[], &machine()));
+    // The manual's example is right, too.
+    let example = head.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    assert_eq!(&*with(example, &[]).unwrap().hostname, "relay.example.org");
+}
+
+proptest! {
+    #[test]
+    fn no_input_is_a_panic(file in "[ -~\n]{0,200}", name in 0..file::keys().len(), value in ".{0,40}") {
+        let _ = load(Some(&file), &[], &machine());
+        let _ = load(None, &[format!("{}={value}", file::keys()[name].name)], &machine());
+        let _ = load(None, &[value], &machine());
+    }
+}
+
+/// `docs/configuration.md` is what the keys say.
+#[test]
+fn configuration_page_is_current() {
+    compare_page("docs/configuration.md", &reference());
+}
+
+/// Compares a generated page with what it should be; with `RINGPOST_REGENERATE=1` it is written instead.
+fn compare_page(name: &str, expected: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+    if std::env::var_os("RINGPOST_REGENERATE").is_some() {
+        std::fs::write(&path, expected).expect("docs can be written");
+    }
+    let page = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(page == expected, "{name} is not current; RINGPOST_REGENERATE=1 cargo test writes it anew");
+}

@@ -1,0 +1,2 @@
+//! The ordinary thread beside the shards, on tokio: what is slow and rare.
+pub mod resolver;

@@ -1,0 +1,298 @@
+//! The `Received` field that a relay puts on top of every message, and the count of those already there.
+//!
+//! One field per message, folded, bounded by `limits::TRACE_MAX_BYTES`, in CRLF; no line of it starts with a dot,
+//! so it is its own wire form (TRC-01..TRC-05; RFC 5321 4.4). Whatever a client says is cleaned before it is
+//! written: only characters that can neither end a line nor open a comment pass (TRC-05). Pure.
+
+use std::io::Write;
+use std::net::IpAddr;
+
+use memchr::memchr;
+
+use crate::base::ids::MessageId;
+use crate::base::limits::{DOMAIN_MAX_BYTES, PATH_MAX_BYTES, TRACE_MAX_BYTES};
+use crate::base::time::UnixMs;
+
+/// The protocol as the session was, for the WITH clause (TRC-04; RFC 3848).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Protocol {
+    /// The client said HELO, or nothing yet.
+    #[default]
+    Smtp,
+    /// The client said EHLO.
+    Esmtp,
+}
+
+impl Protocol {
+    /// The registered keyword.
+    pub const fn keyword(self) -> &'static str {
+        match self {
+            Protocol::Smtp => "SMTP",
+            Protocol::Esmtp => "ESMTP",
+        }
+    }
+}
+
+/// What the field tells.
+#[derive(Clone, Copy, Debug)]
+pub struct TraceFacts<'a> {
+    /// The name the client gave in EHLO or HELO.
+    pub hello: &'a [u8],
+    /// The client's address.
+    pub peer: IpAddr,
+    /// Our own name.
+    pub hostname: &'a str,
+    /// How it came.
+    pub protocol: Protocol,
+    /// The message's name in our queue.
+    pub id: MessageId,
+    /// The recipient, if there is only one (TRC-03).
+    pub for_recipient: Option<&'a [u8]>,
+    /// When it came.
+    pub when: UnixMs,
+}
+
+/// Appends the `Received` field, at most `limits::TRACE_MAX_BYTES` long.
+pub fn write_received(out: &mut Vec<u8>, facts: &TraceFacts<'_>) {
+    let start = out.len();
+    out.extend_from_slice(b"Received: from ");
+    push_clean(out, facts.hello, DOMAIN_MAX_BYTES, is_host_byte);
+    match facts.peer.to_canonical() {
+        IpAddr::V4(address) => push(out, format_args!(" ([{address}])")),
+        IpAddr::V6(address) => push(out, format_args!(" ([IPv6:{address}])")),
+    }
+    out.extend_from_slice(b"\r\n\tby ");
+    push_clean(out, facts.hostname.as_bytes(), DOMAIN_MAX_BYTES, is_host_byte);
+    push(out, format_args!(" (Ringpost) with {}\r\n\tid {}", facts.protocol.keyword(), facts.id));
+    if let Some(recipient) = facts.for_recipient {
+        out.extend_from_slice(b"\r\n\tfor <");
+        push_clean(out, recipient, PATH_MAX_BYTES, |b| (b' '..=b'~').contains(&b));
+        out.push(b'>');
+    }
+    out.extend_from_slice(b";\r\n\t");
+    write_date(out, facts.when);
+    out.extend_from_slice(b"\r\n");
+    assert!(out.len() - start <= TRACE_MAX_BYTES, "a trace field of {} bytes", out.len() - start);
+}
+
+/// Appends the date and time as RFC 5322 3.3 writes it, in UTC: `Tue, 24 Nov 2026 01:22:08 +0000`.
+pub fn write_date(out: &mut Vec<u8>, when: UnixMs) {
+    const WEEKDAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
+    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let seconds = when.0 / 1000;
+    let days = seconds / 86_400;
+    let (year, month, day) = civil_date(days);
+    let weekday = WEEKDAYS[(days % 7) as usize];
+    let month = MONTHS[month - 1];
+    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    push(out, format_args!("{weekday}, {day} {month} {year:04} {hour:02}:{minute:02}:{second:02} +0000"));
+}
+
+/// Year, month 1..=12 and day 1..=31 of a day counted from 1970-01-01.
+///
+/// Years are counted from 1 March, so that the leap day is the last of the year; 146 097 days make 400 years.
+fn civil_date(days: u64) -> (u64, usize, u64) {
+    let days = days + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    (era * 400 + year_of_era + u64::from(month <= 2), month as usize, day)
+}
+
+fn push(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
+    out.write_fmt(text).expect("a vector takes everything");
+}
+
+/// Appends at most `bytes_max` of `text`, with `?` for what is not allowed; `unknown` if there is nothing.
+fn push_clean(out: &mut Vec<u8>, text: &[u8], bytes_max: usize, allowed: impl Fn(u8) -> bool) {
+    if text.is_empty() {
+        out.extend_from_slice(b"unknown");
+    }
+    out.extend(text.iter().take(bytes_max).map(|&b| if allowed(b) { b } else { b'?' }));
+}
+
+/// What a host name or an address literal is written with.
+fn is_host_byte(b: u8) -> bool {
+    b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b':' | b'[' | b']')
+}
+
+/// Counts `Received` fields in the header of a message that comes in pieces (TRC-06; RFC 5321 6.3).
+///
+/// Sees the wire form; ends at the first empty line, after which it costs nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct HeaderScan {
+    received: u32,
+    place: Place,
+}
+
+/// Where in the header the last piece ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// So many bytes of the field name matched since the line's start.
+    Name(usize),
+    /// The line began with CR: an LF makes it the empty line.
+    EmptyLineCr,
+    /// Inside a line that counts no more.
+    Rest,
+    /// Behind the empty line.
+    Body,
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Place::Name(0)
+    }
+}
+
+const RECEIVED: &[u8] = b"received:";
+
+impl HeaderScan {
+    /// Looks at the next piece of the message.
+    pub fn feed(&mut self, piece: &[u8]) {
+        let mut rest = piece;
+        while let Some(&byte) = rest.first() {
+            match self.place {
+                Place::Body => return,
+                Place::Name(0) if byte == b'\r' => self.place = Place::EmptyLineCr,
+                Place::EmptyLineCr if byte == b'\n' => self.place = Place::Body,
+                Place::Name(matched) if byte.to_ascii_lowercase() == RECEIVED[matched] => {
+                    self.name_matched(matched + 1)
+                }
+                Place::Name(_) | Place::EmptyLineCr | Place::Rest => {
+                    let Some(newline) = memchr(b'\n', rest) else {
+                        self.place = Place::Rest;
+                        return;
+                    };
+                    rest = &rest[newline..];
+                    self.place = Place::Name(0);
+                }
+            }
+            rest = &rest[1..];
+        }
+    }
+
+    fn name_matched(&mut self, matched: usize) {
+        self.place = if matched < RECEIVED.len() {
+            Place::Name(matched)
+        } else {
+            self.received = self.received.saturating_add(1);
+            Place::Rest
+        };
+    }
+
+    /// How many were seen.
+    pub fn received_fields(&self) -> u32 {
+        self.received
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::ids::{Position, ShardId};
+    use proptest::prelude::*;
+
+    fn field(facts: &TraceFacts<'_>) -> String {
+        let mut out = Vec::new();
+        write_received(&mut out, facts);
+        String::from_utf8(out).unwrap()
+    }
+
+    fn facts() -> TraceFacts<'static> {
+        TraceFacts {
+            hello: b"client.example",
+            peer: "192.0.2.1".parse().unwrap(),
+            hostname: "relay.example",
+            protocol: Protocol::Esmtp,
+            id: MessageId { shard: ShardId(0), position: Position::new(3, 0x1f000) },
+            for_recipient: Some(b"u@d.example"),
+            when: UnixMs(1_795_483_328_000),
+        }
+    }
+
+    #[test]
+    fn the_field_names_all_it_should() {
+        // TRC-02, TRC-03, TRC-04
+        assert_eq!(
+            field(&facts()),
+            "Received: from client.example ([192.0.2.1])\r\n\tby relay.example (Ringpost) with ESMTP\r\n\t\
+             id 0-3-1f000\r\n\tfor <u@d.example>;\r\n\tTue, 24 Nov 2026 01:22:08 +0000\r\n"
+        );
+        let mut several = facts();
+        several.for_recipient = None;
+        several.protocol = Protocol::Smtp;
+        several.peer = "2001:db8::1".parse().unwrap();
+        assert_eq!(
+            field(&several),
+            "Received: from client.example ([IPv6:2001:db8::1])\r\n\tby relay.example (Ringpost) with SMTP\r\n\t\
+             id 0-3-1f000;\r\n\tTue, 24 Nov 2026 01:22:08 +0000\r\n"
+        );
+    }
+
+    #[test]
+    fn dates() {
+        let date = |ms: u64| {
+            let mut out = Vec::new();
+            write_date(&mut out, UnixMs(ms));
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(date(0), "Thu, 1 Jan 1970 00:00:00 +0000");
+        assert_eq!(date(951_782_399_999), "Mon, 28 Feb 2000 23:59:59 +0000");
+        assert_eq!(date(951_782_400_000), "Tue, 29 Feb 2000 00:00:00 +0000");
+        assert_eq!(date(4_107_542_400_000), "Mon, 1 Mar 2100 00:00:00 +0000");
+        assert!(date(u64::MAX).ends_with("+0000"));
+    }
+
+    #[test]
+    fn days_follow_each_other() {
+        // The naive twin: count the calendar up day by day.
+        let leap = |y: u64| (y.is_multiple_of(4) && !y.is_multiple_of(100)) || y.is_multiple_of(400);
+        let (mut year, mut month, mut day) = (1970, 1, 1);
+        for days in 0..200 * 366 {
+            assert_eq!(civil_date(days), (year, month, day));
+            let length = [31, 28 + u64::from(leap(year)), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31][month - 1];
+            day += 1;
+            if day > length {
+                (month, day) = (month + 1, 1);
+            }
+            if month > 12 {
+                (year, month) = (year + 1, 1);
+            }
+        }
+    }
+
+    #[test]
+    fn received_fields_count_in_the_header_only() {
+        // TRC-06
+        let text = b"Received: a\r\n\treceived: folded\r\nreceived: b\r\nX-Received: c\r\nReceive: d\r\n\
+                     RECEIVED:e\r\nReceived : f\r\n\r\nReceived: body\r\n";
+        for cut in 0..text.len() {
+            let mut scan = HeaderScan::default();
+            scan.feed(&text[..cut]);
+            scan.feed(&text[cut..]);
+            assert_eq!(scan.received_fields(), 3, "cut at {cut}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_names_stay_inside_the_field(
+            hello in proptest::collection::vec(any::<u8>(), 0..600),
+            recipient in proptest::collection::vec(any::<u8>(), 0..600),
+        ) {
+            // TRC-05
+            let mut hostile = facts();
+            hostile.hello = &hello;
+            hostile.for_recipient = Some(&recipient);
+            let text = field(&hostile);
+            let lines: Vec<&str> = text.strip_suffix("\r\n").unwrap().split("\r\n").collect();
+            prop_assert_eq!(lines.len(), 5);
+            prop_assert!(text.is_ascii() && lines.iter().all(|l| l.len() <= 998 && !l.contains(['\r', '\n', '\0'])));
+            prop_assert!(lines[1..].iter().all(|l| l.starts_with('\t')));
+            prop_assert_eq!(lines[0].matches('(').count(), 1);
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! The rules of commit, refusal and memory, one by one.
+
+use super::*;
+use crate::base::bytes::HeapBlocks;
+use crate::base::limits::{BATCH_FULL_BYTES, SEGMENT_RETRY_MS, VERDICT_DELAY_MS, WRITES_IN_FLIGHT_MAX};
+use crate::base::time::UnixMs;
+use crate::queue::record::{DraftRecipient, RecipientState, VerdictOutcome};
+use crate::queue::{DiskError, DiskOrder};
+
+const SHARD: ShardId = ShardId(0);
+const SEGMENT: u32 = 4 << 20;
+
+struct Bench {
+    log: Log,
+    now: Mono,
+    orders: Vec<DiskOrder>,
+}
+
+impl Bench {
+    fn new(segments_max: usize) -> Bench {
+        let settings = LogSettings { shard: SHARD, segment_bytes: SEGMENT, segments_max, hot_bytes: 8 << 20 };
+        let log = Log::open(settings, ShardStart::empty(SHARD), Box::new(HeapBlocks));
+        let mut bench = Bench { log, now: Mono(1), orders: Vec::new() };
+        bench.poll();
+        for _ in 0..8 {
+            bench.complete(Ok(()));
+        }
+        assert!(bench.log.ready());
+        bench
+    }
+
+    fn poll(&mut self) {
+        self.log.poll(self.now, &mut self.orders);
+    }
+
+    /// Ends everything that is on its way.
+    fn complete(&mut self, result: Result<(), DiskError>) {
+        for order in std::mem::take(&mut self.orders) {
+            match order {
+                DiskOrder::Write { write, .. } => self.log.written(self.now, write, result),
+                DiskOrder::PrepareSegment { slot } => self.log.segment_prepared(self.now, slot, result),
+            }
+        }
+        self.poll();
+    }
+
+    fn accept(&mut self, body_bytes: usize) -> Result<Appended, LogRefusal> {
+        let body = vec![b'x'; body_bytes];
+        let recipients =
+            vec![DraftRecipient { address: b"a@x.example", state: RecipientState::Open, attempts: 0, due: UnixMs(0) }];
+        let draft = Draft {
+            copy_of: None,
+            arrived: UnixMs(1),
+            eight_bit: false,
+            body_bytes: 1,
+            sender: b"",
+            recipients: &recipients,
+            chunks: &[],
+            tail: &[&body],
+        };
+        self.log.append_accept(&draft, &mut |_, out| out.extend_from_slice(b"Received: x\r\n"))
+    }
+
+    fn verdict(&mut self, id: MessageId) -> Ticket {
+        let outcome = VerdictOutcome::Delivered;
+        let verdict = VerdictDraft { recipient: 0, outcome, attempts: 1, due: UnixMs(0), code: 250, text: b"ok" };
+        self.log.append_verdicts(id, &[verdict]).unwrap()
+    }
+}
+
+/// One partial batch flies at a time; what is appended meanwhile is the next one.
+#[test]
+fn commits_gather() {
+    let mut bench = Bench::new(4);
+    let first = bench.accept(100).unwrap();
+    bench.poll();
+    assert_eq!(bench.orders.len(), 1);
+    let later: Vec<_> = (0..10).map(|_| bench.accept(100).unwrap()).collect();
+    bench.poll();
+    assert_eq!(bench.orders.len(), 1, "a second partial batch waits");
+    bench.complete(Ok(()));
+    assert_eq!(bench.log.outcome(&first.ticket), Commit::Durable);
+    assert_eq!(bench.orders.len(), 1, "all that came meanwhile in one batch");
+    assert!(later.iter().all(|a| bench.log.outcome(&a.ticket) == Commit::Pending));
+    bench.complete(Ok(()));
+    assert!(later.iter().all(|a| bench.log.outcome(&a.ticket) == Commit::Durable));
+    assert_eq!(bench.log.stats().commits, 2);
+}
+
+/// Full blocks fly beside each other, up to the bound; durable waits for the first of them (QUE-01).
+#[test]
+fn durable_is_the_contiguous_prefix() {
+    let mut bench = Bench::new(4);
+    let mut appended = Vec::new();
+    for _ in 0..40 {
+        appended.push(bench.accept(60_000).unwrap());
+        bench.poll();
+    }
+    assert_eq!(bench.orders.len(), WRITES_IN_FLIGHT_MAX);
+    let mut writes: Vec<_> = bench.orders.drain(..).collect();
+    writes.reverse();
+    for (left, order) in (0..writes.len()).rev().zip(writes) {
+        let DiskOrder::Write { write, block, .. } = order else { panic!("only writes are on their way") };
+        assert!(block.bytes().len() <= BATCH_FULL_BYTES);
+        assert_eq!(bench.log.outcome(&appended[0].ticket), Commit::Pending);
+        bench.log.written(bench.now, write, Ok(()));
+        assert_eq!(bench.log.outcome(&appended[0].ticket) == Commit::Durable, left == 0);
+    }
+}
+
+#[test]
+fn verdicts_wait_for_company_but_not_long() {
+    let mut bench = Bench::new(4);
+    let message = bench.accept(10).unwrap();
+    bench.poll();
+    bench.complete(Ok(()));
+    let ticket = bench.verdict(message.id);
+    bench.poll();
+    assert_eq!((bench.orders.len(), bench.log.wake_at()), (0, bench.now.plus_ms(VERDICT_DELAY_MS)));
+    bench.now = bench.log.wake_at();
+    bench.poll();
+    assert_eq!(bench.orders.len(), 1);
+    bench.complete(Ok(()));
+    assert_eq!(bench.log.outcome(&ticket), Commit::Durable);
+    assert_eq!(bench.log.wake_at(), Mono::NEVER);
+}
+
+/// A failed write refuses its messages, keeps its verdicts, and the log goes on by itself (QUE-07, QUE-08).
+#[test]
+fn failed_write_poisons_and_recovers() {
+    for (error, refusal) in [(DiskError::Io { errno: 5 }, LogRefusal::Failing), (DiskError::Full, LogRefusal::Full)] {
+        let mut bench = Bench::new(4);
+        let before = bench.accept(10).unwrap();
+        bench.poll();
+        bench.complete(Ok(()));
+        let ticket = bench.verdict(before.id);
+        let lost = bench.accept(10).unwrap();
+        bench.poll();
+        let waiting = bench.accept(10).unwrap();
+        bench.complete(Err(error));
+        assert_eq!(bench.log.outcome(&before.ticket), Commit::Durable);
+        assert_eq!(bench.log.outcome(&lost.ticket), Commit::Failed(refusal));
+        assert_eq!(bench.log.outcome(&waiting.ticket), Commit::Failed(refusal));
+        assert_eq!(bench.log.outcome(&ticket), Commit::Pending);
+        assert_eq!(bench.accept(10).unwrap_err(), refusal);
+        for gone in [lost, waiting] {
+            bench.log.settle(gone.place, &[]);
+        }
+        bench.poll();
+        assert!(bench.orders.is_empty(), "no new segment before its time");
+        bench.now = bench.now.plus_ms(SEGMENT_RETRY_MS);
+        bench.poll();
+        let after = bench.accept(10).unwrap();
+        assert!(after.place.position.life() > before.place.position.life());
+        for _ in 0..4 {
+            bench.complete(Ok(()));
+        }
+        assert_eq!(bench.log.outcome(&ticket), Commit::Durable);
+        let _ = bench.log.prove(after.ticket);
+        assert_eq!(bench.log.stats().live_records, 2);
+    }
+}
+
+#[test]
+#[should_panic(expected = "only for what is durable")]
+fn no_proof_before_its_time() {
+    let mut bench = Bench::new(4);
+    let message = bench.accept(10).unwrap();
+    bench.poll();
+    let _ = bench.log.prove(message.ticket);
+}
+
+#[test]
+#[should_panic(expected = "settled once")]
+fn settled_twice_is_a_bug() {
+    let mut bench = Bench::new(4);
+    let message = bench.accept(10).unwrap();
+    bench.log.settle(message.place, &[]);
+    bench.log.settle(message.place, &[]);
+}
+
+/// All segments full: 452 to new mail, verdicts go on, and settling makes room without a restart (QUE-07).
+#[test]
+fn full_log_refuses_and_goes_on() {
+    let mut bench = Bench::new(4);
+    let mut messages = Vec::new();
+    let refusal = loop {
+        match bench.accept(60_000) {
+            Ok(appended) => messages.push(appended),
+            Err(refusal) if bench.orders.is_empty() => break refusal,
+            Err(_) => (),
+        }
+        bench.complete(Ok(()));
+    };
+    assert_eq!(refusal, LogRefusal::Full);
+    for message in &messages {
+        bench.verdict(message.id);
+        bench.log.settle(message.place, &[]);
+    }
+    bench.now = bench.now.plus_ms(VERDICT_DELAY_MS);
+    for _ in 0..8 {
+        bench.complete(Ok(()));
+    }
+    assert!(bench.accept(60_000).is_ok());
+    let stats = bench.log.stats();
+    assert_eq!((stats.live_records, stats.hot_bytes), (1, 0));
+}
+
+/// Hot memory stays within its bound, and what is in it is what was appended.
+#[test]
+fn hot_blocks_are_bounded() {
+    let mut bench = Bench::new(64);
+    let mut messages = Vec::new();
+    for _ in 0..300 {
+        messages.push(bench.accept(60_000).unwrap());
+        bench.complete(Ok(()));
+        bench.complete(Ok(()));
+        assert!(bench.log.stats().hot_bytes <= 8 << 20);
+    }
+    let hot = messages.iter().filter_map(|m| bench.log.record(&m.place)).collect::<Vec<_>>();
+    assert!(hot.len() > 50 && hot.len() < 200);
+    assert!(hot.iter().all(|slice| slice.ends_with(&[b'x'; 60_000])));
+    assert!(bench.log.record(&messages[299].place).is_some(), "the newest stay");
+    let (slot, offset) = bench.log.locate(messages[0].place.position);
+    assert_eq!((slot, offset), (SegmentSlot(0), messages[0].place.position.offset_bytes()));
+    for message in messages {
+        bench.log.settle(message.place, &[]);
+    }
+    assert_eq!((bench.log.stats().hot_bytes, bench.log.stats().live_bytes), (0, 0));
+}

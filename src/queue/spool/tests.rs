@@ -1,0 +1,104 @@
+use super::*;
+use crate::base::time::UnixMs;
+use crate::queue::{VerdictDraft, VerdictOutcome};
+
+fn settings(dir: &Path, shards: u16) -> SpoolSettings {
+    SpoolSettings { dir: dir.to_path_buf(), shards, segment_bytes: 256 << 10, segments_max: 8 }
+}
+
+fn log_settings(shard: ShardId) -> LogSettings {
+    LogSettings { shard, segment_bytes: 256 << 10, segments_max: 8, hot_bytes: 1 << 20 }
+}
+
+/// Accepts a message of two recipients with one chunk; delivers the first recipient.
+fn accept(dir: &Path, start: ShardStart) -> MessageId {
+    let shard = start.shard;
+    let mut writer =
+        Writer { dir, shard, log: Log::open(log_settings(shard), start, Box::new(HeapBlocks)), now: Mono(0) };
+    let chunk = writer.until_taken(|log| log.append_chunk(&[b"first\r\n"])).unwrap();
+    let recipient = |address| DraftRecipient { address, state: RecipientState::Open, attempts: 0, due: UnixMs(0) };
+    let recipients = vec![recipient(&b"a@x.example"[..]), recipient(&b"b@x.example"[..])];
+    let draft = Draft {
+        copy_of: None,
+        arrived: UnixMs(5),
+        eight_bit: false,
+        body_bytes: 13,
+        sender: b"s@x.example",
+        recipients: &recipients,
+        chunks: &[chunk],
+        tail: &[b"last\r\n"],
+    };
+    let appended = writer.log.append_accept(&draft, &mut |_, out| out.extend_from_slice(b"Received: x\r\n")).unwrap();
+    while writer.log.outcome(&appended.ticket) != Commit::Durable {
+        writer.turn();
+    }
+    let verdict = VerdictDraft {
+        recipient: 0,
+        outcome: VerdictOutcome::Delivered,
+        attempts: 1,
+        due: UnixMs(0),
+        code: 250,
+        text: b"2.0.0 ok",
+    };
+    let ticket = writer.log.append_verdicts(appended.id, &[verdict]).unwrap();
+    while writer.log.outcome(&ticket) != Commit::Durable {
+        writer.turn();
+    }
+    appended.id
+}
+
+#[test]
+fn a_spool_is_opened_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let (lock, starts) = open_spool(&settings(dir.path(), 2)).unwrap();
+    assert_eq!(starts.len(), 2);
+    assert!(matches!(open_spool(&settings(dir.path(), 2)), Err(SpoolError::InUse(_))));
+    drop(lock);
+    assert!(open_spool(&settings(dir.path(), 2)).is_ok());
+}
+
+/// Fewer shards than before: the messages of the others move, names, states and text kept (QUE-01, QUE-03).
+#[test]
+fn orphans_are_adopted() {
+    let dir = tempfile::tempdir().unwrap();
+    let (lock, starts) = open_spool(&settings(dir.path(), 3)).unwrap();
+    let mut ids: Vec<_> = starts.into_iter().map(|start| accept(dir.path(), start)).collect();
+    drop(lock);
+    for shards in [3, 1, 2] {
+        let (_lock, starts) = open_spool(&settings(dir.path(), shards)).unwrap();
+        assert_eq!(starts.len(), usize::from(shards));
+        assert!(starts.iter().all(|start| start.damage.is_empty()));
+        let listed = list(dir.path()).unwrap();
+        let mut found: Vec<_> = listed.iter().map(|listed| listed.message.id).collect();
+        found.sort();
+        ids.sort();
+        assert_eq!(found, ids);
+        for &id in &ids {
+            let (listed, text) = show(dir.path(), id).unwrap();
+            assert_eq!(text, b"Received: x\r\nfirst\r\nlast\r\n");
+            let open = &listed.message.recipients;
+            assert_eq!((open.len(), open[0].index, &*open[0].address), (1, 1, &b"b@x.example"[..]));
+            assert!(listed.shard.0 < shards && listed.to_json().contains("b@x.example"));
+        }
+        let report = verify(dir.path()).unwrap();
+        assert!(report.is_sound() && report.to_string().ends_with("sound"));
+        assert_eq!(report.shards.iter().map(|shard| shard.messages).sum::<usize>(), 3);
+        assert!(!shard_dir(dir.path(), ShardId(shards)).exists(), "the directory of the orphan is gone");
+    }
+}
+
+#[test]
+fn damage_is_reported() {
+    let dir = tempfile::tempdir().unwrap();
+    let (lock, mut starts) = open_spool(&settings(dir.path(), 1)).unwrap();
+    let first = accept(dir.path(), starts.remove(0));
+    drop(lock);
+    // The verdict's record says that the message's was durable.
+    let path = segment_path(dir.path(), ShardId(0), SegmentSlot(0));
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[first.position.offset_bytes() as usize + 100] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    let report = verify(dir.path()).unwrap();
+    assert!(matches!(report.damage[..], [Damage::Lost { .. }]), "{report}");
+    assert!(report.to_json().starts_with("{\"sound\":false"));
+}

@@ -1,0 +1,142 @@
+//! What DNS said, remembered for as long as it is good (RTE-09), negative answers too.
+//!
+//! Pure, shard-local. Bounded by two halves: new answers go into the young one; when it is full it becomes the old one
+//! and what was old is forgotten. An answer that is used moves back to the young half, so the busy domains stay.
+
+use std::rc::Rc;
+
+use rustc_hash::FxHashMap;
+
+use super::Answer;
+use crate::base::limits;
+use crate::base::time::Mono;
+
+struct Entry {
+    answer: Rc<Answer>,
+    until: Mono,
+}
+
+/// Answers by name.
+#[derive(Default)]
+pub struct Cache {
+    young: Half,
+    old: Half,
+}
+
+/// Answers about domains, and about host names asked for their addresses only.
+#[derive(Default)]
+struct Half([FxHashMap<Box<str>, Entry>; 2]);
+
+impl Half {
+    fn len(&self) -> usize {
+        self.0[0].len() + self.0[1].len()
+    }
+}
+
+/// Names of one half.
+const HALF: usize = limits::DNS_CACHE_DOMAINS_MAX / 2;
+
+impl Cache {
+    /// Knows nothing.
+    pub fn new() -> Cache {
+        Cache::default()
+    }
+
+    /// What was said of a name, if it is still good. `address_only` as in the question.
+    pub fn get(&mut self, now: Mono, name: &str, address_only: bool) -> Option<Rc<Answer>> {
+        if let Some(entry) = self.young.0[usize::from(address_only)].get(name) {
+            return (now < entry.until).then(|| entry.answer.clone());
+        }
+        let (key, entry) = self.old.0[usize::from(address_only)].remove_entry(name)?;
+        if now >= entry.until {
+            return None;
+        }
+        let answer = entry.answer.clone();
+        self.keep(key, address_only, entry);
+        Some(answer)
+    }
+
+    /// Remembers an answer; replaces an earlier one.
+    pub fn put(&mut self, now: Mono, name: &str, address_only: bool, answer: Answer) -> Rc<Answer> {
+        let until = now.plus_ms(u64::from(good_for_s(&answer)) * 1000);
+        let answer = Rc::new(answer);
+        self.old.0[usize::from(address_only)].remove(name);
+        self.keep(name.into(), address_only, Entry { answer: answer.clone(), until });
+        answer
+    }
+
+    /// Until when the answer that `get` or `put` just gave for a name is good.
+    pub fn good_until(&self, name: &str, address_only: bool) -> Mono {
+        self.young.0[usize::from(address_only)].get(name).map_or(Mono(0), |entry| entry.until)
+    }
+
+    /// Names known, good or not.
+    pub fn len(&self) -> usize {
+        self.young.len() + self.old.len()
+    }
+
+    /// True if nothing is known.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn keep(&mut self, name: Box<str>, address_only: bool, entry: Entry) {
+        if self.young.len() >= HALF {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.0[usize::from(address_only)].insert(name, entry);
+        assert!(self.len() <= limits::DNS_CACHE_DOMAINS_MAX, "the cache has outgrown its bound");
+    }
+}
+
+/// How long an answer is used, in seconds: its TTL within bounds.
+fn good_for_s(answer: &Answer) -> u32 {
+    match *answer {
+        Answer::Mail { ttl_s, .. } => ttl_s.clamp(limits::DNS_TTL_MIN_S, limits::DNS_TTL_MAX_S),
+        Answer::NullMx { ttl_s } | Answer::NoSuchDomain { ttl_s } => {
+            ttl_s.clamp(limits::DNS_TTL_MIN_S, limits::DNS_NEGATIVE_TTL_MAX_S)
+        }
+        Answer::Temporary { .. } => limits::DNS_FAILURE_TTL_S,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: Mono = Mono(0);
+
+    /// RTE-09.
+    #[test]
+    fn answers_are_good_for_their_ttl_within_bounds() {
+        let mut cache = Cache::new();
+        for (answer, good_s) in [
+            (Answer::Mail { hosts: vec![], ttl_s: 60 }, 60),
+            (Answer::Mail { hosts: vec![], ttl_s: 0 }, u64::from(limits::DNS_TTL_MIN_S)),
+            (Answer::Mail { hosts: vec![], ttl_s: u32::MAX }, u64::from(limits::DNS_TTL_MAX_S)),
+            (Answer::NullMx { ttl_s: u32::MAX }, u64::from(limits::DNS_NEGATIVE_TTL_MAX_S)),
+            (Answer::NoSuchDomain { ttl_s: 60 }, 60),
+            (Answer::Temporary { text: "x".into() }, u64::from(limits::DNS_FAILURE_TTL_S)),
+        ] {
+            cache.put(START, "a", false, answer.clone());
+            assert_eq!(cache.get(START.plus_ms(good_s * 1000 - 1), "a", false).as_deref(), Some(&answer));
+            assert_eq!(cache.get(START.plus_ms(good_s * 1000), "a", false), None);
+            assert_eq!(cache.get(START, "a", true), None);
+        }
+    }
+
+    #[test]
+    fn bounded_and_what_is_used_stays() {
+        let mut cache = Cache::new();
+        let answer = Answer::Mail { hosts: vec![], ttl_s: 60 };
+        cache.put(START, "busy", false, answer.clone());
+        for i in 0..3 * limits::DNS_CACHE_DOMAINS_MAX {
+            cache.put(START, &format!("d{i}"), false, answer.clone());
+            if i % 1000 == 0 {
+                assert!(cache.get(START, "busy", false).is_some());
+            }
+        }
+        assert!(cache.len() <= limits::DNS_CACHE_DOMAINS_MAX);
+        assert!(cache.get(START, "d0", false).is_none());
+    }
+}

@@ -1,0 +1,181 @@
+//! A site: one destination as the scheduler sees it, with the jobs that wait for it and the connections it has.
+//!
+//! Pure and shard-local. Decides *whether* something may be tried at a site now; the shard does it. A site that
+//! does not answer pauses as a whole, so that its queue costs one attempt per pause and not one per message
+//! (QUE-05), and never holds up another site (QUE-06).
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+use crate::base::ids::ConnId;
+use crate::base::limits;
+use crate::base::rng::Rng;
+use crate::base::time::Mono;
+use crate::route::NextHop;
+use crate::schedule::backoff::Backoff;
+use crate::shard::parcel::SiteName;
+
+/// Index of a site in its shard's table.
+pub type SiteId = u32;
+
+/// Index of a job in its shard's table.
+pub type JobId = u32;
+
+/// Where the addresses of a site stand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Targets {
+    /// Not asked for yet, or too old.
+    Unknown,
+    /// The resolver was asked.
+    Asked,
+    /// To be tried in this order until the moment given, then asked for again.
+    Known {
+        /// Addresses in order of preference.
+        addresses: Vec<SocketAddr>,
+        /// When the answer is too old.
+        until: Mono,
+    },
+    /// No mail can go there (no such domain, null MX); holds until the moment given.
+    Hopeless {
+        /// Reply code and text with enhanced code, as a next hop would have said it.
+        code: u16,
+        /// The text.
+        text: &'static str,
+        /// When to ask again.
+        until: Mono,
+    },
+}
+
+/// One destination.
+#[derive(Debug)]
+pub struct Site {
+    /// Its name, the same on all shards.
+    pub name: SiteName,
+    /// Where mail for it goes.
+    pub next_hop: NextHop,
+    /// Jobs that may be sent now, in order.
+    pub ready: VecDeque<JobId>,
+    /// All jobs of the site, the deferred and the ones being read back included.
+    pub jobs: u32,
+    /// Connections with nothing to do, the most recently used last.
+    pub idle: Vec<ConnId>,
+    /// All connections, those being dialled included.
+    pub connections: u32,
+    /// Connections that are not yet ready for a transaction.
+    pub opening: u32,
+    /// Where its addresses stand.
+    pub targets: Targets,
+    /// The address to try next, an index into the known ones.
+    pub next_target: usize,
+    /// Addresses tried in vain since the last success or pause.
+    pub tried: usize,
+    /// Pauses in a row.
+    pub failures: u32,
+    /// No attempt before this moment.
+    pub paused_until: Mono,
+    /// Tokens of the rate limit, in thousandths of a message, and when they were counted.
+    tokens_milli: u64,
+    counted: Mono,
+}
+
+impl Site {
+    /// A site that nothing is known of.
+    pub fn new(name: SiteName, next_hop: NextHop) -> Site {
+        Site {
+            name,
+            next_hop,
+            ready: VecDeque::new(),
+            jobs: 0,
+            idle: Vec::new(),
+            connections: 0,
+            opening: 0,
+            targets: Targets::Unknown,
+            next_target: 0,
+            tried: 0,
+            failures: 0,
+            paused_until: Mono::default(),
+            tokens_milli: 0,
+            counted: Mono::default(),
+        }
+    }
+
+    /// True while nothing may be tried.
+    pub fn paused(&self, now: Mono) -> bool {
+        now < self.paused_until
+    }
+
+    /// Connections this site could use: one per job that waits, on top of those that are busy.
+    pub fn useful_connections(&self) -> u32 {
+        let busy = self.connections - self.idle.len() as u32 - self.opening;
+        busy.saturating_add(self.ready.len().min(u32::MAX as usize) as u32)
+    }
+
+    /// The address for the next dial, if known and fresh.
+    pub fn target(&self, now: Mono) -> Option<SocketAddr> {
+        match &self.targets {
+            Targets::Known { addresses, until } if now < *until => {
+                addresses.get(self.next_target % addresses.len().max(1)).copied()
+            }
+            _ => None,
+        }
+    }
+
+    /// A connection to an address failed before it could be used. The next address is tried; when enough were,
+    /// the site pauses, longer each time. Gives the end of the pause if one began.
+    pub fn failed(&mut self, now: Mono, backoff: &Backoff, rng: &mut Rng) -> Option<Mono> {
+        let known = match &self.targets {
+            Targets::Known { addresses, .. } => addresses.len(),
+            _ => 0,
+        };
+        self.tried += 1;
+        self.next_target = self.next_target.wrapping_add(1);
+        if self.tried < known.min(limits::ADDRESSES_TRIED_MAX) {
+            return None;
+        }
+        Some(self.pause(now, backoff, rng))
+    }
+
+    /// The site as a whole pauses, longer each time in a row. Gives the end of the pause.
+    pub fn pause(&mut self, now: Mono, backoff: &Backoff, rng: &mut Rng) -> Mono {
+        if !self.paused(now) {
+            self.failures = self.failures.saturating_add(1);
+            self.paused_until = now.plus_ms(backoff.delay_ms(self.failures, rng));
+            self.tried = 0;
+            self.next_target = 0;
+        }
+        self.paused_until
+    }
+
+    /// The site took a transaction: whatever was wrong is over.
+    pub fn succeeded(&mut self) {
+        self.failures = 0;
+        self.tried = 0;
+        self.paused_until = Mono::default();
+    }
+
+    /// Takes the right to send one message at `per_second` (0: no limit), or tells when to ask again.
+    /// At most a tenth of a second's worth is saved up, one message at least.
+    pub fn take_token(&mut self, now: Mono, per_second: f64) -> Result<(), Mono> {
+        if per_second <= 0.0 {
+            return Ok(());
+        }
+        let most_milli = ((per_second * 100.0) as u64).max(1000);
+        let elapsed_us = now.0.saturating_sub(self.counted.0);
+        let gained = (elapsed_us as f64 * per_second / 1000.0) as u64;
+        if gained > 0 {
+            self.tokens_milli = self.tokens_milli.saturating_add(gained).min(most_milli);
+            self.counted = now;
+        }
+        if self.tokens_milli >= 1000 {
+            self.tokens_milli -= 1000;
+            return Ok(());
+        }
+        let missing = (1000 - self.tokens_milli) as f64;
+        Err(Mono(now.0 + (missing * 1000.0 / per_second) as u64 + 1000))
+    }
+
+    /// True if the shard may forget the site.
+    pub fn forgettable(&self, now: Mono) -> bool {
+        self.jobs == 0 && self.connections == 0 && !self.paused(now) && self.targets != Targets::Asked
+    }
+}

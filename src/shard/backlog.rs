@@ -1,0 +1,167 @@
+//! What the shard has taken responsibility for: the live messages, and the jobs they were cut into.
+//!
+//! A job is the part of a message that goes to one site in one transaction: recipients of one domain
+//! (RTE-18, RTE-19), at most [`JOB_RECIPIENTS_MAX`]. Recipients stand in the accepting record sorted by domain,
+//! so a job is a run of them and a mask of those still open. The body and the addresses stay in the log; per
+//! job the memory is a few dozen bytes.
+
+use slab::Slab;
+
+use crate::base::bytes::Slice;
+use crate::base::ids::MessageId;
+use crate::base::time::{Mono, UnixMs};
+use crate::queue::{ChunkRef, Place};
+use crate::schedule::site::{JobId, SiteId};
+use crate::schedule::wheel::TimerId;
+
+/// Index of a message in its shard's table.
+pub(super) type MessageSlot = u32;
+
+/// Recipients of one job: the mask's width.
+pub(super) const JOB_RECIPIENTS_MAX: usize = 128;
+
+/// No job: the end of a message's list.
+pub(super) const NO_JOB: JobId = u32::MAX;
+
+/// A message that is on disk or on its way there.
+pub(super) struct Message {
+    pub(super) id: MessageId,
+    pub(super) place: Place,
+    pub(super) chunks: Box<[ChunkRef]>,
+    pub(super) arrived: UnixMs,
+    /// After this moment it is given up.
+    pub(super) expires: Mono,
+    pub(super) body_bytes: u64,
+    pub(super) eight_bit: bool,
+    /// The jobs that are not over.
+    pub(super) open_jobs: u32,
+    /// Head of the list of its jobs, through `Job::next`.
+    pub(super) first_job: JobId,
+    /// Its accepting record is durable.
+    pub(super) committed: bool,
+    /// A copy of it is being made by reclaim.
+    pub(super) copying: bool,
+}
+
+/// Where a job stands. `Held > Ready > Loading > Ready | Offered > over | Ready | Deferred > Ready`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum JobState {
+    /// The message is not committed yet.
+    Held,
+    /// In its site's list.
+    Ready,
+    /// Its record is being read back.
+    Loading,
+    /// A transaction is under way.
+    Offered,
+    /// Waits for its next attempt.
+    Deferred,
+}
+
+/// Some recipients of a message, one transaction's worth.
+pub(super) struct Job {
+    pub(super) message: MessageSlot,
+    pub(super) site: SiteId,
+    /// The first recipient's index in the record.
+    pub(super) first: u16,
+    /// Attempts that ended with a temporary failure.
+    pub(super) attempts: u16,
+    /// Bit `i` stands for recipient `first + i`; set while it is pending, in flight or deferred.
+    pub(super) open: u128,
+    pub(super) state: JobState,
+    pub(super) timer: Option<TimerId>,
+    /// The accepting record, while it is needed.
+    pub(super) record: Option<Slice>,
+    pub(super) next: JobId,
+}
+
+impl Job {
+    /// The record's index of the `nth` open recipient.
+    pub(super) fn recipient(&self, nth: usize) -> usize {
+        let mut open = self.open;
+        for _ in 0..nth {
+            open &= open - 1;
+        }
+        assert!(open != 0, "the {nth}th open recipient of {}", self.open.count_ones());
+        usize::from(self.first) + open.trailing_zeros() as usize
+    }
+}
+
+/// The live messages and jobs.
+#[derive(Default)]
+pub(super) struct Backlog {
+    pub(super) messages: Slab<Message>,
+    pub(super) jobs: Slab<Job>,
+    /// Recipients that are not settled.
+    pub(super) open_recipients: u64,
+}
+
+impl Backlog {
+    /// Adds a job to a message; its site must have been told.
+    pub(super) fn add_job(
+        &mut self,
+        message: MessageSlot,
+        site: SiteId,
+        first: u16,
+        open: u128,
+        attempts: u16,
+    ) -> JobId {
+        assert!(open != 0, "a job has open recipients");
+        let entry = &mut self.messages[message as usize];
+        self.open_recipients += u64::from(open.count_ones());
+        let job = self.jobs.insert(Job {
+            message,
+            site,
+            first,
+            attempts,
+            open,
+            state: JobState::Held,
+            timer: None,
+            record: None,
+            next: entry.first_job,
+        }) as JobId;
+        entry.first_job = job;
+        entry.open_jobs += 1;
+        job
+    }
+
+    /// The jobs of a message, the youngest first.
+    pub(super) fn jobs_of(&self, message: MessageSlot) -> impl Iterator<Item = JobId> + '_ {
+        let mut next = self.messages[message as usize].first_job;
+        std::iter::from_fn(move || {
+            let job = next;
+            (job != NO_JOB).then(|| {
+                next = self.jobs[job as usize].next;
+                job
+            })
+        })
+    }
+
+    /// Removes a job that is over. Gives the message back if it was its last.
+    pub(super) fn remove_job(&mut self, job: JobId) -> Option<Message> {
+        let id = job;
+        let job = self.jobs.remove(id as usize);
+        assert!(job.timer.is_none(), "a job that is over waits for nothing");
+        self.open_recipients -= u64::from(job.open.count_ones());
+        let message = &mut self.messages[job.message as usize];
+        if message.first_job == id {
+            message.first_job = job.next;
+        } else {
+            let mut before = message.first_job;
+            while self.jobs[before as usize].next != id {
+                before = self.jobs[before as usize].next;
+            }
+            self.jobs[before as usize].next = job.next;
+        }
+        message.open_jobs -= 1;
+        (message.open_jobs == 0).then(|| self.messages.remove(job.message as usize))
+    }
+
+    /// Marks recipients of a job as settled.
+    pub(super) fn settle(&mut self, job: JobId, settled: u128) {
+        let job = &mut self.jobs[job as usize];
+        assert!(job.open & settled == settled, "terminal absorbs: a recipient settles once");
+        job.open &= !settled;
+        self.open_recipients -= u64::from(settled.count_ones());
+    }
+}

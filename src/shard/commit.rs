@@ -1,0 +1,175 @@
+//! What happens when the log says *durable*, and only then: the 250, and the message entering its sites' lists.
+//!
+//! Both lists here are in log order and durability grows along it, so looking at their fronts is enough: one
+//! wake per commit, whatever the number of messages in it.
+
+use crate::base::ids::ConnId;
+use crate::base::time::Now;
+use crate::queue::{ChunkRef, Commit, Place, Ticket};
+use crate::shard::backlog::{JobState, MessageSlot};
+use crate::shard::conns::{Conn, Side};
+use crate::shard::{Effect, Shard};
+
+/// A message whose accepting record is on its way to disk.
+pub(super) struct Committing {
+    pub(super) ticket: Ticket,
+    /// Who waits for the 250; `None` for what the relay makes itself.
+    pub(super) conn: Option<ConnId>,
+    pub(super) message: MessageSlot,
+}
+
+/// A message, or an old copy of one, that may be forgotten once the record that says so is durable.
+pub(super) struct Settling {
+    pub(super) ticket: Ticket,
+    pub(super) place: Place,
+    pub(super) chunks: Box<[ChunkRef]>,
+}
+
+impl Shard {
+    /// Goes through what became durable, or failed, since the last step.
+    pub(super) fn committed(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        while let Some(front) = self.settling.front() {
+            match self.log.outcome(&front.ticket) {
+                Commit::Pending => break,
+                // A verdict whose batch failed is appended anew by the log itself, under the same ticket.
+                Commit::Durable | Commit::Failed(_) => {}
+            }
+            let done = self.settling.pop_front().expect("there is a front");
+            self.log.settle(done.place, &done.chunks);
+        }
+        // What a session appends while it is served here goes behind the messages that were there.
+        while let Some(front) = self.committing.front() {
+            let outcome = self.log.outcome(&front.ticket);
+            if matches!(outcome, Commit::Pending) {
+                break;
+            }
+            let Committing { ticket, conn, message } = self.committing.pop_front().expect("there is a front");
+            let waiting = conn.and_then(|id| Some((id, self.conns.take(id)?)));
+            match outcome {
+                Commit::Pending => unreachable!("looked at above"),
+                Commit::Durable => {
+                    let proof = self.log.prove(ticket);
+                    let id = self.backlog.messages[message as usize].id;
+                    self.release(message);
+                    match waiting {
+                        Some((conn_id, mut conn)) => {
+                            let Conn { outbox, side: Side::In(inbound), .. } = &mut *conn else { unreachable!() };
+                            outbox.write(|out| inbound.server.accepted(proof, id, out));
+                            self.counters.accepted_messages += 1;
+                            self.go_on(now, conn_id, conn, effects);
+                        }
+                        None if conn.is_some() => self.counters.orphaned_acknowledgements += 1,
+                        None => {}
+                    }
+                }
+                Commit::Failed(why) => {
+                    self.withdraw(message);
+                    self.counters.refused_by_log += 1;
+                    if let Some((conn_id, mut conn)) = waiting {
+                        let Conn { outbox, side: Side::In(inbound), .. } = &mut *conn else { unreachable!() };
+                        outbox.write(|out| inbound.server.refused(why, out));
+                        self.go_on(now, conn_id, conn, effects);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The client has its reply: what came behind the message is looked at now (DAT-15).
+    fn go_on(&mut self, now: Now, id: ConnId, mut conn: Box<Conn>, effects: &mut Vec<Effect>) {
+        let inbound = conn.inbound();
+        assert!(inbound.awaiting, "a reply to a message goes to who waits for it");
+        inbound.awaiting = false;
+        if self.draining.is_some() {
+            let Conn { outbox, side: Side::In(inbound), .. } = &mut *conn else { unreachable!() };
+            outbox.write(|out| inbound.server.shut_down(out));
+            conn.closing = true;
+        } else if inbound.leftover.is_empty() {
+            self.set_client_deadline(now, id, &mut conn);
+        } else {
+            let leftover = std::mem::take(&mut inbound.leftover);
+            self.serve(now, id, &mut conn, &leftover, effects);
+            let inbound = conn.inbound();
+            if inbound.leftover.capacity() == 0 {
+                inbound.leftover = leftover;
+                inbound.leftover.clear();
+            }
+        }
+        self.put_inbound(id, conn, effects);
+    }
+
+    /// The message is ours now: its jobs may be sent.
+    fn release(&mut self, message: MessageSlot) {
+        let message = &mut self.backlog.messages[message as usize];
+        message.committed = true;
+        let mut job = message.first_job;
+        while job != crate::shard::backlog::NO_JOB {
+            let next = self.backlog.jobs[job as usize].next;
+            assert_eq!(self.backlog.jobs[job as usize].state, JobState::Held, "a message is committed once");
+            self.make_ready(job);
+            job = next;
+        }
+    }
+
+    /// The message is not ours: it was never durable and its sender is told so.
+    fn withdraw(&mut self, message: MessageSlot) {
+        let jobs: Vec<_> = self.backlog.jobs_of(message).collect();
+        for job in jobs {
+            self.sites.table[self.backlog.jobs[job as usize].site as usize].jobs -= 1;
+            if let Some(message) = self.backlog.remove_job(job) {
+                self.log.settle(message.place, &message.chunks);
+            }
+        }
+    }
+
+    /// Stops taking work (SES-24).
+    pub(super) fn drain(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        if self.draining.is_some() {
+            return;
+        }
+        let end = now.mono.plus_ms(self.settings.drain_ms);
+        self.draining = Some(end);
+        self.wheel.insert(end, super::Timer::Drain);
+        for id in self.conns.names() {
+            let Some(mut conn) = self.conns.take(id) else { continue };
+            match &mut conn.side {
+                Side::In(inbound) if inbound.awaiting => self.conns.put(id, conn),
+                Side::In(inbound) => {
+                    if !conn.closing {
+                        conn.outbox.write(|out| inbound.server.shut_down(out));
+                        conn.closing = true;
+                    }
+                    self.put_inbound(id, conn, effects);
+                }
+                Side::Out(_) => self.after_client(now, id, conn, effects),
+            }
+        }
+    }
+
+    /// The drain took long enough: what is still under way is cut and stays in the queue.
+    pub(super) fn end_drain(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        for id in self.conns.names() {
+            let Some(conn) = self.conns.get(id) else { continue };
+            if conn.is_inbound() {
+                let conn = self.conns.take(id).expect("it is there");
+                self.client_gone(id, conn);
+            } else {
+                self.closed(now, id, super::CloseReason::PeerClosed, effects);
+            }
+            effects.push(Effect::Abort { conn: id });
+        }
+    }
+
+    pub(super) fn look_whether_drained(&mut self, _now: Now, effects: &mut Vec<Effect>) {
+        if self.draining.is_some()
+            && !self.drained
+            && self.conns.inbound + self.conns.outbound == 0
+            && self.committing.is_empty()
+            && self.unwritten.is_empty()
+            && self.log.durable() >= self.log.appended()
+        {
+            self.drained = true;
+            effects.push(Effect::Drained);
+        }
+    }
+}

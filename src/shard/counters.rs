@@ -1,0 +1,52 @@
+//! What a shard counts. Plain numbers, read by the shell; all only grow unless their name says otherwise.
+
+/// A shard's counters at a moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Inbound connections now.
+    pub connections_in: u64,
+    /// Outbound connections now.
+    pub connections_out: u64,
+    /// Messages in responsibility now.
+    pub messages_live: u64,
+    /// Recipients not settled now.
+    pub recipients_open: u64,
+    /// Inbound connections since the start.
+    pub accepted_connections: u64,
+    /// Inbound connections refused because all places were taken (SES-26).
+    pub refused_connections: u64,
+    /// Messages answered 250.
+    pub accepted_messages: u64,
+    /// Messages answered 4xx because the log could not take them.
+    pub refused_by_log: u64,
+    /// Messages committed whose client was gone before the 250.
+    pub orphaned_acknowledgements: u64,
+    /// Recipients delivered.
+    pub delivered: u64,
+    /// Recipients failed for good.
+    pub failed: u64,
+    /// Attempts that ended with a temporary failure, per recipient.
+    pub deferred: u64,
+    /// Deferred because no reply came after the final dot: each may be delivered twice (RTE-16).
+    pub unknown_outcome: u64,
+    /// Failure reports made.
+    pub bounces: u64,
+    /// Failures that could not be reported: null reverse-path or a report that did not fit (DSN-02).
+    pub unreported_failures: u64,
+    /// Outbound connections dialled.
+    pub dials: u64,
+    /// Outbound connections that could not be used.
+    pub failed_dials: u64,
+    /// Transactions begun at next hops.
+    pub transactions: u64,
+    /// Body parts read back from disk.
+    pub reads: u64,
+    /// Body octets copied to be gathered, on top of the one copy into the log.
+    pub gathered_bytes: u64,
+    /// Messages copied forward by reclaim.
+    pub copied_forward: u64,
+    /// Damaged records met while reading back.
+    pub damaged_reads: u64,
+    /// Parcels sent to other shards.
+    pub parcels: u64,
+}

@@ -1,0 +1,401 @@
+//! Intake: from a client's first byte to the accepting record in the log.
+//!
+//! Body bytes go from the receive buffer into the log's block, once. What does not end inside one receive
+//! becomes chunk records as it comes, so a connection's memory is bounded whatever the message's size; pieces
+//! too small for a record of their own are gathered first. The 250 is not written here: see `commit`.
+//!
+//! Every refusal is an SMTP reply; nothing from a client panics.
+
+use std::net::IpAddr;
+
+use crate::base::ids::{ConnId, MessageId, Position};
+use crate::base::limits;
+use crate::base::time::{Now, UnixMs};
+use crate::config::Settings;
+use crate::mail::address::domain_of;
+use crate::mail::envelope::Envelope;
+use crate::mail::trace::{TraceFacts, write_received};
+use crate::queue::{Draft, DraftRecipient, RecipientList, RecipientState};
+use crate::shard::backlog::{JOB_RECIPIENTS_MAX, Message, NO_JOB};
+use crate::shard::commit::Committing;
+use crate::shard::conns::{Conn, Inbound, Side};
+use crate::shard::{Effect, Shard};
+use crate::smtp::server::{Peer, Server, ServerEvent, ServerSettings, Waiting};
+
+pub(super) fn server_settings(settings: &Settings) -> ServerSettings {
+    ServerSettings {
+        hostname: settings.hostname.clone(),
+        message_bytes_max: settings.relay.message_bytes_max,
+        recipients_max: settings.relay.recipients_max,
+        errors_max: settings.relay.errors_max,
+        received_fields_max: settings.relay.received_fields_max,
+        command_idle_ms: settings.relay.command_idle_ms,
+        data_idle_ms: settings.relay.data_idle_ms,
+    }
+}
+
+/// Parts of a body seen in this receive that are in no record yet, in order.
+#[derive(Default)]
+struct Run<'b> {
+    parts: [&'b [u8]; 8],
+    count: usize,
+    length_bytes: usize,
+}
+
+impl<'b> Run<'b> {
+    fn parts(&self) -> &[&'b [u8]] {
+        &self.parts[..self.count]
+    }
+
+    /// False if there is no place left.
+    fn push(&mut self, slice: &'b [u8]) -> bool {
+        if slice.is_empty() {
+            return true;
+        }
+        if self.count == self.parts.len() {
+            return false;
+        }
+        self.parts[self.count] = slice;
+        self.count += 1;
+        self.length_bytes += slice.len();
+        true
+    }
+}
+
+impl Shard {
+    pub(super) fn client_connected(&mut self, now: Now, peer: IpAddr, effects: &mut Vec<Effect>) {
+        self.counters.accepted_connections += 1;
+        if self.draining.is_some() {
+            self.counters.refused_connections += 1;
+            effects.push(Effect::Refuse { greeting: b"421 4.3.2 Service is shutting down, try again later\r\n" });
+            return;
+        }
+        if self.conns.inbound >= self.settings.relay.connections_max {
+            self.counters.refused_connections += 1;
+            effects.push(Effect::Refuse { greeting: b"421 4.3.2 Too many connections, try again later\r\n" });
+            return;
+        }
+        let peer = peer.to_canonical();
+        let may_relay = self.settings.relay.may_relay(peer);
+        let server = Server::new(self.server_settings.clone(), Peer { address: peer, may_relay });
+        let id = self.conns.insert(Side::In(Inbound {
+            server,
+            peer,
+            leftover: Vec::new(),
+            gathered: Vec::new(),
+            chunks: Vec::new(),
+            awaiting: false,
+            paused: false,
+            data_since: None,
+            data_bytes: 0,
+        }));
+        effects.push(Effect::Open { conn: id });
+        let mut conn = self.conns.take(id).expect("it was just inserted");
+        let Conn { outbox, side: Side::In(inbound), .. } = &mut *conn else { unreachable!() };
+        outbox.write(|out| inbound.server.greet(out));
+        self.set_client_deadline(now, id, &mut conn);
+        self.put_inbound(id, conn, effects);
+    }
+
+    pub(super) fn receive_in(
+        &mut self,
+        now: Now,
+        id: ConnId,
+        conn: &mut Conn,
+        bytes: &[u8],
+        effects: &mut Vec<Effect>,
+    ) {
+        let inbound = conn.inbound();
+        if inbound.awaiting {
+            inbound.leftover.extend_from_slice(bytes);
+        } else if inbound.leftover.is_empty() {
+            self.serve(now, id, conn, bytes, effects);
+        } else {
+            let mut joined = std::mem::take(&mut inbound.leftover);
+            joined.extend_from_slice(bytes);
+            self.serve(now, id, conn, &joined, effects);
+        }
+    }
+
+    /// Runs the session over `input` until it is used up, a message waits for its commit, or the session is over.
+    pub(super) fn serve(&mut self, now: Now, id: ConnId, conn: &mut Conn, input: &[u8], effects: &mut Vec<Effect>) {
+        let mut input = input;
+        let mut run = Run::default();
+        conn.inbound().server.set_room(self.log.no_room());
+        loop {
+            let Conn { outbox, side: Side::In(inbound), .. } = conn else { unreachable!("only clients are served") };
+            match outbox.write(|out| inbound.server.next(&mut input, out)) {
+                ServerEvent::Body(slice) => {
+                    inbound.data_bytes += slice.len() as u64;
+                    if !run.push(slice) {
+                        self.keep(inbound, &run);
+                        run = Run::default();
+                        run.push(slice);
+                    }
+                }
+                ServerEvent::MessageEnd => {
+                    if inbound.gathered.len() + run.length_bytes > limits::CHUNK_MAX_BYTES {
+                        self.keep(inbound, &run);
+                        run = Run::default();
+                    }
+                    let awaiting = self.message_end(now, id, conn, &run);
+                    run = Run::default();
+                    if awaiting {
+                        conn.inbound().leftover.extend_from_slice(input);
+                        break;
+                    }
+                }
+                ServerEvent::MessageDropped => {
+                    run = Run::default();
+                    self.forget_body(inbound);
+                }
+                ServerEvent::NeedMore => {
+                    self.keep(inbound, &run);
+                    inbound.leftover.extend_from_slice(input);
+                    break;
+                }
+                ServerEvent::Close => {
+                    self.forget_body(inbound);
+                    conn.closing = true;
+                    break;
+                }
+            }
+        }
+        self.set_client_deadline(now, id, conn);
+        Shard::flush(id, conn, effects);
+    }
+
+    /// Puts a run of body bytes away before the receive buffer goes: into records if it is long enough.
+    fn keep(&mut self, inbound: &mut Inbound, run: &Run<'_>) {
+        if run.length_bytes == 0 {
+            return;
+        }
+        let together = inbound.gathered.len() + run.length_bytes;
+        if together < limits::CHUNK_MIN_BYTES {
+            for part in run.parts() {
+                inbound.gathered.extend_from_slice(part);
+            }
+            self.counters.gathered_bytes += run.length_bytes as u64;
+            return;
+        }
+        let gathered = std::mem::take(&mut inbound.gathered);
+        let mut record: Vec<&[u8]> = Vec::with_capacity(run.count + 2);
+        let mut length = 0;
+        for part in std::iter::once(&gathered[..]).chain(run.parts().iter().copied()) {
+            let mut part = part;
+            while !part.is_empty() {
+                let (now, later) = part.split_at(part.len().min(limits::CHUNK_MAX_BYTES - length));
+                record.push(now);
+                length += now.len();
+                part = later;
+                if length == limits::CHUNK_MAX_BYTES {
+                    self.append_chunk(inbound, &record);
+                    record.clear();
+                    length = 0;
+                }
+            }
+        }
+        if length > 0 {
+            self.append_chunk(inbound, &record);
+        }
+        inbound.gathered = gathered;
+        inbound.gathered.clear();
+    }
+
+    fn append_chunk(&mut self, inbound: &mut Inbound, parts: &[&[u8]]) {
+        match self.log.append_chunk(parts) {
+            Ok(chunk) => inbound.chunks.push(chunk),
+            Err(why) => inbound.server.storage_refused(why),
+        }
+    }
+
+    /// The body of a refused or broken-off message is garbage.
+    fn forget_body(&mut self, inbound: &mut Inbound) {
+        self.log.drop_chunks(&inbound.chunks);
+        inbound.chunks.clear();
+        inbound.gathered.clear();
+        inbound.data_since = None;
+    }
+
+    /// A whole message is there: append its accepting record. True if the session now waits for the commit.
+    fn message_end(&mut self, now: Now, id: ConnId, conn: &mut Conn, run: &Run<'_>) -> bool {
+        let Conn { outbox, side: Side::In(inbound), .. } = conn else { unreachable!("only clients send messages") };
+        inbound.data_since = None;
+        let envelope = inbound.server.envelope();
+        let facts = inbound.server.facts();
+        let order = &mut self.by_domain;
+        order.clear();
+        order.extend(0..envelope.len() as u16);
+        if order.len() > 1 {
+            order.sort_by(|&a, &b| {
+                let (a, b) = (envelope.recipient(a.into()), envelope.recipient(b.into()));
+                compare_domains(domain_of(a), domain_of(b))
+            });
+        }
+        let trace = TraceFacts {
+            hello: inbound.server.hello(),
+            peer: inbound.peer,
+            hostname: &self.settings.hostname,
+            protocol: inbound.server.protocol(),
+            for_recipient: (envelope.len() == 1).then(|| envelope.recipient(0)),
+            when: now.wall,
+            id: MessageId { shard: self.id, position: Position::default() },
+        };
+        let mut tail: [&[u8]; 9] = [&[]; 9];
+        tail[0] = &inbound.gathered;
+        tail[1..=run.count].copy_from_slice(run.parts());
+        let recipients = ByDomain { envelope, order };
+        let draft = Draft {
+            copy_of: None,
+            arrived: now.wall,
+            eight_bit: facts.eight_bit,
+            body_bytes: facts.body_bytes,
+            sender: envelope.sender(),
+            recipients: &recipients,
+            chunks: &inbound.chunks,
+            tail: &tail[..=run.count],
+        };
+        let appended = self.log.append_accept(&draft, &mut |id, out| write_received(out, &TraceFacts { id, ..trace }));
+        let appended = match appended {
+            Ok(appended) => appended,
+            Err(why) => {
+                outbox.write(|out| inbound.server.refused(why, out));
+                self.counters.refused_by_log += 1;
+                self.forget_body(inbound);
+                return false;
+            }
+        };
+        let message = self.backlog.messages.insert(Message {
+            id: appended.id,
+            place: appended.place,
+            chunks: inbound.chunks.drain(..).collect(),
+            arrived: now.wall,
+            expires: now.mono.plus_ms(self.settings.retry.expire_ms),
+            body_bytes: facts.body_bytes,
+            eight_bit: facts.eight_bit,
+            open_jobs: 0,
+            first_job: NO_JOB,
+            copying: false,
+            committed: false,
+        }) as u32;
+        inbound.gathered.clear();
+        inbound.awaiting = true;
+        let order = std::mem::take(&mut self.by_domain);
+        let most = self.settings.site.recipients.min(JOB_RECIPIENTS_MAX);
+        let mut first = 0;
+        while first < order.len() {
+            let domain = domain_of(envelope.recipient(order[first].into()));
+            let count = order[first..]
+                .iter()
+                .take(most)
+                .take_while(|&&i| domain_of(envelope.recipient(i.into())).eq_ignore_ascii_case(domain))
+                .count();
+            let site = self.sites.of_domain(domain);
+            let open = if count == 128 { u128::MAX } else { (1 << count) - 1 };
+            self.sites.table[site as usize].jobs += 1;
+            self.backlog.add_job(message, site, first as u16, open, 0);
+            first += count;
+        }
+        self.by_domain = order;
+        self.committing.push_back(Committing { ticket: appended.ticket, conn: Some(id), message });
+        true
+    }
+
+    /// The peer is expected to say something within this time.
+    pub(super) fn set_client_deadline(&mut self, now: Now, id: ConnId, conn: &mut Conn) {
+        let inbound = conn.inbound();
+        let silence_ms = match inbound.server.waiting() {
+            Waiting::Data => {
+                inbound.data_since.get_or_insert_with(|| {
+                    inbound.data_bytes = 0;
+                    now.mono
+                });
+                self.settings.relay.data_idle_ms
+            }
+            Waiting::Command => self.settings.relay.command_idle_ms,
+            // The disk's turn, not the client's.
+            Waiting::Verdict | Waiting::Over => self.settings.relay.command_idle_ms,
+        };
+        let too_slow = inbound.data_since.is_some_and(|since| {
+            let taken_ms = now.mono.ms_since(since);
+            taken_ms > self.settings.relay.data_idle_ms
+                && inbound.data_bytes < taken_ms * limits::DATA_RATE_MIN_BYTES_PER_SECOND / 1000
+        });
+        conn.deadline = if too_slow { now.mono } else { now.mono.plus_ms(silence_ms) };
+        self.watch(now.mono, id, conn);
+    }
+
+    /// The client said nothing for too long: 421 and close (SES-23, DAT-14).
+    pub(super) fn client_silent(&mut self, now: Now, id: ConnId, mut conn: Box<Conn>, effects: &mut Vec<Effect>) {
+        let Conn { outbox, closing, side: Side::In(inbound), .. } = &mut *conn else { unreachable!() };
+        if *closing {
+            // It does not even take our last words.
+            self.forget_client(id, conn);
+            effects.push(Effect::Abort { conn: id });
+            return;
+        }
+        if inbound.awaiting {
+            self.set_client_deadline(now, id, &mut conn);
+            self.put_inbound(id, conn, effects);
+            return;
+        }
+        outbox.write(|out| inbound.server.timed_out(out));
+        *closing = true;
+        self.forget_body(inbound);
+        conn.deadline = now.mono.plus_ms(limits::QUIT_TIMEOUT_MS);
+        self.watch(now.mono, id, &mut conn);
+        Shard::flush(id, &mut conn, effects);
+        self.put_inbound(id, conn, effects);
+    }
+
+    /// The client's connection is gone. A message that waits for its commit stays ours.
+    pub(super) fn client_gone(&mut self, id: ConnId, conn: Box<Conn>) {
+        self.forget_client(id, conn);
+    }
+
+    fn forget_client(&mut self, id: ConnId, mut conn: Box<Conn>) {
+        self.unwatch(&mut conn);
+        let Side::In(inbound) = &mut conn.side else { unreachable!() };
+        self.forget_body(inbound);
+        self.conns.remove(id, true);
+    }
+
+    /// Puts an inbound connection back, or ends it if it has nothing more to say; reads from it or not.
+    pub(super) fn put_inbound(&mut self, id: ConnId, mut conn: Box<Conn>, effects: &mut Vec<Effect>) {
+        Shard::flush(id, &mut conn, effects);
+        if conn.closing && conn.outbox.is_empty() {
+            effects.push(Effect::Close { conn: id });
+            self.forget_client(id, conn);
+            return;
+        }
+        let crowded = conn.outbox.len() > limits::OUTBOX_MAX_BYTES;
+        let inbound = conn.inbound();
+        let pause = crowded || inbound.leftover.len() > limits::LEFTOVER_MAX_BYTES;
+        if pause != inbound.paused {
+            inbound.paused = pause;
+            effects.push(if pause { Effect::Pause { conn: id } } else { Effect::Resume { conn: id } });
+        }
+        self.conns.put(id, conn);
+    }
+}
+
+/// The recipients of an envelope in the order in which they are recorded.
+struct ByDomain<'a> {
+    envelope: &'a Envelope,
+    order: &'a [u16],
+}
+
+impl RecipientList for ByDomain<'_> {
+    fn count(&self) -> usize {
+        self.order.len()
+    }
+    fn get(&self, index: usize) -> DraftRecipient<'_> {
+        let address = self.envelope.recipient(self.order[index].into());
+        DraftRecipient { address, state: RecipientState::Open, attempts: 0, due: UnixMs(0) }
+    }
+}
+
+/// Orders domains without regard to case, so that recipients of one domain stand together.
+fn compare_domains(a: &[u8], b: &[u8]) -> std::cmp::Ordering {
+    a.iter().map(u8::to_ascii_lowercase).cmp(b.iter().map(u8::to_ascii_lowercase))
+}

@@ -1,0 +1,234 @@
+//! What replies mean: every verdict becomes a record, and a recipient settles, waits, or goes back to its list.
+//!
+//! Order matters. A failure's report is appended before the verdict that settles the recipient, in the same log:
+//! a crash between the two may report twice, never lose a report. A message is forgotten only when its last
+//! verdict is durable.
+
+use crate::base::ids::MessageId;
+use crate::base::time::{Now, UnixMs};
+use crate::queue::{Ticket, VerdictDraft, VerdictOutcome};
+use crate::schedule::backoff::Backoff;
+use crate::schedule::site::JobId;
+use crate::shard::backlog::{JobState, Message};
+use crate::shard::commit::Settling;
+use crate::shard::timers::Timer;
+use crate::shard::{Effect, Level, Shard};
+use crate::smtp::client::{ClientVerdict, Outcome, Phase};
+
+/// One recipient's verdict, kept until its transaction is finished.
+pub(super) struct Entry {
+    pub(super) job: JobId,
+    /// Which of the job's open recipients, in order.
+    pub(super) nth: usize,
+    pub(super) outcome: Outcome,
+    pub(super) code: u16,
+    pub(super) text: Box<[u8]>,
+    pub(super) phase: Phase,
+}
+
+/// Verdicts as sessions give them, to be judged when the session is done with its input.
+#[derive(Default)]
+pub(super) struct Results {
+    entries: Vec<Entry>,
+    pub(super) finished: Vec<JobId>,
+    current: Vec<Entry>,
+}
+
+impl Results {
+    pub(super) fn note(&mut self, job: JobId, nth: usize, verdict: ClientVerdict<'_>) {
+        let ClientVerdict { outcome, code, text, phase } = verdict;
+        // What was delivered needs no words; keeping none keeps the hot path free of allocation.
+        let text = if outcome == Outcome::Delivered { Box::default() } else { text.into() };
+        self.entries.push(Entry { job, nth, outcome, code, text, phase });
+    }
+}
+
+/// Verdicts that found no room in the log, and what may be forgotten once they are in.
+pub(super) struct Unwritten {
+    message: MessageId,
+    verdicts: Vec<(VerdictDraft<'static>, Box<[u8]>)>,
+    then: Option<Message>,
+}
+
+impl Shard {
+    /// Judges the transactions that were finished. True if a next hop said something final about any recipient,
+    /// which shows that its site is alive.
+    pub(super) fn judge(&mut self, now: Now, effects: &mut Vec<Effect>) -> bool {
+        let mut alive = false;
+        while let Some(job) = self.results.finished.pop() {
+            let mut entries = std::mem::take(&mut self.results.current);
+            entries.extend(self.results.entries.extract_if(.., |entry| entry.job == job));
+            alive |= entries.iter().any(|entry| matches!(entry.outcome, Outcome::Delivered | Outcome::Failed));
+            self.conclude(now, job, &mut entries, effects);
+            entries.clear();
+            self.results.current = entries;
+        }
+        alive
+    }
+
+    /// Gives all open recipients of a job that is in no list the same failure.
+    pub(super) fn fail_job(&mut self, now: Now, job: JobId, code: u16, text: &str, effects: &mut Vec<Effect>) {
+        let count = self.backlog.jobs[job as usize].open.count_ones() as usize;
+        let mut entries: Vec<Entry> = (0..count)
+            .map(|nth| Entry {
+                job,
+                nth,
+                outcome: Outcome::Failed,
+                code,
+                text: text.as_bytes().into(),
+                phase: Phase::Session,
+            })
+            .collect();
+        self.conclude(now, job, &mut entries, effects);
+    }
+
+    /// A job's record cannot be read: it waits as long as a retry may, and an operator was told.
+    pub(super) fn defer_unread(&mut self, now: Now, job: JobId) {
+        let entry = &mut self.backlog.jobs[job as usize];
+        entry.state = JobState::Deferred;
+        let due = now.mono.plus_ms(self.settings.retry.longest_ms);
+        entry.timer = Some(self.wheel.insert(due, Timer::Job(job)));
+    }
+
+    fn conclude(&mut self, now: Now, job_id: JobId, entries: &mut [Entry], effects: &mut Vec<Effect>) {
+        let expired = self.expired(now, job_id);
+        for entry in entries.iter_mut() {
+            self.counters.unknown_outcome += u64::from(entry.outcome == Outcome::Unknown);
+            if matches!(entry.outcome, Outcome::Deferred | Outcome::Unknown) {
+                self.counters.deferred += 1;
+                if expired {
+                    entry.outcome = Outcome::Failed;
+                }
+            }
+        }
+        if entries.iter().any(|entry| entry.outcome == Outcome::Failed)
+            && !self.report_failure(now, job_id, entries, expired, effects)
+        {
+            // The report must not be lost: the failure is found again when there is room for it.
+            entries.iter_mut().filter(|e| e.outcome == Outcome::Failed).for_each(|e| e.outcome = Outcome::Deferred);
+        }
+        let job = &self.backlog.jobs[job_id as usize];
+        let message = self.backlog.messages[job.message as usize].id;
+        let attempts = job.attempts.saturating_add(1);
+        let backoff = Backoff { first_ms: self.settings.retry.first_ms, longest_ms: self.settings.retry.longest_ms };
+        let delay_ms = backoff.delay_ms(u32::from(attempts), &mut self.rng);
+        let mut settled = 0u128;
+        let mut deferred = false;
+        for entry in entries.iter() {
+            let index = job.recipient(entry.nth);
+            let bit = 1u128 << (index - usize::from(job.first));
+            match entry.outcome {
+                Outcome::Delivered => {
+                    self.counters.delivered += 1;
+                    settled |= bit;
+                }
+                Outcome::Failed => {
+                    self.counters.failed += 1;
+                    settled |= bit;
+                }
+                Outcome::Deferred | Outcome::Unknown => deferred = true,
+                Outcome::NotTried => continue,
+            }
+            if entry.outcome != Outcome::Delivered {
+                effects.push(Effect::Report(Level::Info, describe(message, index, entry)));
+            }
+        }
+        let draft = |entry: &Entry| VerdictDraft {
+            recipient: job.recipient(entry.nth) as u32,
+            outcome: match entry.outcome {
+                Outcome::Delivered => VerdictOutcome::Delivered,
+                Outcome::Failed => VerdictOutcome::Failed,
+                _ => VerdictOutcome::Deferred,
+            },
+            attempts,
+            due: if settled & (1 << (job.recipient(entry.nth) - usize::from(job.first))) == 0 {
+                now.wall + delay_ms
+            } else {
+                UnixMs(0)
+            },
+            code: entry.code,
+            text: &[],
+        };
+        let single;
+        let several: Vec<VerdictDraft<'_>>;
+        let drafts: &[VerdictDraft<'_>] = match entries {
+            [entry] if entry.outcome != Outcome::NotTried => {
+                single = [VerdictDraft { text: &entry.text, ..draft(entry) }];
+                &single
+            }
+            entries => {
+                several = entries
+                    .iter()
+                    .filter(|entry| entry.outcome != Outcome::NotTried)
+                    .map(|entry| VerdictDraft { text: &entry.text, ..draft(entry) })
+                    .collect();
+                &several
+            }
+        };
+        let ticket = if drafts.is_empty() { None } else { self.write_verdicts(message, drafts) };
+        self.backlog.settle(job_id, settled);
+        let job = &mut self.backlog.jobs[job_id as usize];
+        if job.open == 0 {
+            job.record = None;
+            self.sites.table[job.site as usize].jobs -= 1;
+            if let Some(message) = self.backlog.remove_job(job_id) {
+                self.forget_message(message, ticket);
+            }
+        } else if deferred {
+            job.record = None;
+            job.attempts = attempts;
+            job.state = JobState::Deferred;
+            job.timer = Some(self.wheel.insert(now.mono.plus_ms(delay_ms), Timer::Job(job_id)));
+        } else {
+            self.make_ready_again(job_id);
+        }
+    }
+
+    /// `None` if the log had no room; then the verdicts wait in `unwritten`.
+    fn write_verdicts(&mut self, message: MessageId, drafts: &[VerdictDraft<'_>]) -> Option<Ticket> {
+        match self.log.append_verdicts(message, drafts) {
+            Ok(ticket) => Some(ticket),
+            Err(_) => {
+                let verdicts =
+                    drafts.iter().map(|draft| (VerdictDraft { text: &[], ..*draft }, draft.text.into())).collect();
+                self.unwritten.push_back(Unwritten { message, verdicts, then: None });
+                None
+            }
+        }
+    }
+
+    /// All recipients are settled; its place is given up once the record that says so is durable.
+    fn forget_message(&mut self, message: Message, ticket: Option<Ticket>) {
+        match ticket {
+            Some(ticket) => {
+                self.settling.push_back(Settling { ticket, place: message.place, chunks: message.chunks });
+            }
+            None => {
+                let last = self.unwritten.back_mut().expect("without a ticket the verdicts wait");
+                last.then = Some(message);
+            }
+        }
+    }
+
+    pub(super) fn retry_unwritten(&mut self) {
+        while let Some(first) = self.unwritten.front() {
+            let drafts: Vec<VerdictDraft<'_>> =
+                first.verdicts.iter().map(|(draft, text)| VerdictDraft { text, ..*draft }).collect();
+            let Ok(ticket) = self.log.append_verdicts(first.message, &drafts) else { return };
+            let written = self.unwritten.pop_front().expect("there is a first");
+            if let Some(message) = written.then {
+                self.settling.push_back(Settling { ticket, place: message.place, chunks: message.chunks });
+            }
+        }
+    }
+}
+
+fn describe(message: MessageId, recipient: usize, entry: &Entry) -> String {
+    let word = match entry.outcome {
+        Outcome::Failed => "failed",
+        Outcome::Unknown => "deferred, outcome unknown: no reply after the final dot, it may arrive twice",
+        _ => "deferred",
+    };
+    let text = String::from_utf8_lossy(&entry.text);
+    format!("{message} recipient {recipient} {word}: {} {text}", entry.code)
+}

@@ -1,0 +1,266 @@
+//! Reclaim: the last messages of an old segment are copied forward, so that the segment can be used again.
+//!
+//! A copy is an accepting record with the message's old name, behind new records of its body, made one part at a
+//! time so that a long message needs no more memory than a short one. The old place is given up only when the copy
+//! is durable; a message that settles meanwhile takes both places with it.
+//! Also here: what recovery found becomes live again.
+
+use std::collections::VecDeque;
+
+use crate::base::bytes::Slice;
+use crate::base::ids::MessageId;
+use crate::base::time::{Mono, Now, UnixMs};
+use crate::mail::address::domain_of;
+use crate::queue::record::AcceptView;
+use crate::queue::{ChunkRef, Commit, CopyOf, Draft, DraftRecipient, Place, RecipientState, RecoveredMessage, Ticket};
+use crate::shard::backlog::{JOB_RECIPIENTS_MAX, Job, JobState, Message, MessageSlot, NO_JOB};
+use crate::shard::delivery::Reading;
+use crate::shard::timers::Timer;
+use crate::shard::{Effect, Shard};
+
+/// Messages being copied at a time.
+const COPIES_MAX: usize = 8;
+
+/// How often it is looked for something to copy.
+const LOOK_EVERY_MS: u64 = 100;
+
+/// A message on its way to its new place.
+struct Copy {
+    message: MessageSlot,
+    id: MessageId,
+    old: Box<[ChunkRef]>,
+    new: Vec<ChunkRef>,
+}
+
+/// A copy that was appended and is not durable yet.
+struct Moved {
+    ticket: Ticket,
+    message: MessageSlot,
+    id: MessageId,
+    place: Place,
+    chunks: Box<[ChunkRef]>,
+}
+
+/// What reclaim is doing.
+#[derive(Default)]
+pub(super) struct Reclaim {
+    copies: Vec<Copy>,
+    moved: VecDeque<Moved>,
+    next_look: Mono,
+}
+
+impl Shard {
+    pub(super) fn next_reclaim_due(&self) -> Mono {
+        if self.log.straggler().is_some() { self.reclaim.next_look } else { Mono::NEVER }
+    }
+
+    /// Looks for stragglers now and then, and for copies that became durable.
+    pub(super) fn reclaim(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        self.finish_moves();
+        if now.mono < self.reclaim.next_look || self.draining.is_some() {
+            return;
+        }
+        let Some(life) = self.log.straggler() else { return };
+        self.reclaim.next_look = now.mono.plus_ms(LOOK_EVERY_MS);
+        let room = COPIES_MAX.saturating_sub(self.reclaim.copies.len() + self.reclaim.moved.len());
+        let stands_there = |message: &Message| {
+            message.place.position.life() == life || message.chunks.iter().any(|c| c.position.life() == life)
+        };
+        let found: Vec<MessageSlot> = self
+            .backlog
+            .messages
+            .iter()
+            .filter(|(_, message)| !message.copying && message.committed && stands_there(message))
+            .map(|(slot, _)| slot as MessageSlot)
+            .take(room)
+            .collect();
+        for slot in found {
+            let message = &mut self.backlog.messages[slot as usize];
+            message.copying = true;
+            let copy = Copy { message: slot, id: message.id, old: message.chunks.clone(), new: Vec::new() };
+            self.go_on_copying(copy, None, effects);
+        }
+    }
+
+    /// A part of a message came from disk; `None` if it could not be read.
+    pub(super) fn copy_part_came(&mut self, message: MessageSlot, part: Option<Slice>, effects: &mut Vec<Effect>) {
+        let Some(at) = self.reclaim.copies.iter().position(|copy| copy.message == message) else { return };
+        let copy = self.reclaim.copies.swap_remove(at);
+        match part {
+            Some(part) => self.go_on_copying(copy, Some(part), effects),
+            // It stays where it is; the damage was reported, and it is not tried again until the next start.
+            None => self.log.drop_chunks(&copy.new),
+        }
+    }
+
+    /// Copies part after part until one must be read from disk, or all are appended.
+    fn go_on_copying(&mut self, mut copy: Copy, mut part: Option<Slice>, effects: &mut Vec<Effect>) {
+        loop {
+            let message = self.backlog.messages.get(copy.message as usize).filter(|m| m.id == copy.id && m.copying);
+            let Some(message) = message else {
+                // It settled meanwhile.
+                self.log.drop_chunks(&copy.new);
+                return;
+            };
+            let next = copy.old.get(copy.new.len()).copied();
+            let (position, length_bytes) = match next {
+                Some(chunk) => (chunk.position, chunk.length_bytes),
+                None => (message.place.position, message.place.length_bytes),
+            };
+            let hot = part.take().or_else(|| match next {
+                Some(chunk) => self.log.chunk(&chunk),
+                None => self.log.record(&message.place),
+            });
+            let Some(bytes) = hot else {
+                let slot = copy.message;
+                self.reclaim.copies.push(copy);
+                self.read(Reading::Copy { message: slot, position }, position, length_bytes, effects);
+                return;
+            };
+            let appended = match next {
+                Some(_) => self.log.append_chunk(&[&bytes]).map(|chunk| copy.new.push(chunk)),
+                None => self.append_copy(&mut copy, &bytes),
+            };
+            if appended.is_err() {
+                self.log.drop_chunks(&copy.new);
+                self.backlog.messages[copy.message as usize].copying = false;
+                return;
+            }
+            if next.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// All parts are appended: the accepting record follows, with what is known of each recipient now.
+    fn append_copy(&mut self, copy: &mut Copy, record: &Slice) -> Result<(), crate::queue::LogRefusal> {
+        let view = AcceptView::read(record).expect("the record was verified when it came");
+        let mut recipients: Vec<DraftRecipient<'_>> = view
+            .recipients()
+            .map(|recipient| DraftRecipient {
+                address: recipient.address,
+                // What is in no job is settled; its verdict stands in the log.
+                state: match recipient.state {
+                    RecipientState::Open => RecipientState::Delivered,
+                    terminal => terminal,
+                },
+                attempts: recipient.attempts,
+                due: recipient.due,
+            })
+            .collect();
+        for job in self.backlog.jobs_of(copy.message) {
+            let Job { first, open, attempts, .. } = self.backlog.jobs[job as usize];
+            for bit in (0..JOB_RECIPIENTS_MAX).filter(|bit| open & (1 << bit) != 0) {
+                let recipient = &mut recipients[usize::from(first) + bit];
+                recipient.state = RecipientState::Open;
+                recipient.attempts = attempts;
+            }
+        }
+        let place = self.backlog.messages[copy.message as usize].place;
+        let draft = Draft {
+            copy_of: Some(CopyOf { id: copy.id, copies: place.copies }),
+            arrived: view.arrived,
+            eight_bit: view.eight_bit,
+            body_bytes: view.body_bytes,
+            sender: view.sender(),
+            recipients: &recipients,
+            chunks: &copy.new,
+            tail: &[&record[view.tail.clone()]],
+        };
+        let prefix = &record[view.prefix.clone()];
+        let appended = self.log.append_accept(&draft, &mut |_, out| out.extend_from_slice(prefix))?;
+        self.reclaim.moved.push_back(Moved {
+            ticket: appended.ticket,
+            message: copy.message,
+            id: copy.id,
+            place: appended.place,
+            chunks: std::mem::take(&mut copy.new).into(),
+        });
+        Ok(())
+    }
+
+    /// Copies that became durable take the place of what they are copies of.
+    fn finish_moves(&mut self) {
+        while let Some(first) = self.reclaim.moved.front() {
+            let outcome = self.log.outcome(&first.ticket);
+            if outcome == Commit::Pending {
+                return;
+            }
+            let in_use =
+                |job: u32| matches!(self.backlog.jobs[job as usize].state, JobState::Offered | JobState::Loading);
+            let alive = self.backlog.messages.get(first.message as usize).is_some_and(|message| message.id == first.id);
+            if alive && self.backlog.jobs_of(first.message).any(in_use) {
+                // Something is being read or sent from the old place.
+                return;
+            }
+            let moved = self.reclaim.moved.pop_front().expect("there is a first");
+            let message =
+                self.backlog.messages.get_mut(moved.message as usize).filter(|message| message.id == moved.id);
+            match (outcome, message) {
+                (Commit::Durable, Some(message)) => {
+                    message.copying = false;
+                    let place = std::mem::replace(&mut message.place, moved.place);
+                    let chunks = std::mem::replace(&mut message.chunks, moved.chunks);
+                    self.counters.copied_forward += 1;
+                    self.log.settle(place, &chunks);
+                }
+                (Commit::Durable, None) => self.log.settle(moved.place, &moved.chunks),
+                (_, message) => {
+                    if let Some(message) = message {
+                        message.copying = false;
+                    }
+                    self.log.settle(moved.place, &moved.chunks);
+                }
+            }
+        }
+    }
+
+    /// Makes a message live that recovery found in the spool.
+    pub(super) fn adopt(&mut self, now: Now, recovered: RecoveredMessage) {
+        let age_ms = now.wall - recovered.arrived;
+        let slot = self.backlog.messages.insert(Message {
+            id: recovered.id,
+            place: recovered.place,
+            chunks: recovered.chunks.into(),
+            arrived: recovered.arrived,
+            expires: now.mono.plus_ms(self.settings.retry.expire_ms.saturating_sub(age_ms)),
+            body_bytes: recovered.body_bytes,
+            eight_bit: recovered.eight_bit,
+            open_jobs: 0,
+            first_job: NO_JOB,
+            copying: false,
+            committed: true,
+        }) as MessageSlot;
+        let most = self.settings.site.recipients.min(JOB_RECIPIENTS_MAX);
+        let open = &recovered.recipients;
+        let mut next = 0;
+        while next < open.len() {
+            let first = &open[next];
+            let domain = domain_of(&first.address);
+            let together = open[next..]
+                .iter()
+                .take_while(|other| {
+                    ((other.index - first.index) as usize) < most
+                        && (other.attempts, other.due) == (first.attempts, first.due)
+                        && domain_of(&other.address).eq_ignore_ascii_case(domain)
+                })
+                .count();
+            let mask = open[next..next + together].iter().fold(0, |mask, r| mask | 1u128 << (r.index - first.index));
+            let site = self.sites.of_domain(domain);
+            self.sites.table[site as usize].jobs += 1;
+            let job = self.backlog.add_job(slot, site, first.index as u16, mask, first.attempts);
+            let wait_ms = UnixMs(first.due.0) - now.wall;
+            if wait_ms == 0 {
+                self.make_ready(job);
+            } else {
+                // A clock that went back must not make a message wait longer than a retry may (QUE-11).
+                let due = now.mono.plus_ms(wait_ms.min(self.settings.retry.longest_ms * 5 / 4));
+                let timer = self.wheel.insert(due, Timer::Job(job));
+                let entry = &mut self.backlog.jobs[job as usize];
+                entry.state = JobState::Deferred;
+                entry.timer = Some(timer);
+            }
+            next += together;
+        }
+    }
+}

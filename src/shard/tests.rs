@@ -1,0 +1,525 @@
+//! The whole shard against a small world in memory: a disk, clients, and a next hop that answers by rule.
+
+use std::collections::{HashMap, VecDeque};
+
+use super::*;
+use crate::base::bytes::{HeapBlocks, heap_block};
+use crate::base::time::UnixMs;
+use crate::config::{self, Machine};
+use crate::queue::{DiskError, Recovery, SegmentSlot, WriteId};
+use crate::route::Answer;
+
+/// One message as the next hop took it.
+#[derive(Debug, PartialEq, Eq)]
+struct Taken {
+    sender: String,
+    recipients: Vec<String>,
+    data: String,
+}
+
+/// A next hop on one connection: reads what the shard sent, answers by `rule` (given the command line; `.` at the end of data).
+#[derive(Default)]
+struct Hop {
+    input: Vec<u8>,
+    data: bool,
+    current: Option<Taken>,
+}
+
+struct World {
+    shard: Shard,
+    now: Now,
+    effects: Vec<Effect>,
+    disk: HashMap<u32, Vec<u8>>,
+    /// Writes are kept here instead of done, if set.
+    hold_writes: bool,
+    held: VecDeque<(WriteId, SegmentSlot, u32, Vec<u8>)>,
+    fail_writes: Option<DiskError>,
+    clients: HashMap<ConnId, String>,
+    hops: HashMap<ConnId, Hop>,
+    refuse_dials: bool,
+    dials: u32,
+    taken: Vec<Taken>,
+    rule: fn(&str) -> String,
+    reports: Vec<String>,
+    wake: Mono,
+    drained: bool,
+    last_opened: Option<ConnId>,
+    answer: Answer,
+}
+
+fn accept_all(line: &str) -> String {
+    match line.split(' ').next().unwrap() {
+        "EHLO" => "250-hop.test\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 SIZE\r\n".into(),
+        "DATA" => "354 go\r\n".into(),
+        "QUIT" => "221 bye\r\n".into(),
+        _ => "250 2.0.0 ok\r\n".into(),
+    }
+}
+
+fn settings(more: &[&str]) -> Arc<Settings> {
+    let mut sets =
+        vec!["shards=1".to_string(), "relay.hostname=relay.test".into(), "route.default=192.0.2.9:25".into()];
+    sets.extend(more.iter().map(|set| set.to_string()));
+    let machine = Machine { hostname: "relay.test".into(), cores: 1 };
+    Arc::new(config::load(None, &sets, &machine).unwrap())
+}
+
+/// What recovery makes of a disk.
+fn start_of(disk: &HashMap<u32, Vec<u8>>) -> ShardStart {
+    let shard = ShardId(0);
+    let mut recovery = Recovery::new();
+    let mut files: Vec<_> =
+        disk.iter().map(|(slot, bytes)| (Recovery::life(shard, &mut &bytes[..]).unwrap(), *slot, bytes)).collect();
+    files.sort_by_key(|(life, slot, _)| (std::cmp::Reverse(*life), *slot));
+    for (_, slot, bytes) in files {
+        recovery.segment(shard, SegmentSlot(slot), bytes.len() as u32, &mut &bytes[..]).unwrap();
+    }
+    recovery.finish(1).swap_remove(0)
+}
+
+impl World {
+    fn new(more: &[&str]) -> World {
+        Self::on(more, HashMap::new())
+    }
+
+    /// A world on a disk that an earlier one left.
+    fn on(more: &[&str], disk: HashMap<u32, Vec<u8>>) -> World {
+        let now = Now { mono: Mono(1_000_000), wall: UnixMs(1_795_000_000_000) };
+        let start = start_of(&disk);
+        let setup =
+            Setup { id: ShardId(0), settings: settings(more), start, blocks: Box::new(HeapBlocks), seed: 1, now };
+        let mut world = World {
+            shard: Shard::new(setup),
+            now,
+            effects: Vec::new(),
+            disk,
+            hold_writes: false,
+            held: VecDeque::new(),
+            fail_writes: None,
+            clients: HashMap::new(),
+            hops: HashMap::new(),
+            refuse_dials: false,
+            dials: 0,
+            taken: Vec::new(),
+            rule: accept_all,
+            reports: Vec::new(),
+            wake: Mono::NEVER,
+            drained: false,
+            last_opened: None,
+            answer: Answer::NoSuchDomain { ttl_s: 60 },
+        };
+        world.input(Input::Tick);
+        world
+    }
+
+    fn input(&mut self, input: Input<'_>) {
+        self.now.mono.0 += 1;
+        let mut effects = std::mem::take(&mut self.effects);
+        self.shard.step(self.now, input, &mut effects);
+        self.effects = effects;
+        while !self.effects.is_empty() {
+            for effect in std::mem::take(&mut self.effects) {
+                self.perform(effect);
+            }
+        }
+    }
+
+    /// An input whose effects are performed by whoever is performing now.
+    fn nested(&mut self, input: Input<'_>) {
+        let mut effects = std::mem::take(&mut self.effects);
+        self.shard.step(self.now, input, &mut effects);
+        self.effects = effects;
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::Open { conn } => {
+                self.clients.insert(conn, String::new());
+                self.last_opened = Some(conn);
+            }
+            Effect::Refuse { greeting } => self.reports.push(String::from_utf8_lossy(greeting).into()),
+            Effect::Flush { conn } => self.flush(conn),
+            Effect::Close { conn } | Effect::Abort { conn } => {
+                self.hops.remove(&conn);
+            }
+            Effect::Pause { .. } | Effect::Resume { .. } | Effect::Parcel { .. } => {}
+            Effect::Dial { conn, .. } => {
+                self.dials += 1;
+                if self.refuse_dials {
+                    self.nested(Input::Closed { conn, reason: CloseReason::Failed { errno: 111 } });
+                } else {
+                    self.hops.insert(conn, Hop::default());
+                    self.nested(Input::Connected { conn });
+                    self.nested(Input::Received { conn, bytes: b"220 hop.test\r\n" });
+                }
+            }
+            Effect::Write { write, slot, offset_bytes, block } => {
+                self.held.push_back((write, slot, offset_bytes, block.bytes().to_vec()));
+                if !self.hold_writes {
+                    self.do_write();
+                }
+            }
+            Effect::Read { read, slot, offset_bytes, length_bytes } => {
+                let from = offset_bytes as usize;
+                let bytes = self.disk[&slot.0][from..from + length_bytes as usize].to_vec();
+                self.nested(Input::ReadBack { read, result: Ok(heap_block(bytes)) });
+            }
+            Effect::PrepareSegment { slot } => {
+                let size = self.shard.settings.queue.segment_bytes as usize;
+                self.disk.insert(slot.0, vec![0; size]);
+                self.nested(Input::SegmentPrepared { slot, result: Ok(()) });
+            }
+            Effect::Resolve { query, .. } => {
+                let answer = self.answer.clone();
+                self.nested(Input::Resolved { query, answer });
+            }
+            Effect::WakeAt(wake) => self.wake = wake,
+            Effect::Report(_, text) => self.reports.push(text),
+            Effect::Drained => self.drained = true,
+        }
+    }
+
+    fn do_write(&mut self) {
+        let (write, slot, offset, bytes) = self.held.pop_front().expect("a write is held");
+        let result = match self.fail_writes {
+            Some(error) => Err(error),
+            None => {
+                let at = offset as usize;
+                self.disk.get_mut(&slot.0).unwrap()[at..at + bytes.len()].copy_from_slice(&bytes);
+                Ok(())
+            }
+        };
+        self.nested(Input::Written { write, result });
+    }
+
+    fn release_writes(&mut self) {
+        while !self.held.is_empty() {
+            self.do_write();
+            self.input(Input::Tick);
+        }
+    }
+
+    fn flush(&mut self, conn: ConnId) {
+        let Some(outbox) = self.shard.outbox(conn) else { return };
+        let bytes = {
+            let mut slices = [std::io::IoSlice::new(&[]); 64];
+            let filled = outbox.gather(&mut slices);
+            slices[..filled].iter().flat_map(|slice| slice.to_vec()).collect::<Vec<u8>>()
+        };
+        if bytes.is_empty() {
+            return;
+        }
+        self.nested(Input::Sent { conn, count: bytes.len() });
+        if let Some(said) = self.clients.get_mut(&conn) {
+            said.push_str(&String::from_utf8_lossy(&bytes));
+        } else if self.hops.contains_key(&conn) {
+            self.hop(conn, &bytes);
+        }
+        if self.shard.outbox(conn).is_some_and(|outbox| outbox.sendable()) {
+            self.flush(conn);
+        }
+    }
+
+    fn hop(&mut self, conn: ConnId, bytes: &[u8]) {
+        let mut hop = self.hops.remove(&conn).unwrap();
+        hop.input.extend_from_slice(bytes);
+        let mut replies = String::new();
+        loop {
+            let end: &[u8] = if hop.data { b"\r\n.\r\n" } else { b"\r\n" };
+            let Some(at) = hop.input.windows(end.len()).position(|window| window == end) else { break };
+            let piece = String::from_utf8_lossy(&hop.input[..at]).into_owned();
+            hop.input.drain(..at + end.len());
+            if std::mem::take(&mut hop.data) {
+                let mut taken = hop.current.take().unwrap();
+                taken.data = piece + "\r\n";
+                let reply = (self.rule)(".");
+                if reply.starts_with('2') {
+                    self.taken.push(taken);
+                }
+                replies.push_str(&reply);
+                continue;
+            }
+            let reply = (self.rule)(&piece);
+            if reply.starts_with('2') && piece.starts_with("MAIL") {
+                let sender = piece[11..].split('>').next().unwrap().into();
+                hop.current = Some(Taken { sender, recipients: Vec::new(), data: String::new() });
+            } else if reply.starts_with('2') && piece.starts_with("RCPT") {
+                hop.current.as_mut().unwrap().recipients.push(piece[9..].split('>').next().unwrap().into());
+            } else if reply.starts_with("354") {
+                hop.data = true;
+            }
+            replies.push_str(&reply);
+        }
+        self.hops.insert(conn, hop);
+        if !replies.is_empty() {
+            self.nested(Input::Received { conn, bytes: replies.as_bytes() });
+        }
+    }
+
+    fn client(&mut self) -> ConnId {
+        self.client_from("127.0.0.1:4000")
+    }
+
+    fn client_from(&mut self, peer: &str) -> ConnId {
+        self.input(Input::Accepted { peer: peer.parse().unwrap(), local: "127.0.0.1".parse().unwrap() });
+        self.last_opened.expect("the connection was opened")
+    }
+
+    /// What the relay says to these bytes.
+    fn say(&mut self, conn: ConnId, bytes: &[u8]) -> String {
+        self.clients.get_mut(&conn).unwrap().clear();
+        self.input(Input::Received { conn, bytes });
+        self.clients[&conn].clone()
+    }
+
+    /// Sends a message in one transaction; gives the last reply line.
+    fn send(&mut self, recipients: &[&str], body: &str) -> String {
+        let conn = self.client();
+        let mut commands = "EHLO c.test\r\nMAIL FROM:<from@source.test>\r\n".to_string();
+        recipients.iter().for_each(|recipient| commands += &format!("RCPT TO:<{recipient}>\r\n"));
+        let replies = self.say(conn, (commands + "DATA\r\n").as_bytes());
+        assert!(replies.contains("354"), "{replies}");
+        self.say(conn, format!("{body}.\r\n").as_bytes())
+    }
+
+    fn pass(&mut self, ms: u64) {
+        let end = self.now.mono.plus_ms(ms);
+        let mut ticks = 0;
+        while self.wake <= end && self.wake != Mono::NEVER {
+            let wake = self.wake.max(self.now.mono);
+            self.now.wall.0 += wake.ms_since(self.now.mono);
+            self.now.mono = wake;
+            self.wake = Mono::NEVER;
+            self.input(Input::Tick);
+            ticks += 1;
+            assert!(ticks < 100_000, "time does not go on: wake at {:?}, now {:?}", self.wake, self.now.mono);
+        }
+        self.now.wall.0 += end.ms_since(self.now.mono);
+        self.now.mono = end;
+        self.input(Input::Tick);
+    }
+
+    fn nothing_left(&self) {
+        let counters = self.shard.counters();
+        assert_eq!((counters.messages_live, counters.recipients_open), (0, 0), "{:?}", self.reports);
+        assert_eq!(self.shard.log.stats().live_records, 0);
+    }
+}
+
+#[test]
+fn a_message_goes_through_byte_for_byte() {
+    let mut world = World::new(&[]);
+    let reply = world.send(&["to@dest.test"], "Subject: x\r\n\r\nline\r\n..dots\r\n");
+    assert!(reply.starts_with("250 2.0.0"), "{reply}");
+    assert_eq!(world.taken.len(), 1);
+    let taken = &world.taken[0];
+    assert_eq!((&*taken.sender, &taken.recipients[..]), ("from@source.test", &["to@dest.test".to_string()][..]));
+    let (trace, rest) = taken.data.split_at(taken.data.find("Subject").unwrap());
+    assert!(trace.starts_with("Received: from c.test ([127.0.0.1])\r\n\tby relay.test"), "{trace}");
+    assert_eq!(rest, "Subject: x\r\n\r\nline\r\n..dots\r\n");
+    world.pass(100);
+    world.nothing_left();
+}
+
+/// QUE-01: the 250 comes when the write is done, and not before.
+#[test]
+fn no_reply_before_it_is_durable() {
+    let mut world = World::new(&[]);
+    world.hold_writes = true;
+    assert_eq!(world.send(&["to@dest.test"], "x\r\n"), "");
+    assert!(world.taken.is_empty(), "nothing is sent before it is ours");
+    world.release_writes();
+    let conn = world.last_opened.unwrap();
+    assert!(world.clients[&conn].starts_with("250 2.0.0"));
+    assert_eq!(world.taken.len(), 1);
+}
+
+/// QUE-07, QUE-08: 4xx, and mail again when the disk is well, without a restart.
+#[test]
+fn a_failing_disk_is_answered_and_recovered_from() {
+    for (error, code) in [(DiskError::Full, "452 4.3.1"), (DiskError::Io { errno: 5 }, "451 4.3.0")] {
+        let mut world = World::new(&[]);
+        world.send(&["before@dest.test"], "x\r\n");
+        world.fail_writes = Some(error);
+        let reply = world.send(&["to@dest.test"], "x\r\n");
+        assert!(reply.starts_with(code), "{reply}");
+        world.fail_writes = None;
+        world.pass(5_000);
+        let reply = world.send(&["after@dest.test"], "x\r\n");
+        assert!(reply.starts_with("250"), "{reply}");
+        assert_eq!(world.taken.len(), 2);
+        world.pass(100);
+        world.nothing_left();
+    }
+}
+
+/// RTE-18, RTE-19: recipients of one domain together, domains apart, one body.
+#[test]
+fn recipients_go_out_by_domain() {
+    let mut world = World::new(&[]);
+    world.send(&["a@one.test", "b@two.test", "c@ONE.test"], "x\r\n");
+    let mut groups: Vec<Vec<String>> = world.taken.iter().map(|taken| taken.recipients.clone()).collect();
+    groups.sort();
+    assert_eq!(groups, [vec!["a@one.test".to_string(), "c@ONE.test".into()], vec!["b@two.test".into()]]);
+    world.pass(100);
+    world.nothing_left();
+}
+
+/// Refused recipients are reported, deferred ones tried again, the others delivered (PIP-08, QUE-03, DSN-01).
+#[test]
+fn each_recipient_has_its_own_outcome() {
+    let mut world = World::new(&[]);
+    world.rule = |line| match line {
+        line if line.starts_with("RCPT TO:<bad@") => "550 5.1.1 no such user\r\n".into(),
+        line if line.starts_with("RCPT TO:<slow@") => "450 4.2.1 later\r\n".into(),
+        line => accept_all(line),
+    };
+    world.send(&["good@dest.test", "bad@dest.test", "slow@dest.test"], "Subject: x\r\n\r\nx\r\n");
+    assert_eq!(world.taken.len(), 2, "the message and the report: {:?}", world.taken);
+    assert_eq!(world.taken[0].recipients, ["good@dest.test"]);
+    let report = &world.taken[1];
+    assert_eq!((&*report.sender, &report.recipients[..]), ("", &["from@source.test".to_string()][..]));
+    for word in ["multipart/report", "bad@dest.test", "5.1.1", "no such user", "Subject: x"] {
+        assert!(report.data.contains(word), "{word} in {}", report.data);
+    }
+    assert!(!report.data.contains("slow@"));
+    world.rule = accept_all;
+    world.pass(200_000);
+    assert_eq!(world.taken[2].recipients, ["slow@dest.test"]);
+    world.pass(100);
+    world.nothing_left();
+}
+
+/// QUE-05: a dead site costs one attempt per pause, however much waits; all of it goes when the site is back.
+#[test]
+fn a_dead_site_is_remembered() {
+    let mut world = World::new(&[]);
+    world.refuse_dials = true;
+    for n in 0..50 {
+        world.send(&[&format!("to{n}@dest.test")], "x\r\n");
+    }
+    world.pass(60_000);
+    assert!(world.dials < 15, "{} dials", world.dials);
+    world.refuse_dials = false;
+    world.pass(120_000);
+    assert_eq!(world.taken.len(), 50);
+    world.pass(100);
+    world.nothing_left();
+}
+
+/// QUE-13: what cannot be delivered in time is reported and gone.
+#[test]
+fn what_waits_too_long_is_reported() {
+    let mut world = World::new(&["retry.expire_ms=600000", "route.domains={\"source.test\"=\"192.0.2.8:25\"}"]);
+    world.rule = |line| match line {
+        line if line.starts_with("RCPT TO:<to@") => "450 4.2.1 later\r\n".into(),
+        line => accept_all(line),
+    };
+    world.send(&["to@dest.test"], "x\r\n");
+    world.pass(3_600_000);
+    assert_eq!(world.taken.len(), 1, "{:?}", world.reports);
+    assert!(world.taken[0].data.contains("4.4.7"), "{}", world.taken[0].data);
+    world.pass(100);
+    world.nothing_left();
+}
+
+/// RTE-02: a domain that does not exist fails at once.
+#[test]
+fn a_domain_that_does_not_exist_fails() {
+    let mut world = World::new(&[]);
+    let mut sets = world.shard.settings.as_ref().clone();
+    sets.route.default = None;
+    sets.route.domains = vec![("source.test".into(), config::HostPort::parse("192.0.2.9:25").unwrap())];
+    world.shard.sites = Sites::new(ShardId(0), &sets);
+    world.send(&["to@nowhere.test"], "x\r\n");
+    assert_eq!(world.taken.len(), 1);
+    assert!(world.taken[0].data.contains("5.1.2"), "{}", world.taken[0].data);
+    world.pass(100);
+    world.nothing_left();
+}
+
+/// A long message streams through chunk records, in both directions, also when it is no longer in memory.
+#[test]
+fn a_long_message_streams() {
+    for hot in ["queue.memory_bytes=134217728", "queue.memory_bytes=1048576"] {
+        let mut world = World::new(&[hot]);
+        world.refuse_dials = true;
+        let conn = world.client();
+        world.say(conn, b"EHLO c.test\r\nMAIL FROM:<a@b.test>\r\nRCPT TO:<c@d.test>\r\nDATA\r\n");
+        let mut body = String::new();
+        for line in 0..60_000 {
+            body += &format!("line {line} of a rather long message, as messages go\r\n");
+        }
+        let whole = format!("{body}.\r\n");
+        let mut reply = String::new();
+        for piece in whole.as_bytes().chunks(70_001) {
+            reply = world.say(conn, piece);
+        }
+        assert!(reply.starts_with("250"), "{reply}");
+        world.refuse_dials = false;
+        world.pass(60_000);
+        assert_eq!(world.taken.len(), 1, "{:?}", world.reports);
+        assert!(world.taken[0].data.ends_with(&body));
+        world.pass(100);
+        world.nothing_left();
+    }
+}
+
+/// What was accepted and not delivered is there after a restart, and goes out.
+#[test]
+fn a_restart_finds_everything() {
+    let mut world = World::new(&[]);
+    world.refuse_dials = true;
+    for n in 0..20 {
+        assert!(world.send(&[&format!("to{n}@dest.test")], &format!("message {n}\r\n")).starts_with("250"));
+    }
+    let mut world = World::on(&[], world.disk);
+    assert_eq!(world.taken.len(), 20, "they go out with the first step");
+    world.pass(100);
+    world.nothing_left();
+    // Their verdicts were durable: nothing comes twice.
+    let world = World::on(&[], world.disk);
+    assert_eq!(world.shard.counters().messages_live, 0);
+    assert!(world.taken.is_empty());
+}
+
+/// SES-24: a drain says 421 to clients, keeps what was accepted, and ends.
+#[test]
+fn a_drain_ends() {
+    let mut world = World::new(&[]);
+    world.send(&["to@dest.test"], "x\r\n");
+    let conn = world.client();
+    world.clients.get_mut(&conn).unwrap().clear();
+    world.input(Input::Drain);
+    assert!(world.clients[&conn].starts_with("421"), "{}", world.clients[&conn]);
+    world.pass(50);
+    assert!(world.drained, "{:?}", world.shard.counters());
+}
+
+/// The same seed and the same inputs give the same effects.
+#[test]
+fn steps_are_a_function_of_their_inputs() {
+    let run = || {
+        let mut world = World::new(&[]);
+        world.refuse_dials = true;
+        world.send(&["to@dest.test"], "x\r\n");
+        world.pass(600_000);
+        (world.dials, world.reports.clone())
+    };
+    assert_eq!(run(), run());
+}
+
+/// The third message of a connection costs one write of body and next envelope together (RFC 2920 3.1).
+#[test]
+fn one_connection_carries_many() {
+    let mut world = World::new(&["site.default.connections=1"]);
+    world.hold_writes = true;
+    for n in 0..30 {
+        world.send(&[&format!("to{n}@dest.test")], "x\r\n");
+    }
+    world.hold_writes = false;
+    world.release_writes();
+    assert_eq!((world.taken.len(), world.dials), (30, 1));
+    world.pass(100);
+    world.nothing_left();
+}

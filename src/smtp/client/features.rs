@@ -1,0 +1,78 @@
+//! What a next hop said it can do, in its EHLO reply of this session (PIP-04).
+
+use super::Offer;
+
+/// The keywords that matter to the client.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Features {
+    /// PIPELINING (RFC 2920).
+    pub(super) pipelining: bool,
+    /// SIZE, with the limit in bytes; 0 for none (RFC 1870 4).
+    pub(super) size: Option<u64>,
+    /// 8BITMIME (RFC 6152).
+    pub(super) eight_bit: bool,
+}
+
+impl Features {
+    /// Reads one EHLO line behind the first: keyword and parameters, in any case and spacing; others are ignored (EXT-10).
+    pub(super) fn note(&mut self, line: &[u8]) {
+        let mut words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+        let Some(keyword) = words.next() else {
+            return;
+        };
+        if keyword.eq_ignore_ascii_case(b"PIPELINING") {
+            self.pipelining = true;
+        } else if keyword.eq_ignore_ascii_case(b"8BITMIME") {
+            self.eight_bit = true;
+        } else if keyword.eq_ignore_ascii_case(b"SIZE") {
+            self.size = Some(words.next().map_or(0, size_limit));
+        }
+    }
+
+    /// Why this next hop cannot take a message at all (EXT-02, EXT-04).
+    pub(super) fn objection(&self, offer: &Offer<'_, '_>) -> Option<&'static [u8]> {
+        match self.size {
+            Some(limit) if limit > 0 && offer.size_bytes > limit => {
+                return Some(b"5.3.4 message is larger than the next hop takes");
+            }
+            _ => {}
+        }
+        if offer.eight_bit && !self.eight_bit {
+            return Some(b"5.6.3 message has 8-bit content and the next hop does not take it");
+        }
+        None
+    }
+}
+
+/// The number, as large as there are when it does not fit, and 0 (no limit) for what is none.
+fn size_limit(word: &[u8]) -> u64 {
+    if !word.iter().all(u8::is_ascii_digit) {
+        return 0;
+    }
+    word.iter().fold(0u64, |n, b| n.saturating_mul(10).saturating_add(u64::from(b - b'0')))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// EXT-10, EXT-02.
+    #[test]
+    fn odd_keywords_are_read_or_ignored() {
+        let mut features = Features::default();
+        for line in [&b"pipelining"[..], b"  8BitMime\t", b"AUTH=LOGIN PLAIN", b"", b"\xff\x00", b"size\t 100  x"] {
+            features.note(line);
+        }
+        assert_eq!(features, Features { pipelining: true, size: Some(100), eight_bit: true });
+        for (line, limit) in [
+            (&b"SIZE"[..], 0),
+            (b"SIZE 0", 0),
+            (b"SIZE many", 0),
+            (b"SIZE -1", 0),
+            (b"SIZE 99999999999999999999999", u64::MAX),
+        ] {
+            features.note(line);
+            assert_eq!(features.size, Some(limit));
+        }
+    }
+}

@@ -1,0 +1,691 @@
+//! The SMTP client: one outbound session, from the greeting to QUIT, with any number of transactions in between.
+//!
+//! Pure, shard-local: bytes and moments in, bytes into an [`Outbox`], verdicts to a [`ClientHandler`]. Whatever the
+//! next hop sends, every recipient of every offered transaction gets exactly one verdict; nothing of it panics.
+//! Wrong use by the caller (an offer without `can_take`, a mailbox with a line end) panics.
+//!
+//! The order of commands is fixed, so one marker (`Awaiting`) says which command the next reply belongs to: replies
+//! are matched by counting alone (PIP-06). With PIPELINING, MAIL, RCPT and DATA leave as one group, and a message
+//! offered meanwhile rides behind the body of the one before: one round trip a message (RFC 2920 3.1). At most two
+//! transactions are in the session, the current one and the one riding behind.
+//!
+//! ```text
+//! -> MAIL RCPT DATA            | -> body . MAIL RCPT DATA     | -> body . MAIL RCPT DATA
+//! <- 250 250 354               | <- 250  250 250 354          | <- 250 ...
+//! ```
+//!
+//! Decisions where the RFCs leave room:
+//! - An 8-bit message for a next hop without 8BITMIME fails with 5.6.3; it is not converted (EXT-04).
+//! - 3yz to anything but DATA, 2yz to DATA, a reply no command asked for, or one that came before its command could
+//!   be read: the session is broken off and what is open is tried again later (RTE-21).
+//! - 421 ends the session wherever it comes; recipients already answered keep their answer (PIP-10, RTE-17).
+//! - No reply after the final dot: `Outcome::Unknown` (RTE-16).
+
+mod features;
+mod transaction;
+
+#[cfg(test)]
+mod tests;
+
+use std::rc::Rc;
+
+use crate::base::bytes::Outbox;
+use crate::base::limits;
+use crate::base::time::Mono;
+use crate::smtp::reply_parser::{ReplyParser, enhanced_code, gather_text};
+
+use features::Features;
+use transaction::{Transaction, Whom};
+
+/// What all sessions of a source address share.
+#[derive(Clone, Debug)]
+pub struct ClientSettings {
+    /// The name said in EHLO and HELO (RTE-12).
+    pub hello: Box<str>,
+    /// How long to wait for what.
+    pub timeouts: Timeouts,
+}
+
+/// Time limits per command (RTE-15; RFC 5321 4.5.3.2); the defaults stand in `base::limits`.
+#[derive(Clone, Debug)]
+pub struct Timeouts {
+    /// The greeting.
+    pub greeting_ms: u64,
+    /// EHLO, HELO and RSET.
+    pub hello_ms: u64,
+    /// MAIL.
+    pub mail_ms: u64,
+    /// Each RCPT.
+    pub rcpt_ms: u64,
+    /// DATA, up to its 354.
+    pub data_ms: u64,
+    /// Each step forward while the body is being sent.
+    pub data_block_ms: u64,
+    /// The reply after the final dot.
+    pub data_end_ms: u64,
+    /// QUIT.
+    pub quit_ms: u64,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Timeouts {
+            greeting_ms: limits::GREETING_TIMEOUT_MS,
+            hello_ms: limits::HELLO_TIMEOUT_MS,
+            mail_ms: limits::MAIL_TIMEOUT_MS,
+            rcpt_ms: limits::RCPT_TIMEOUT_MS,
+            data_ms: limits::DATA_TIMEOUT_MS,
+            data_block_ms: limits::DATA_BLOCK_TIMEOUT_MS,
+            data_end_ms: limits::DATA_END_TIMEOUT_MS,
+            quit_ms: limits::QUIT_TIMEOUT_MS,
+        }
+    }
+}
+
+/// One transaction to be done: a sender, recipients of one domain (RTE-18, RTE-19), and what there is to say of the body.
+pub struct Offer<'a, 'm> {
+    /// The caller's name for it, given back in every call of the handler.
+    pub handle: u32,
+    /// The reverse-path without brackets; empty for the null one.
+    pub sender: &'m [u8],
+    /// The mailboxes, at least one; a verdict names them by their index here.
+    pub recipients: &'a mut dyn ExactSizeIterator<Item = &'m [u8]>,
+    /// Octets of the message with CRLF and without dot-stuffing (RFC 1870 3).
+    pub size_bytes: u64,
+    /// The message holds octets above 127.
+    pub eight_bit: bool,
+}
+
+/// Who has the bodies and wants the verdicts.
+pub trait ClientHandler {
+    /// Append the wire form of the message (trace fields and body, CRLF-ended, dot-stuffed, without the final dot).
+    /// At most once per offer, and only when at least one recipient was accepted.
+    fn push_body(&mut self, handle: u32, out: &mut Outbox);
+    /// The outcome of one recipient: exactly once for each of every offer.
+    fn verdict(&mut self, handle: u32, recipient: usize, verdict: ClientVerdict<'_>);
+    /// All recipients of the offer have their verdict; the handle is not named again.
+    fn finished(&mut self, handle: u32);
+}
+
+/// What became of one recipient.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientVerdict<'a> {
+    /// In one word.
+    pub outcome: Outcome,
+    /// The reply's code; 0 if no reply stands behind the verdict.
+    pub code: u16,
+    /// The reply's text, all lines, printable ASCII, at most `limits::VERDICT_TEXT_MAX_BYTES`; without a reply our own words.
+    pub text: &'a [u8],
+    /// Which command the verdict belongs to.
+    pub phase: Phase,
+}
+
+/// The outcome of one recipient in one attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// 2yz after the dot: the next hop is responsible now.
+    Delivered,
+    /// Permanent: 5yz, or a message the next hop cannot take (EXT-02, EXT-04). No other host is tried (RTE-14).
+    Failed,
+    /// To be tried again later.
+    Deferred,
+    /// The whole message was sent and no reply came: deferred, and perhaps delivered twice in the end (RTE-16).
+    Unknown,
+    /// Never really tried: the session ended before the next hop answered anything of a transaction behind another, or
+    /// it wants fewer recipients in one transaction (SIZ-10). To be tried at once, and no attempt counted.
+    NotTried,
+}
+
+/// The part of a transaction a verdict belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Before or between commands.
+    Session,
+    /// MAIL.
+    Mail,
+    /// RCPT.
+    Rcpt,
+    /// DATA.
+    Data,
+    /// The final dot.
+    Dot,
+}
+
+/// Whether there is a session and what it is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientState {
+    /// Waiting for greeting, EHLO or HELO.
+    Opening,
+    /// Idle and fit for a transaction.
+    Ready,
+    /// A transaction is on its way.
+    Busy,
+    /// QUIT was sent.
+    Closing,
+    /// Over; `Client::says_goodbye` tells how to close the connection.
+    Over(SessionEnd),
+}
+
+/// Why a session is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionEnd {
+    /// We said QUIT.
+    Quit,
+    /// The connection was lost, or the next hop ended an idle session.
+    PeerClosed,
+    /// 421 anywhere, or 4yz to greeting, EHLO or HELO: the next hop wants no more of us for now (RTE-13, RTE-17).
+    Throttled {
+        /// The reply's code; its text is `Client::end_text`.
+        code: u16,
+    },
+    /// 5yz to greeting or HELO (RTE-13).
+    Refused {
+        /// The reply's code; its text is `Client::end_text`.
+        code: u16,
+    },
+    /// The next hop does not speak SMTP (RTE-21).
+    Broken,
+    /// It took too long (RTE-15).
+    TimedOut,
+}
+
+impl std::fmt::Display for SessionEnd {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            SessionEnd::Quit => f.write_str("ended in order"),
+            SessionEnd::PeerClosed => f.write_str("the connection was lost"),
+            SessionEnd::Throttled { code } => write!(f, "the next hop wants no more for now ({code})"),
+            SessionEnd::Refused { code } => write!(f, "the next hop refuses service ({code})"),
+            SessionEnd::Broken => f.write_str("the next hop does not speak SMTP"),
+            SessionEnd::TimedOut => f.write_str("no answer in time"),
+        }
+    }
+}
+
+/// The command that the next reply answers. Those of a transaction belong to the current one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Awaiting {
+    Nothing,
+    Greeting,
+    Ehlo,
+    Helo,
+    Reset,
+    Mail,
+    Rcpt(usize),
+    Data,
+    /// The reply to the whole message.
+    Dot,
+    /// The reply to a dot without a message, after all recipients were refused (PIP-07).
+    LoneDot,
+    Quit,
+}
+
+/// One outbound session.
+pub struct Client {
+    settings: Rc<ClientSettings>,
+    parser: ReplyParser,
+    /// Cleaned text of the reply being read, and of the last one.
+    text: Vec<u8>,
+    features: Features,
+    awaiting: Awaiting,
+    /// Replies still to come for what was put into the outbox.
+    outstanding: u32,
+    current: Transaction,
+    riding: Transaction,
+    /// The next hop may still hold a transaction of which nothing came: RSET goes before the next MAIL.
+    reset_due: bool,
+    /// Transactions the session got through to their last reply.
+    transactions: u32,
+    was_ready: bool,
+    /// QUIT is the last thing in the outbox.
+    goodbye: bool,
+    deadline: Mono,
+    over: Option<SessionEnd>,
+}
+
+impl Client {
+    /// A session on a fresh connection: waits for the greeting.
+    pub fn new(settings: Rc<ClientSettings>, now: Mono) -> Client {
+        let mut client = Client {
+            settings,
+            parser: ReplyParser::new(),
+            text: Vec::new(),
+            features: Features::default(),
+            awaiting: Awaiting::Greeting,
+            outstanding: 1,
+            current: Transaction::default(),
+            riding: Transaction::default(),
+            reset_due: false,
+            transactions: 0,
+            was_ready: false,
+            goodbye: false,
+            deadline: Mono::NEVER,
+            over: None,
+        };
+        client.arm(now);
+        client
+    }
+
+    /// What the session is doing.
+    pub fn state(&self) -> ClientState {
+        match (self.over, self.awaiting) {
+            (Some(end), _) => ClientState::Over(end),
+            (None, Awaiting::Nothing) => ClientState::Ready,
+            (None, Awaiting::Greeting | Awaiting::Ehlo | Awaiting::Helo) => ClientState::Opening,
+            (None, Awaiting::Quit) => ClientState::Closing,
+            (None, _) => ClientState::Busy,
+        }
+    }
+
+    /// True if the session was ever fit for a transaction: the next hop works in principle.
+    pub fn was_ready(&self) -> bool {
+        self.was_ready
+    }
+
+    /// Transactions the session got through to their last reply (RTE-20).
+    pub fn transactions(&self) -> u32 {
+        self.transactions
+    }
+
+    /// For a session that is over. True: a QUIT may wait to be sent, close the connection behind it. False: what waits is
+    /// half a message or commands for no one, drop the connection at once.
+    pub fn says_goodbye(&self) -> bool {
+        self.goodbye
+    }
+
+    /// The text of the reply that ended the session, or our own words for why it ended; empty while it lasts.
+    pub fn end_text(&self) -> &[u8] {
+        if self.over.is_some() { &self.text } else { &[] }
+    }
+
+    /// When `timed_out` is to be called; `NEVER` while idle or over.
+    pub fn deadline(&self) -> Mono {
+        self.deadline
+    }
+
+    /// True if `offer` may be called: idle, or pipelining with no message riding behind the current one yet.
+    pub fn can_take(&self) -> bool {
+        match self.state() {
+            ClientState::Ready => true,
+            ClientState::Busy => self.features.pipelining && !self.riding.active,
+            _ => false,
+        }
+    }
+
+    /// Takes a transaction. A message this next hop cannot take fails here and now, without a word to it.
+    /// Panics unless `can_take()`.
+    pub fn offer(&mut self, now: Mono, offer: Offer<'_, '_>, handler: &mut dyn ClientHandler, out: &mut Outbox) {
+        assert!(self.can_take(), "an offer the session has no room for");
+        if let Some(text) = self.features.objection(&offer) {
+            let verdict = ClientVerdict { outcome: Outcome::Failed, code: 0, text, phase: Phase::Session };
+            for recipient in 0..offer.recipients.len() {
+                handler.verdict(offer.handle, recipient, verdict);
+            }
+            handler.finished(offer.handle);
+            return;
+        }
+        if self.current.active {
+            self.riding.begin(offer, &self.features);
+            // Behind a body that is on its way already; else it waits for the 354 or for the refusal.
+            if matches!(self.awaiting, Awaiting::Dot | Awaiting::LoneDot) {
+                self.send_riding(out);
+            }
+        } else {
+            self.current.begin(offer, &self.features);
+            self.send_current(out);
+            self.arm(now);
+        }
+    }
+
+    /// Takes what the next hop sent, all of it.
+    pub fn receive(&mut self, now: Mono, bytes: &[u8], handler: &mut dyn ClientHandler, out: &mut Outbox) {
+        let mut input = bytes;
+        // What is put into the outbox from here on cannot be what these bytes answer (RTE-21).
+        let mut answerable = self.outstanding;
+        while self.over.is_none() {
+            let line = match self.parser.next(&mut input) {
+                Ok(Some(line)) => line,
+                Ok(None) => break,
+                Err(_) => return self.break_off(b"4.5.0 the next hop sent no SMTP reply", handler),
+            };
+            gather_text(&mut self.text, &line);
+            if self.awaiting == Awaiting::Ehlo && !line.first {
+                self.features.note(line.text);
+            }
+            if !line.last {
+                continue;
+            }
+            let code = line.code;
+            if answerable > 0 {
+                answerable -= 1;
+                self.outstanding -= 1;
+                self.reply(code, handler, out);
+                self.arm(now);
+            } else if self.awaiting == Awaiting::Nothing && code == 421 {
+                // An idle session ended in good order: the next message just opens another (RTE-20).
+                self.over(SessionEnd::PeerClosed);
+            } else {
+                self.break_off(b"4.5.0 the next hop sent a reply to no command", handler);
+            }
+        }
+    }
+
+    /// Says QUIT. Panics unless the session is `Ready`.
+    pub fn quit(&mut self, now: Mono, out: &mut Outbox) {
+        assert!(self.state() == ClientState::Ready, "QUIT comes between transactions");
+        self.send(b"QUIT\r\n", out);
+        self.goodbye = true;
+        self.awaiting = Awaiting::Quit;
+        self.arm(now);
+    }
+
+    /// Bytes of the outbox went out; `drained` if none are left. Renews the time limit of a body being sent.
+    pub fn sent_progress(&mut self, now: Mono, drained: bool) {
+        if self.over.is_none() && matches!(self.awaiting, Awaiting::Dot | Awaiting::LoneDot) {
+            let timeouts = &self.settings.timeouts;
+            self.deadline = now.plus_ms(if drained { timeouts.data_end_ms } else { timeouts.data_block_ms });
+        }
+    }
+
+    /// The deadline has passed: settles everything. Nothing happens if it has not.
+    pub fn timed_out(&mut self, now: Mono, handler: &mut dyn ClientHandler) {
+        if self.over.is_some() || now < self.deadline {
+            return;
+        }
+        if self.awaiting == Awaiting::Quit {
+            return self.over(SessionEnd::Quit);
+        }
+        self.words(b"4.4.2 no reply from the next hop in time");
+        self.lose(SessionEnd::TimedOut, 0, false, handler);
+    }
+
+    /// The connection is gone: settles everything.
+    pub fn closed(&mut self, handler: &mut dyn ClientHandler) {
+        if self.over.is_some() {
+            return;
+        }
+        let end = if self.awaiting == Awaiting::Quit { SessionEnd::Quit } else { SessionEnd::PeerClosed };
+        self.words(b"4.4.2 connection lost");
+        self.lose(end, 0, true, handler);
+    }
+
+    /// Takes one whole reply to the oldest command without one; its text stands in `self.text`.
+    fn reply(&mut self, code: u16, handler: &mut dyn ClientHandler, out: &mut Outbox) {
+        if self.awaiting == Awaiting::Quit {
+            return self.over(SessionEnd::Quit);
+        }
+        if code == 421 {
+            return self.service_closing(handler);
+        }
+        if code / 100 == 3 && self.awaiting != Awaiting::Data {
+            return self.break_off(b"4.5.0 the next hop sent an intermediate reply out of place", handler);
+        }
+        match self.awaiting {
+            Awaiting::Greeting | Awaiting::Ehlo | Awaiting::Helo => self.opening_reply(code, out),
+            Awaiting::Reset if code / 100 == 2 => {
+                self.reset_due = false;
+                self.awaiting = Awaiting::Mail;
+                self.send_next_in_lock_step(out);
+            }
+            Awaiting::Reset => self.break_off(b"4.5.0 the next hop refused RSET", handler),
+            Awaiting::Mail => self.mail_reply(code, handler, out),
+            Awaiting::Rcpt(recipient) => self.rcpt_reply(code, recipient, handler, out),
+            Awaiting::Data => self.data_reply(code, handler, out),
+            Awaiting::Dot => {
+                let outcome = outcome_of(code);
+                self.settle(Whom::Accepted, outcome, code, Phase::Dot, handler);
+                self.end_transaction(out);
+            }
+            Awaiting::LoneDot => self.end_transaction(out),
+            Awaiting::Nothing | Awaiting::Quit => unreachable!("a reply is counted only to a command"),
+        }
+    }
+
+    /// Greeting, EHLO, and HELO where EHLO is refused for good (RTE-13; RFC 5321 3.2).
+    fn opening_reply(&mut self, code: u16, out: &mut Outbox) {
+        match (code / 100, self.awaiting) {
+            (2, Awaiting::Greeting) => self.say_hello(Awaiting::Ehlo, b"EHLO ", out),
+            (2, _) => {
+                self.awaiting = Awaiting::Nothing;
+                self.was_ready = true;
+            }
+            (5, Awaiting::Ehlo) => self.say_hello(Awaiting::Helo, b"HELO ", out),
+            (class, _) => {
+                // Nobody waits for the reply; the connection closes behind it.
+                out.push(b"QUIT\r\n");
+                self.goodbye = true;
+                let end = if class == 5 { SessionEnd::Refused { code } } else { SessionEnd::Throttled { code } };
+                self.over(end);
+            }
+        }
+    }
+
+    fn say_hello(&mut self, awaiting: Awaiting, verb: &[u8], out: &mut Outbox) {
+        self.features = Features::default();
+        self.awaiting = awaiting;
+        out.push(verb);
+        out.push(self.settings.hello.as_bytes());
+        self.send(b"\r\n", out);
+    }
+
+    fn mail_reply(&mut self, code: u16, handler: &mut dyn ClientHandler, out: &mut Outbox) {
+        self.current.answered = true;
+        if code / 100 != 2 {
+            self.current.refused = true;
+            self.settle(Whom::Open, outcome_of(code), code, Phase::Mail, handler);
+            if !self.features.pipelining {
+                return self.end_transaction(out);
+            }
+        }
+        self.awaiting = Awaiting::Rcpt(0);
+        self.send_next_in_lock_step(out);
+    }
+
+    fn rcpt_reply(&mut self, code: u16, recipient: usize, handler: &mut dyn ClientHandler, out: &mut Outbox) {
+        if code / 100 == 2 {
+            self.current.accept(recipient);
+        } else {
+            let outcome = rcpt_outcome(code, &self.text, self.current.accepted > 0);
+            self.settle(Whom::One(recipient), outcome, code, Phase::Rcpt, handler);
+        }
+        if recipient + 1 < self.current.recipients() {
+            self.awaiting = Awaiting::Rcpt(recipient + 1);
+        } else if self.features.pipelining || self.current.accepted > 0 {
+            self.awaiting = Awaiting::Data;
+        } else {
+            // In lock step DATA is never sent for nobody (RTE-18).
+            self.reset_due = true;
+            return self.end_transaction(out);
+        }
+        self.send_next_in_lock_step(out);
+    }
+
+    fn data_reply(&mut self, code: u16, handler: &mut dyn ClientHandler, out: &mut Outbox) {
+        match code / 100 {
+            3 if self.current.refused && self.current.accepted > 0 => {
+                // It refused MAIL and yet collects a message: any dot of ours might send an empty one.
+                self.break_off(b"4.5.0 the next hop wants a message it refused", handler);
+            }
+            3 => {
+                let anyone = self.current.accepted > 0;
+                if anyone {
+                    handler.push_body(self.current.handle(), out);
+                }
+                self.send(b".\r\n", out);
+                self.awaiting = if anyone { Awaiting::Dot } else { Awaiting::LoneDot };
+                if self.riding.active {
+                    self.send_riding(out);
+                }
+            }
+            2 => self.break_off(b"4.5.0 the next hop took DATA for a whole message", handler),
+            _ => {
+                self.settle(Whom::Open, outcome_of(code), code, Phase::Data, handler);
+                self.reset_due = true;
+                self.end_transaction(out);
+            }
+        }
+    }
+
+    /// 421: the session is over; what was answered stays as answered (PIP-10, RTE-17; RFC 5321 3.8).
+    fn service_closing(&mut self, handler: &mut dyn ClientHandler) {
+        if self.awaiting == Awaiting::Dot {
+            // A reply to the dot like any other: the message was not taken.
+            self.settle(Whom::Accepted, Outcome::Deferred, 421, Phase::Dot, handler);
+        }
+        // "You were idle too long" crossing our next command is no sign of displeasure.
+        let idle =
+            self.transactions > 0 && enhanced_code(&self.text).is_some_and(|(e, _)| (e.subject, e.detail) == (4, 2));
+        let end = if idle { SessionEnd::PeerClosed } else { SessionEnd::Throttled { code: 421 } };
+        self.lose(end, 421, true, handler);
+    }
+
+    /// The next hop is out of step: nothing it says can be trusted any more (RTE-21).
+    fn break_off(&mut self, text: &[u8], handler: &mut dyn ClientHandler) {
+        self.words(text);
+        self.lose(SessionEnd::Broken, 0, false, handler);
+    }
+
+    /// Ends the session in the middle of whatever it did; `self.text` says why.
+    ///
+    /// A transaction of which nothing was answered was not tried if it rides behind another, or if `forgiving` and the
+    /// session was used before: then it already made headway, so that trying again at once cannot go on for ever.
+    fn lose(&mut self, end: SessionEnd, code: u16, forgiving: bool, handler: &mut dyn ClientHandler) {
+        let phase = match self.awaiting {
+            Awaiting::Mail => Phase::Mail,
+            Awaiting::Rcpt(_) => Phase::Rcpt,
+            Awaiting::Data => Phase::Data,
+            Awaiting::Dot => Phase::Dot,
+            _ => Phase::Session,
+        };
+        if self.current.active {
+            let untouched = forgiving && self.transactions > 0 && !self.current.answered;
+            let outcome = match self.awaiting {
+                Awaiting::Dot => Outcome::Unknown,
+                _ if untouched => Outcome::NotTried,
+                _ => Outcome::Deferred,
+            };
+            self.settle(Whom::Open, outcome, code, phase, handler);
+            self.current.end();
+        }
+        if self.riding.active {
+            let verdict = ClientVerdict { outcome: Outcome::NotTried, code, text: &self.text, phase: Phase::Session };
+            self.riding.settle(Whom::Open, verdict, handler);
+            self.riding.end();
+        }
+        self.over(end);
+    }
+
+    /// The current transaction's last reply was read: the one behind becomes the current one, or the session is idle.
+    fn end_transaction(&mut self, out: &mut Outbox) {
+        self.transactions = self.transactions.saturating_add(1);
+        self.current.end();
+        self.awaiting = Awaiting::Nothing;
+        if self.riding.active {
+            std::mem::swap(&mut self.current, &mut self.riding);
+            if self.current.unsent() {
+                self.send_current(out);
+            } else {
+                self.awaiting = Awaiting::Mail;
+            }
+        }
+    }
+
+    /// Sends the current transaction's group, or its MAIL in lock step, behind an RSET where one is due (PIP-07).
+    fn send_current(&mut self, out: &mut Outbox) {
+        self.awaiting = Awaiting::Mail;
+        if self.reset_due {
+            self.awaiting = Awaiting::Reset;
+            self.send(b"RSET\r\n", out);
+        }
+        if self.features.pipelining {
+            let (group, commands) = self.current.take_group();
+            out.push(group);
+            self.outstanding += commands;
+        } else if !self.reset_due {
+            self.send_command(out);
+        }
+    }
+
+    /// Sends the riding transaction's group; only ever behind a dot, so that no RSET is due.
+    fn send_riding(&mut self, out: &mut Outbox) {
+        assert!(!self.reset_due && self.features.pipelining, "only a pipelined message rides, and behind a dot");
+        let (group, commands) = self.riding.take_group();
+        out.push(group);
+        self.outstanding += commands;
+    }
+
+    fn send_next_in_lock_step(&mut self, out: &mut Outbox) {
+        if !self.features.pipelining {
+            self.send_command(out);
+        }
+    }
+
+    fn send_command(&mut self, out: &mut Outbox) {
+        out.push(self.current.take_command());
+        self.outstanding += 1;
+    }
+
+    /// Sends the end of one command.
+    fn send(&mut self, bytes: &[u8], out: &mut Outbox) {
+        out.push(bytes);
+        self.outstanding += 1;
+    }
+
+    fn settle(&mut self, whom: Whom, outcome: Outcome, code: u16, phase: Phase, handler: &mut dyn ClientHandler) {
+        self.current.settle(whom, ClientVerdict { outcome, code, text: &self.text, phase }, handler);
+    }
+
+    /// Replaces the reply's text by our own words.
+    fn words(&mut self, text: &[u8]) {
+        self.text.clear();
+        self.text.extend_from_slice(text);
+    }
+
+    fn over(&mut self, end: SessionEnd) {
+        assert!(!self.current.active && !self.riding.active, "a session ends with nothing left open");
+        self.over = Some(end);
+        self.deadline = Mono::NEVER;
+    }
+
+    /// Sets the time limit of the reply awaited (RTE-15).
+    fn arm(&mut self, now: Mono) {
+        let timeouts = &self.settings.timeouts;
+        let wait_ms = match self.awaiting {
+            _ if self.over.is_some() => return,
+            Awaiting::Nothing => {
+                self.deadline = Mono::NEVER;
+                return;
+            }
+            Awaiting::Greeting => timeouts.greeting_ms,
+            Awaiting::Ehlo | Awaiting::Helo | Awaiting::Reset => timeouts.hello_ms,
+            Awaiting::Mail => timeouts.mail_ms,
+            Awaiting::Rcpt(_) => timeouts.rcpt_ms,
+            Awaiting::Data => timeouts.data_ms,
+            Awaiting::Dot | Awaiting::LoneDot => timeouts.data_block_ms,
+            Awaiting::Quit => timeouts.quit_ms,
+        };
+        self.deadline = now.plus_ms(wait_ms);
+    }
+}
+
+/// By the first digit, as unknown codes are (RTE-22; RFC 5321 4.3.2).
+fn outcome_of(code: u16) -> Outcome {
+    match code / 100 {
+        2 => Outcome::Delivered,
+        5 => Outcome::Failed,
+        _ => Outcome::Deferred,
+    }
+}
+
+/// A refused RCPT. 452 and 552 may mean "no more in this transaction" and are temporary without an enhanced code that
+/// says otherwise (SIZ-10; RFC 5321 4.5.3.1.10).
+fn rcpt_outcome(code: u16, text: &[u8], others_accepted: bool) -> Outcome {
+    if code != 452 && code != 552 {
+        return outcome_of(code);
+    }
+    match enhanced_code(text) {
+        Some((enhanced, _)) if (enhanced.subject, enhanced.detail) != (5, 3) => outcome_of(code),
+        _ if others_accepted => Outcome::NotTried,
+        _ => Outcome::Deferred,
+    }
+}

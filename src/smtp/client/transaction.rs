@@ -1,0 +1,165 @@
+//! One outbound transaction: its envelope as commands, and which recipients still wait for their verdict.
+//!
+//! Keeps its buffers from message to message. Panics if a recipient would get a second verdict.
+
+use std::io::Write;
+
+use super::{ClientHandler, ClientVerdict, Features, Offer};
+
+/// Where one recipient stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// No reply to its RCPT yet.
+    Unanswered,
+    /// 2yz to its RCPT.
+    Accepted,
+    /// Its verdict was given.
+    Settled,
+}
+
+/// Which recipients a verdict is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Whom {
+    /// Those whose RCPT was accepted.
+    Accepted,
+    /// All without a verdict.
+    Open,
+    /// One of them.
+    One(usize),
+}
+
+/// A transaction on its way, or an empty place for one.
+#[derive(Default, Debug)]
+pub(super) struct Transaction {
+    handle: u32,
+    standing: Vec<Standing>,
+    /// Recipients without a verdict.
+    open: usize,
+    /// Recipients whose RCPT was accepted, settled since or not.
+    pub(super) accepted: usize,
+    /// In use: offered, and its last reply not yet read.
+    pub(super) active: bool,
+    /// The next hop answered at least its MAIL.
+    pub(super) answered: bool,
+    /// Its MAIL was refused.
+    pub(super) refused: bool,
+    /// MAIL, RCPT... and DATA, CRLF-ended, and how much of them was sent.
+    commands: Vec<u8>,
+    sent: usize,
+}
+
+impl Transaction {
+    /// Takes an offer and renders its commands (EXT-02, EXT-04; RFC 1870 3, RFC 6152 3).
+    pub(super) fn begin(&mut self, offer: Offer<'_, '_>, features: &Features) {
+        assert!(!self.active, "the place is taken");
+        self.standing.clear();
+        self.commands.clear();
+        let out = &mut self.commands;
+        push_path(out, b"MAIL FROM:<", offer.sender);
+        if features.size.is_some() {
+            write!(out, " SIZE={}", offer.size_bytes).expect("a vector takes all");
+        }
+        if offer.eight_bit {
+            out.extend_from_slice(b" BODY=8BITMIME");
+        }
+        out.extend_from_slice(b"\r\n");
+        for recipient in offer.recipients {
+            push_path(out, b"RCPT TO:<", recipient);
+            out.extend_from_slice(b"\r\n");
+            self.standing.push(Standing::Unanswered);
+        }
+        out.extend_from_slice(b"DATA\r\n");
+        self.open = self.standing.len();
+        assert!(self.open > 0, "a transaction has a recipient");
+        self.handle = offer.handle;
+        self.active = true;
+        self.accepted = 0;
+        self.answered = false;
+        self.refused = false;
+        self.sent = 0;
+    }
+
+    /// The caller's name for it.
+    pub(super) fn handle(&self) -> u32 {
+        self.handle
+    }
+
+    /// Recipients in all.
+    pub(super) fn recipients(&self) -> usize {
+        self.standing.len()
+    }
+
+    /// True if none of its commands was given out to send.
+    pub(super) fn unsent(&self) -> bool {
+        self.sent == 0
+    }
+
+    /// All commands not yet sent, for a pipelined group, and how many they are (PIP-05: DATA is the last).
+    pub(super) fn take_group(&mut self) -> (&[u8], u32) {
+        assert!(self.unsent(), "a group is sent whole");
+        self.sent = self.commands.len();
+        (&self.commands, self.standing.len() as u32 + 2)
+    }
+
+    /// The next command, in lock step.
+    pub(super) fn take_command(&mut self) -> &[u8] {
+        let start = self.sent;
+        let length = memchr::memchr(b'\n', &self.commands[start..]).expect("commands are left to send") + 1;
+        self.sent += length;
+        &self.commands[start..self.sent]
+    }
+
+    /// Notes a 2yz to a RCPT. After a refused MAIL the recipient has its verdict already and keeps it.
+    pub(super) fn accept(&mut self, recipient: usize) {
+        self.accepted += 1;
+        if self.standing[recipient] == Standing::Unanswered {
+            self.standing[recipient] = Standing::Accepted;
+        }
+    }
+
+    /// Gives the same verdict to some recipients, each at most once, and says when all have theirs.
+    pub(super) fn settle(&mut self, whom: Whom, verdict: ClientVerdict<'_>, handler: &mut dyn ClientHandler) {
+        if self.open == 0 {
+            return;
+        }
+        let range = match whom {
+            Whom::One(recipient) => recipient..recipient + 1,
+            Whom::Accepted | Whom::Open => 0..self.standing.len(),
+        };
+        for recipient in range {
+            let due = match self.standing[recipient] {
+                Standing::Settled => false,
+                Standing::Accepted => true,
+                Standing::Unanswered => whom != Whom::Accepted,
+            };
+            if due {
+                self.standing[recipient] = Standing::Settled;
+                self.open -= 1;
+                handler.verdict(self.handle, recipient, verdict);
+            }
+        }
+        if self.open == 0 {
+            handler.finished(self.handle);
+        }
+    }
+
+    /// Memory of its buffers.
+    #[cfg(test)]
+    pub(super) fn capacity_bytes(&self) -> usize {
+        self.commands.capacity() + self.standing.capacity()
+    }
+
+    /// The last reply was read: the place is free.
+    pub(super) fn end(&mut self) {
+        assert!(self.open == 0, "a recipient was left without a verdict");
+        self.active = false;
+    }
+}
+
+/// `MAIL FROM:<` or `RCPT TO:<`, the path, and `>`. Panics if a path could end the command line (DAT-04).
+fn push_path(out: &mut Vec<u8>, before: &[u8], mailbox: &[u8]) {
+    assert!(memchr::memchr2(b'\r', b'\n', mailbox).is_none(), "a mailbox holds no line end");
+    out.extend_from_slice(before);
+    out.extend_from_slice(mailbox);
+    out.push(b'>');
+}

@@ -1,0 +1,334 @@
+//! Commands: one line becomes one value that borrows from it.
+//!
+//! Verbs and keywords without case, arguments as strict as the grammar (SES-08, SES-09, SES-21). Nothing here
+//! knows the state of a session. Pure, allocates nothing, panics on no input.
+
+use crate::mail::address::{self, AddressError, Path};
+use crate::mail::envelope::Body;
+
+/// A command that a session can take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command<'a> {
+    /// EHLO, or HELO if not `extended` (RFC 5321 4.1.1.1).
+    Hello {
+        /// True for EHLO.
+        extended: bool,
+        /// The name given; a plausible host name or address literal (SES-05).
+        name: &'a [u8],
+    },
+    /// MAIL (RFC 5321 4.1.1.2).
+    Mail {
+        /// The reverse-path.
+        sender: Path<'a>,
+        /// What follows it.
+        parameters: Parameters<'a>,
+    },
+    /// RCPT (RFC 5321 4.1.1.3).
+    Rcpt {
+        /// The forward-path.
+        recipient: Path<'a>,
+        /// What follows it.
+        parameters: Parameters<'a>,
+    },
+    /// DATA (RFC 5321 4.1.1.4). An argument is an error, but one that the session judges: see DAT-13.
+    Data {
+        /// True if something followed the verb.
+        argument: bool,
+    },
+    /// RSET.
+    Reset,
+    /// NOOP, with anything behind it.
+    Noop,
+    /// QUIT.
+    Quit,
+    /// HELP, with anything behind it.
+    Help,
+    /// VRFY of something.
+    Verify,
+}
+
+/// Why a line is no command that a session can take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CommandError {
+    /// No verb that SMTP knows: 500.
+    Unknown,
+    /// A verb of SMTP that is not offered here: 502.
+    NotImplemented,
+    /// An argument missing, or one too many, or a wrong one: 501.
+    Argument,
+    /// The reverse-path is wrong.
+    Sender(AddressError),
+    /// The forward-path is wrong.
+    Recipient(AddressError),
+}
+
+/// The longest verb, STARTTLS.
+const VERB_MAX_BYTES: usize = 8;
+
+/// Reads a line without its CRLF. Blanks at its end do not count (SES-21).
+pub fn parse(line: &[u8]) -> Result<Command<'_>, CommandError> {
+    let line = trim_end(line);
+    let verb_end = line.iter().position(|&b| b == b' ').unwrap_or(line.len());
+    let mut verb = [0; VERB_MAX_BYTES];
+    verb.get_mut(..verb_end).ok_or(CommandError::Unknown)?.copy_from_slice(&line[..verb_end]);
+    verb.make_ascii_uppercase();
+    let argument = line.get(verb_end + 1..).unwrap_or(b"");
+    match &verb[..verb_end] {
+        b"MAIL" => mail(argument),
+        b"RCPT" => rcpt(argument),
+        b"DATA" => Ok(Command::Data { argument: !argument.is_empty() }),
+        b"EHLO" => hello(argument, true),
+        b"HELO" => hello(argument, false),
+        b"RSET" => alone(argument, Command::Reset),
+        b"QUIT" => alone(argument, Command::Quit),
+        b"NOOP" => Ok(Command::Noop),
+        b"HELP" => Ok(Command::Help),
+        b"VRFY" if argument.is_empty() => Err(CommandError::Argument),
+        b"VRFY" => Ok(Command::Verify),
+        b"EXPN" | b"TURN" | b"SEND" | b"SOML" | b"SAML" | b"ETRN" | b"ATRN" | b"AUTH" | b"BDAT" | b"BURL"
+        | b"STARTTLS" => Err(CommandError::NotImplemented),
+        _ => Err(CommandError::Unknown),
+    }
+}
+
+fn trim_end(line: &[u8]) -> &[u8] {
+    let blanks = line.iter().rev().take_while(|&&b| b == b' ' || b == b'\t').count();
+    &line[..line.len() - blanks]
+}
+
+fn alone<'a>(argument: &[u8], command: Command<'a>) -> Result<Command<'a>, CommandError> {
+    if argument.is_empty() { Ok(command) } else { Err(CommandError::Argument) }
+}
+
+fn hello(name: &[u8], extended: bool) -> Result<Command<'_>, CommandError> {
+    if address::is_hello_name(name) { Ok(Command::Hello { extended, name }) } else { Err(CommandError::Argument) }
+}
+
+fn mail(argument: &[u8]) -> Result<Command<'_>, CommandError> {
+    let path = strip_keyword(argument, b"FROM:").ok_or(CommandError::Argument)?;
+    let (sender, rest) = address::parse_reverse_path(path).map_err(CommandError::Sender)?;
+    let parameters = Parameters::behind_path(rest).ok_or(CommandError::Sender(AddressError::Brackets))?;
+    Ok(Command::Mail { sender, parameters })
+}
+
+fn rcpt(argument: &[u8]) -> Result<Command<'_>, CommandError> {
+    let path = strip_keyword(argument, b"TO:").ok_or(CommandError::Argument)?;
+    let (recipient, rest) = address::parse_forward_path(path).map_err(CommandError::Recipient)?;
+    let parameters = Parameters::behind_path(rest).ok_or(CommandError::Recipient(AddressError::Brackets))?;
+    Ok(Command::Rcpt { recipient, parameters })
+}
+
+fn strip_keyword<'a>(argument: &'a [u8], keyword: &[u8]) -> Option<&'a [u8]> {
+    let (head, rest) = argument.split_at_checked(keyword.len())?;
+    head.eq_ignore_ascii_case(keyword).then_some(rest)
+}
+
+/// The parameters behind a path, one `KEYWORD[=value]` after the other (RFC 5321 4.1.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parameters<'a>(&'a [u8]);
+
+/// One parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parameter<'a> {
+    /// As given; compare without case.
+    pub keyword: &'a [u8],
+    /// What stood behind `=`; never empty.
+    pub value: Option<&'a [u8]>,
+}
+
+/// What is wrong with the parameters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ParameterError {
+    /// Not `KEYWORD` nor `KEYWORD=value`, or given twice, or a value that the keyword cannot have: 501.
+    Malformed,
+    /// A keyword of no extension offered: 555 (SES-09).
+    Unknown,
+}
+
+impl<'a> Parameters<'a> {
+    /// What follows a path's `>`: nothing, or a space and parameters; `None` for other text.
+    fn behind_path(rest: &'a [u8]) -> Option<Parameters<'a>> {
+        match rest.first() {
+            None => Some(Parameters(b"")),
+            Some(b' ') => Some(Parameters(rest)),
+            Some(_) => None,
+        }
+    }
+
+    /// True without any.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl<'a> Iterator for Parameters<'a> {
+    type Item = Result<Parameter<'a>, ParameterError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let blanks = self.0.iter().take_while(|&&b| b == b' ').count();
+        let text = &self.0[blanks..];
+        if text.is_empty() {
+            return None;
+        }
+        let end = text.iter().position(|&b| b == b' ').unwrap_or(text.len());
+        self.0 = &text[end..];
+        Some(parameter(&text[..end]))
+    }
+}
+
+fn parameter(text: &[u8]) -> Result<Parameter<'_>, ParameterError> {
+    let end = text.iter().position(|&b| b == b'=').unwrap_or(text.len());
+    let keyword = &text[..end];
+    let value = text.get(end + 1..);
+    let keyword_good = keyword.first().is_some_and(u8::is_ascii_alphanumeric)
+        && keyword.iter().all(|&b| b.is_ascii_alphanumeric() || b == b'-');
+    let value_good = value.is_none_or(|v| !v.is_empty() && v.iter().all(|b| matches!(b, b'!'..=b'<' | b'>'..=b'~')));
+    if keyword_good && value_good { Ok(Parameter { keyword, value }) } else { Err(ParameterError::Malformed) }
+}
+
+/// What MAIL may say beside the sender (EXT-01, EXT-03).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct MailParameters {
+    /// `SIZE=`, saturated at `u64::MAX`.
+    pub size_bytes: Option<u64>,
+    /// `BODY=`.
+    pub body: Option<Body>,
+}
+
+impl MailParameters {
+    /// Reads MAIL's parameters. Without `extended` (the client said HELO) none is known.
+    pub fn read(parameters: Parameters<'_>, extended: bool) -> Result<MailParameters, ParameterError> {
+        let mut known = MailParameters::default();
+        for parameter in parameters {
+            let Parameter { keyword, value } = parameter?;
+            if extended && keyword.eq_ignore_ascii_case(b"SIZE") {
+                set_once(&mut known.size_bytes, size_value(value))?;
+            } else if extended && keyword.eq_ignore_ascii_case(b"BODY") {
+                set_once(&mut known.body, body_value(value))?;
+            } else {
+                return Err(ParameterError::Unknown);
+            }
+        }
+        Ok(known)
+    }
+}
+
+fn set_once<T>(place: &mut Option<T>, value: Option<T>) -> Result<(), ParameterError> {
+    if place.is_some() || value.is_none() {
+        return Err(ParameterError::Malformed);
+    }
+    *place = value;
+    Ok(())
+}
+
+/// RFC 1870 3: one to twenty digits.
+fn size_value(value: Option<&[u8]>) -> Option<u64> {
+    let digits = value.filter(|v| v.len() <= 20 && v.iter().all(u8::is_ascii_digit))?;
+    let step = |sum: u64, digit: &u8| sum.saturating_mul(10).saturating_add(u64::from(digit - b'0'));
+    Some(digits.iter().fold(0, step))
+}
+
+/// RFC 6152 2.
+fn body_value(value: Option<&[u8]>) -> Option<Body> {
+    match value? {
+        v if v.eq_ignore_ascii_case(b"7BIT") => Some(Body::SevenBit),
+        v if v.eq_ignore_ascii_case(b"8BITMIME") => Some(Body::EightBitMime),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn verbs_have_no_case_and_exact_length() {
+        // SES-08, SES-09
+        for noop in ["NOOP", "noop", "NoOp", "NOOP x y", "NOOP \t "] {
+            assert_eq!(parse(noop.as_bytes()), Ok(Command::Noop), "{noop}");
+        }
+        for unknown in
+            ["", " NOOP", "NOOPS", "NOO", "NOOP\tx", "N\0OP", "\u{fc}", "STARTTLSX", "STARTTLSXYZ", "GET / HTTP/1.1"]
+        {
+            assert_eq!(parse(unknown.as_bytes()), Err(CommandError::Unknown), "{unknown}");
+        }
+        for known in ["EXPN list", "BDAT 5 LAST", "starttls", "AUTH PLAIN", "TURN"] {
+            assert_eq!(parse(known.as_bytes()), Err(CommandError::NotImplemented), "{known}");
+        }
+        for argument in
+            ["EHLO", "HELO ", "EHLO a b", "EHLO  a", "RSET x", "QUIT now", "VRFY", "MAIL", "MAIL x", "RCPT FROM:<a@b>"]
+        {
+            assert_eq!(parse(argument.as_bytes()), Err(CommandError::Argument), "{argument}");
+        }
+        assert_eq!(parse(b"DATA"), Ok(Command::Data { argument: false }));
+        assert_eq!(parse(b"data x"), Ok(Command::Data { argument: true }));
+        assert_eq!(parse(b"ehlo [192.0.2.1]"), Ok(Command::Hello { extended: true, name: b"[192.0.2.1]" }));
+    }
+
+    #[test]
+    fn strict_about_blanks_and_brackets() {
+        // SES-21
+        assert!(matches!(parse(b"mail from:<a@b> \t"), Ok(Command::Mail { parameters, .. }) if parameters.is_empty()));
+        let brackets = Err(CommandError::Sender(AddressError::Brackets));
+        for bad in
+            ["MAIL FROM: <a@b>", "MAIL FROM:a@b", "MAIL FROM:<a@b>x", "MAIL FROM:<a@b>>", "MAIL FROM:<a@b>\tSIZE=1"]
+        {
+            assert_eq!(parse(bad.as_bytes()), brackets, "{bad}");
+        }
+        assert_eq!(parse(b"MAIL FROM :<a@b>"), Err(CommandError::Argument));
+        assert_eq!(parse(b"RCPT TO:<>"), Err(CommandError::Recipient(AddressError::LocalPart)));
+    }
+
+    fn read(text: &str) -> Result<MailParameters, ParameterError> {
+        let line = format!("MAIL FROM:<> {text}");
+        match parse(line.as_bytes()) {
+            Ok(Command::Mail { parameters, .. }) => MailParameters::read(parameters, true),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn parameters_of_mail() {
+        // EXT-01, EXT-03, SES-09
+        let both = MailParameters { size_bytes: Some(10), body: Some(Body::EightBitMime) };
+        assert_eq!(read("size=10 Body=8bitMIME"), Ok(both));
+        assert_eq!(read("BODY=7BIT").unwrap().body, Some(Body::SevenBit));
+        assert_eq!(read("SIZE=99999999999999999999").unwrap().size_bytes, Some(u64::MAX));
+        for malformed in [
+            "SIZE",
+            "SIZE=",
+            "SIZE=-1",
+            "SIZE=+1",
+            "SIZE=0x1",
+            "SIZE=1 SIZE=1",
+            "SIZE=100000000000000000000",
+            "BODY",
+            "BODY=BINARYMIME",
+            "BODY=7BIT BODY=7BIT",
+            "=",
+            "=x",
+            "-A=1",
+            "A_B=1",
+            "SIZE=1=1",
+            "X=\u{fc}",
+            "X=\x01",
+        ] {
+            assert_eq!(read(malformed), Err(ParameterError::Malformed), "{malformed}");
+        }
+        for unknown in ["SMTPUTF8", "RET=HDRS", "X-Y=z"] {
+            assert_eq!(read(unknown), Err(ParameterError::Unknown), "{unknown}");
+        }
+        assert_eq!(MailParameters::read(Parameters(b" SIZE=1"), false), Err(ParameterError::Unknown));
+    }
+
+    proptest! {
+        #[test]
+        fn any_line_is_read_without_panic(head in "(MAIL FROM:|RCPT TO:|EHLO |)", tail in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let line = [head.as_bytes(), &tail].concat();
+            if let Ok(Command::Mail { parameters, .. }) = parse(&line) {
+                let _ = MailParameters::read(parameters, true);
+            }
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! The dot codec, the only one: message data as DATA carries it (RFC 5321 4.5.2).
+//!
+//! What is stored and sent on is the *wire form*: the bytes as they came, dots still doubled, without the final
+//! `.` line. [`DataDecoder`] finds the end of that form and judges it; [`Unstuffer`] and [`Stuffer`] are views
+//! between the wire form and the plain text, slices of what they are given with nothing copied.
+//!
+//! Only `CR LF . CR LF` ends data (DAT-01). A CR without LF or an LF without CR is noted and never taken for a
+//! line end, so the message can be refused with the stream still in step (DAT-03). All octets pass (DAT-08).
+//!
+//! One call judges a whole receive in three sweeps over memory that is in cache: line ends one by one (memchr),
+//! with the dot and the length looked at there; CRs by count (as many as there are CR LF pairs, or one is bare);
+//! and 8-bit octets. No sweep looks at bytes one at a time. Pure; the naive twins are in the tests.
+
+use memchr::{memchr_iter, memmem};
+
+use crate::base::limits::DATA_LINE_MAX_BYTES;
+
+/// The line that ends data, without the CRLF before it, which is the text's own (DAT-07).
+pub const END_OF_DATA: &[u8] = b".\r\n";
+
+/// What a step of the decoder gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step<'b> {
+    /// All input was taken; the data goes on.
+    More,
+    /// The next bytes of the wire form.
+    Piece(&'b [u8]),
+    /// The data ended. What is left of the input is behind it (DAT-15).
+    End,
+}
+
+/// Where in a line the bytes taken so far end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Edge {
+    /// Behind a CRLF, or nothing was taken yet.
+    #[default]
+    LineStart,
+    /// Behind a dot at a line's start, which is not given out yet.
+    Dot,
+    /// Behind a dot and a CR at a line's start, neither given out yet.
+    DotCr,
+    /// Behind a CR inside a line.
+    Cr,
+    /// Anywhere else.
+    Text,
+}
+
+/// Takes one message's data in whatever pieces it comes.
+#[derive(Clone, Debug, Default)]
+pub struct DataDecoder {
+    edge: Edge,
+    /// Bytes of the open line, not counting a dot at its start.
+    line_bytes: usize,
+    wire_bytes: u64,
+    /// Dots at line starts, which the plain text has not.
+    dots: u64,
+    eight_bit: bool,
+    bare_line_end: bool,
+    long_line: bool,
+}
+
+impl DataDecoder {
+    /// A decoder for one message, right behind the CRLF of DATA.
+    pub fn new() -> DataDecoder {
+        DataDecoder::default()
+    }
+
+    /// Takes bytes from `input` and advances it. Call until it gives `More` or `End`.
+    pub fn step<'b>(&mut self, input: &mut &'b [u8]) -> Step<'b> {
+        loop {
+            let Some(&byte) = input.first() else { return Step::More };
+            match (self.edge, byte) {
+                (Edge::LineStart, b'.') if END_OF_DATA.starts_with(head(input)) => self.edge = Edge::Dot,
+                (Edge::Dot, b'\r') => self.edge = Edge::DotCr,
+                (Edge::DotCr, b'\n') => {
+                    *input = &input[1..];
+                    return Step::End;
+                }
+                (Edge::Dot, _) => return self.late_dot(b"."),
+                (Edge::DotCr, _) => return self.late_dot(b".\r"),
+                _ => return self.scan(input),
+            }
+            *input = &input[1..];
+        }
+    }
+
+    /// Gives out what was held back because it looked like the end, and was not.
+    fn late_dot(&mut self, held: &'static [u8]) -> Step<'static> {
+        self.dots += 1;
+        self.line_bytes = held.len() - 1;
+        self.wire_bytes += held.len() as u64;
+        self.edge = if held.len() == 1 { Edge::Text } else { Edge::Cr };
+        Step::Piece(held)
+    }
+
+    /// Takes all of the input, or all up to a line that ends the data or may turn out to.
+    fn scan<'b>(&mut self, input: &mut &'b [u8]) -> Step<'b> {
+        let chunk = *input;
+        let mut end = chunk.len();
+        let mut carried_bytes = self.line_bytes;
+        let mut pairs = 0;
+        // The first byte that counts for the open line's length.
+        let mut line_start = usize::from(self.edge == Edge::LineStart && chunk[0] == b'.');
+        self.dots += line_start as u64;
+        for newline in memchr_iter(b'\n', chunk) {
+            let behind_cr = if newline > 0 { chunk[newline - 1] == b'\r' } else { self.edge == Edge::Cr };
+            if !behind_cr {
+                self.bare_line_end = true;
+                continue;
+            }
+            pairs += 1;
+            self.long_line |= carried_bytes + newline + 1 - line_start > DATA_LINE_MAX_BYTES;
+            carried_bytes = 0;
+            line_start = newline + 1;
+            if chunk.get(line_start) == Some(&b'.') {
+                if END_OF_DATA.starts_with(head(&chunk[line_start..])) {
+                    end = line_start;
+                    break;
+                }
+                line_start += 1;
+                self.dots += 1;
+            }
+        }
+        self.line_bytes = carried_bytes + end - line_start;
+        self.long_line |= self.line_bytes > DATA_LINE_MAX_BYTES;
+        let piece = &chunk[..end];
+        *input = &chunk[end..];
+        self.judge(piece, pairs);
+        Step::Piece(piece)
+    }
+
+    /// Looks for bare CRs and 8-bit octets in a piece that holds so many CR LF pairs (a pair counts where its LF is).
+    fn judge(&mut self, piece: &[u8], pairs: usize) {
+        let cr_before = usize::from(self.edge == Edge::Cr);
+        let cr_open = usize::from(piece.ends_with(b"\r"));
+        self.bare_line_end |= cr_before + memchr_iter(b'\r', piece).count() - cr_open != pairs;
+        self.eight_bit = self.eight_bit || !piece.is_ascii();
+        self.wire_bytes += piece.len() as u64;
+        self.edge = match cr_open {
+            1 => Edge::Cr,
+            _ if self.line_bytes == 0 && pairs > 0 => Edge::LineStart,
+            _ => Edge::Text,
+        };
+    }
+
+    /// Bytes of the text as the author wrote it: CRLFs counted, doubled dots not (EXT-01; RFC 1870 5).
+    pub fn body_bytes(&self) -> u64 {
+        self.wire_bytes - self.dots
+    }
+
+    /// Bytes given out.
+    pub fn wire_bytes(&self) -> u64 {
+        self.wire_bytes
+    }
+
+    /// An octet over 127 was seen.
+    pub fn eight_bit(&self) -> bool {
+        self.eight_bit
+    }
+
+    /// A CR without LF or an LF without CR was seen (DAT-03).
+    pub fn bare_line_end(&self) -> bool {
+        self.bare_line_end
+    }
+
+    /// A line over `limits::DATA_LINE_MAX_BYTES` was seen (SIZ-06).
+    pub fn long_line(&self) -> bool {
+        self.long_line
+    }
+}
+
+/// As much of `text` as the end of data is long.
+fn head(text: &[u8]) -> &[u8] {
+    &text[..text.len().min(END_OF_DATA.len())]
+}
+
+/// The line edge that the views carry from slice to slice: `Dot` and `DotCr` do not occur.
+impl Edge {
+    fn behind(self, text: &[u8]) -> Edge {
+        match text {
+            [] => self,
+            [.., b'\r'] => Edge::Cr,
+            [.., b'\r', b'\n'] => Edge::LineStart,
+            [b'\n'] if self == Edge::Cr => Edge::LineStart,
+            _ => Edge::Text,
+        }
+    }
+
+    /// The dot at a line start that only the edge can tell: in the first two bytes.
+    fn first_dot(self, text: &[u8]) -> Option<usize> {
+        match (self, text) {
+            (Edge::LineStart, [b'.', ..]) => Some(0),
+            (Edge::Cr, [b'\n', b'.', ..]) => Some(1),
+            _ => None,
+        }
+    }
+}
+
+/// The plain text of a wire form that is given slice after slice, in any split (DAT-05).
+#[derive(Clone, Debug, Default)]
+pub struct Unstuffer {
+    edge: Edge,
+}
+
+impl Unstuffer {
+    /// At the start of a message.
+    pub fn new() -> Unstuffer {
+        Unstuffer::default()
+    }
+
+    /// The plain text of the next slice, as parts of it.
+    pub fn view<'b>(&mut self, wire: &'b [u8]) -> impl Iterator<Item = &'b [u8]> + use<'b> {
+        let first_dot = self.edge.first_dot(wire);
+        self.edge = self.edge.behind(wire);
+        Slices::new(wire, first_dot, 0)
+    }
+}
+
+/// The wire form of a plain text that is given slice after slice, in any split (DAT-06).
+#[derive(Clone, Debug, Default)]
+pub struct Stuffer {
+    edge: Edge,
+}
+
+impl Stuffer {
+    /// At the start of a message.
+    pub fn new() -> Stuffer {
+        Stuffer::default()
+    }
+
+    /// The wire form of the next slice, as parts of it; a doubled dot is in two of them.
+    pub fn view<'b>(&mut self, text: &'b [u8]) -> impl Iterator<Item = &'b [u8]> + use<'b> {
+        let first_dot = self.edge.first_dot(text);
+        self.edge = self.edge.behind(text);
+        Slices::new(text, first_dot, 1)
+    }
+
+    /// What the text lacks to end with a CRLF, as DATA needs (DAT-07): nothing, or a CRLF.
+    pub fn ending(&self) -> &'static [u8] {
+        if self.edge == Edge::LineStart { b"" } else { b"\r\n" }
+    }
+}
+
+/// The plain text of a whole wire form.
+pub fn unstuff(wire: &[u8]) -> impl Iterator<Item = &[u8]> {
+    Unstuffer::new().view(wire)
+}
+
+/// The wire form of a whole plain text.
+pub fn stuff(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    Stuffer::new().view(text)
+}
+
+/// Parts of a text, cut at the dots at line starts: such a dot is in no part, or in two.
+struct Slices<'b> {
+    text: &'b [u8],
+    /// Where the next part starts; past the end when all are given.
+    start: usize,
+    first_dot: Option<usize>,
+    breaks: memmem::FindIter<'b, 'static>,
+    /// 0: the dot is dropped; 1: it ends one part and starts the next.
+    doubled: usize,
+}
+
+impl<'b> Slices<'b> {
+    fn new(text: &'b [u8], first_dot: Option<usize>, doubled: usize) -> Slices<'b> {
+        Slices { text, start: 0, first_dot, breaks: memmem::find_iter(text, b"\r\n."), doubled }
+    }
+}
+
+impl<'b> Iterator for Slices<'b> {
+    type Item = &'b [u8];
+
+    fn next(&mut self) -> Option<&'b [u8]> {
+        while self.start < self.text.len() {
+            let from = self.start;
+            let to = match self.first_dot.take().or_else(|| self.breaks.next().map(|at| at + 2)) {
+                Some(dot) => {
+                    self.start = dot + 1 - self.doubled;
+                    dot + self.doubled
+                }
+                None => {
+                    self.start = self.text.len();
+                    self.text.len()
+                }
+            };
+            if from < to {
+                return Some(&self.text[from..to]);
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests;

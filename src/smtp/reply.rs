@@ -1,0 +1,233 @@
+//! Every reply that the session gives, as finished text.
+//!
+//! Replies echo nothing the client said (SES-12), are written whole at compile time except for our own name, the
+//! size limit and the message's name, and carry an enhanced code on every 2xx, 4xx and 5xx line (EXT-08; RFC
+//! 2034). Pure.
+
+use std::io::Write;
+
+use crate::base::ids::MessageId;
+
+/// A reply of fixed text: one or more lines, each with its CRLF.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reply(&'static str);
+
+impl Reply {
+    /// Appends it.
+    pub fn write(self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.0.as_bytes());
+    }
+
+    /// The first digit is 5.
+    pub const fn is_refusal(self) -> bool {
+        self.0.as_bytes()[0] == b'5'
+    }
+
+    /// The whole text.
+    pub const fn text(self) -> &'static str {
+        self.0
+    }
+}
+
+macro_rules! replies {
+    ($($(#[$doc:meta])* $name:ident = $text:expr;)*) => {
+        $($(#[$doc])* pub const $name: Reply = Reply(concat!($text, "\r\n"));)*
+        #[cfg(test)]
+        const ALL: &[Reply] = &[$($name),*];
+    };
+}
+
+replies! {
+    /// MAIL was taken.
+    SENDER_OK = "250 2.1.0 Sender OK";
+    /// RCPT was taken.
+    RECIPIENT_OK = "250 2.1.5 Recipient OK";
+    /// RSET.
+    RESET = "250 2.0.0 Reset";
+    /// NOOP.
+    NOOP = "250 2.0.0 OK";
+    /// QUIT.
+    BYE = "221 2.0.0 Bye";
+    /// VRFY: nothing is verified, nothing is denied (SES-14).
+    CANNOT_VERIFY = "252 2.0.0 Cannot verify, but will try to deliver";
+    /// HELP (FND-11; RFC 5321 4.1.1.8).
+    HELP = "214-2.0.0 EHLO name  begin, learn the extensions\r\n\
+            214-2.0.0 HELO name  begin without extensions\r\n\
+            214-2.0.0 MAIL FROM:<path> [SIZE=bytes] [BODY=7BIT|8BITMIME]  begin a message\r\n\
+            214-2.0.0 RCPT TO:<path>  add a recipient\r\n\
+            214-2.0.0 DATA  send the message; a line with only a dot ends it\r\n\
+            214-2.0.0 RSET  forget the message begun\r\n\
+            214-2.0.0 NOOP  do nothing\r\n\
+            214-2.0.0 VRFY name  is never verified\r\n\
+            214-2.0.0 HELP  this text\r\n\
+            214-2.0.0 QUIT  end\r\n\
+            214 2.0.0 Documentation: docs/operating.md in the source of Ringpost; the protocol is RFC 5321";
+    /// DATA: go ahead.
+    SEND_DATA = "354 End with a line that holds only a dot";
+
+    /// A verb that nobody knows (SES-09).
+    UNKNOWN_COMMAND = "500 5.5.1 Unknown command";
+    /// A line with bare CR or LF (DAT-02).
+    BROKEN_LINE = "500 5.5.2 Bare CR or LF in a command; lines end with CR LF";
+    /// A command line over the bound (SIZ-04).
+    LINE_TOO_LONG = "500 5.5.2 Command line too long";
+    /// A known verb that is not offered.
+    NOT_IMPLEMENTED = "502 5.5.1 Command not implemented";
+    /// Wrong argument.
+    BAD_ARGUMENT = "501 5.5.4 Wrong argument";
+    /// Malformed or repeated parameter.
+    BAD_PARAMETER = "501 5.5.4 Wrong parameter or value";
+    /// Unknown parameter.
+    UNKNOWN_PARAMETER = "555 5.5.4 Parameter not offered";
+    /// The sender is not in angle brackets (SES-21).
+    SENDER_BRACKETS = "501 5.1.7 Want <address> right behind FROM: and nothing but parameters after it";
+    /// The sender is no mailbox.
+    SENDER_SYNTAX = "501 5.1.7 Sender is not a valid address";
+    /// Sender over its bound (SIZ-01).
+    SENDER_TOO_LONG = "501 5.1.7 Sender address too long";
+    /// The recipient is not in angle brackets (SES-21).
+    RECIPIENT_BRACKETS = "501 5.1.3 Want <address> right behind TO: and nothing but parameters after it";
+    /// The recipient is no mailbox.
+    RECIPIENT_SYNTAX = "501 5.1.3 Recipient is not a valid address";
+    /// Recipient over its bound (SIZ-01).
+    RECIPIENT_TOO_LONG = "501 5.1.3 Recipient address too long";
+    /// Octets over 127 in an address (SES-20).
+    ADDRESS_EIGHT_BIT = "553 5.6.7 Address is not ASCII";
+    /// MAIL before EHLO or HELO.
+    HELLO_FIRST = "503 5.5.1 EHLO or HELO first";
+    /// MAIL in a transaction.
+    SENDER_GIVEN = "503 5.5.1 Sender already given";
+    /// RCPT or DATA without MAIL.
+    MAIL_FIRST = "503 5.5.1 MAIL first";
+    /// DATA with no recipient taken (DAT-12).
+    NO_RECIPIENTS = "554 5.5.1 No valid recipients";
+    /// Something followed DATA before it was answered (DAT-13).
+    DATA_NOT_AWAITED = "554 5.5.0 Data before 354; closing";
+    /// Not a client we relay for (SES-22).
+    RELAY_DENIED = "550 5.7.1 Relay access denied";
+    /// One recipient too many (SIZ-09).
+    TOO_MANY_RECIPIENTS = "452 4.5.3 Too many recipients";
+    /// `SIZE=` or the message over the limit (EXT-01, DAT-10).
+    TOO_LARGE = "552 5.3.4 Message too large";
+    /// After a turned-away greeting, until QUIT (SES-02).
+    TURNED_AWAY = "503 5.3.2 No service for you here; only QUIT";
+
+    /// The message held a bare CR or LF (DAT-03).
+    BARE_LINE_END = "550 5.6.11 Bare CR or LF in the message; lines end with CR LF";
+    /// A line of the message is over the bound (SIZ-06).
+    DATA_LINE_TOO_LONG = "500 5.6.0 A line of the message is longer than 1000 octets";
+    /// Too many Received fields (TRC-06).
+    LOOPING = "554 5.4.6 Too many Received fields; the message loops";
+    /// No room on disk (EXT-01).
+    STORAGE_FULL = "452 4.3.1 No room; try again later";
+    /// The disk fails.
+    STORAGE_FAILING = "451 4.3.0 Storage fails; try again later";
+
+    /// The message is far over the limit (DAT-10).
+    FAR_TOO_LARGE = "421 4.3.4 Message far too large; closing";
+    /// Too many errors (SES-10).
+    TOO_MANY_ERRORS = "421 4.7.0 Too many errors; closing";
+    /// Idle too long (SES-23, DAT-14).
+    IDLE_TOO_LONG = "421 4.4.2 Idle too long; closing";
+    /// Shutting down (SES-24).
+    SHUTTING_DOWN = "421 4.3.2 Shutting down; closing";
+}
+
+/// The greeting (SES-01; RFC 5321 4.2): our name first.
+pub fn write_greeting(out: &mut Vec<u8>, hostname: &str) {
+    push(out, format_args!("220 {hostname} ESMTP Ringpost\r\n"));
+}
+
+/// The greeting that turns a client away (SES-02; RFC 5321 3.1).
+pub fn write_refusing_greeting(out: &mut Vec<u8>, hostname: &str) {
+    push(out, format_args!("554 {hostname} No SMTP service for you here\r\n"));
+}
+
+/// The reply to EHLO with the extensions offered (SES-03), or to HELO.
+pub fn write_hello(out: &mut Vec<u8>, hostname: &str, extended: bool, message_bytes_max: u64) {
+    if extended {
+        push(
+            out,
+            format_args!(
+                "250-{hostname}\r\n250-PIPELINING\r\n250-SIZE {message_bytes_max}\r\n250-8BITMIME\r\n\
+                 250-ENHANCEDSTATUSCODES\r\n250 HELP\r\n"
+            ),
+        );
+    } else {
+        push(out, format_args!("250 {hostname}\r\n"));
+    }
+}
+
+/// The message is ours, under this name.
+pub fn write_queued(out: &mut Vec<u8>, id: MessageId) {
+    push(out, format_args!("250 2.0.0 queued as {id}\r\n"));
+}
+
+fn push(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
+    out.write_fmt(text).expect("a vector takes everything");
+}
+
+/// Panics unless `bytes` is exactly so many well-formed replies (SES-11, SES-12, SIZ-05); gives their codes.
+#[cfg(test)]
+pub(crate) fn assert_replies(bytes: &[u8]) -> Vec<u16> {
+    let text = std::str::from_utf8(bytes).expect("ASCII");
+    let mut codes = Vec::new();
+    let mut open: Option<u16> = None;
+    for line in text.split_inclusive("\r\n") {
+        assert!(line.ends_with("\r\n") && line.len() <= 512, "{line:?}");
+        let inside = &line[..line.len() - 2];
+        assert!(inside.bytes().all(|b| b == b'\t' || (b' '..=b'~').contains(&b)), "{line:?}");
+        let digits = inside.as_bytes();
+        assert!((b'2'..=b'5').contains(&digits[0]) && (b'0'..=b'5').contains(&digits[1]) && digits[2].is_ascii_digit());
+        let code: u16 = inside[..3].parse().unwrap();
+        assert!(open.is_none_or(|o| o == code), "one code in all lines of a reply: {text}");
+        match digits[3] {
+            b'-' => open = Some(code),
+            b' ' => {
+                codes.push(code);
+                open = None;
+            }
+            _ => panic!("{line:?}"),
+        }
+    }
+    assert!(open.is_none(), "a reply without its last line: {text}");
+    codes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::ids::{Position, ShardId};
+
+    #[test]
+    fn every_reply_is_well_formed_with_its_enhanced_code() {
+        // SES-11, SES-12, SIZ-05, EXT-08
+        for reply in ALL {
+            let code = assert_replies(reply.text().as_bytes());
+            assert_eq!(code.len(), 1);
+            for line in reply.text().lines() {
+                let class = &line[..1];
+                assert_eq!(reply.is_refusal(), class == "5");
+                if class != "3" {
+                    let fields: Vec<&str> = line[4..].split(' ').next().unwrap().split('.').collect();
+                    assert_eq!(fields.len(), 3, "{line}");
+                    assert_eq!(fields[0], class, "{line}");
+                    assert!(fields.iter().all(|f| f.len() <= 3 && f.bytes().all(|b| b.is_ascii_digit())), "{line}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn composed_replies_are_well_formed_with_the_longest_name() {
+        // SES-01, SES-03, SIZ-05
+        let hostname = "h".repeat(crate::base::limits::DOMAIN_MAX_BYTES);
+        let mut out = Vec::new();
+        write_greeting(&mut out, &hostname);
+        write_refusing_greeting(&mut out, &hostname);
+        write_hello(&mut out, &hostname, true, u64::MAX);
+        write_hello(&mut out, &hostname, false, 1);
+        write_queued(&mut out, MessageId { shard: ShardId(u16::MAX), position: Position(u64::MAX) });
+        assert_eq!(assert_replies(&out), [220, 554, 250, 250, 250]);
+    }
+}

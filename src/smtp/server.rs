@@ -1,0 +1,495 @@
+//! The receiving side of one SMTP session: bytes in, replies and events out (RFC 5321).
+//!
+//! The caller owns the connection, the body store and the clock. It pulls events until `NeedMore`, stores each
+//! `Body`, and answers each `MessageEnd` with the outcome of the log; only a [`Proof`] buys a 250, so nobody can
+//! promise what is not on disk. Exactly one reply per command, in order, whatever the split of the bytes
+//! (PIP-01, PIP-02). Shard-local, pure; allocates nothing once its buffers are warm.
+//!
+//! Policies, each in one place:
+//! - Bare CR or LF: the message is refused at its end (DAT-03), a command is refused (DAT-02); never repaired.
+//! - Source routes are dropped (SES-17). No leniency in `MAIL FROM:` and `RCPT TO:` (SES-21).
+//! - Whatever comes in one receive behind DATA, before its reply can have been read, is a breach of RFC 2920 3.1:
+//!   554 and the connection ends, so that a body sent too early is never run as commands (DAT-13).
+//! - Commands answered 5xx count as errors until a message is accepted; beyond the limit the reply to the next
+//!   one is 421 (SES-10). Messages refused at their end do not count.
+//!
+//! Panics: when the caller breaks the order of calls. Errors: none; what the client does wrong is a reply.
+
+use std::net::IpAddr;
+use std::rc::Rc;
+
+use crate::base::ids::MessageId;
+use crate::base::limits::MESSAGE_HARD_FACTOR;
+use crate::mail::address::{AddressError, POSTMASTER, Path, domain_of};
+use crate::mail::envelope::Envelope;
+use crate::mail::trace::{HeaderScan, Protocol};
+use crate::queue::{LogRefusal, Proof};
+use crate::smtp::command::{self, Command, CommandError, MailParameters, ParameterError, Parameters};
+use crate::smtp::data::{DataDecoder, Step};
+use crate::smtp::line::{Line, LineReader};
+use crate::smtp::reply::{self, Reply};
+
+/// What the operator says about sessions; the same for all of a shard.
+#[derive(Clone, Debug)]
+pub struct ServerSettings {
+    /// Our name, at most `limits::DOMAIN_MAX_BYTES` (SES-01).
+    pub hostname: Box<str>,
+    /// Largest message, unstuffed (SIZ-08).
+    pub message_bytes_max: u64,
+    /// Recipients of one transaction (SIZ-09).
+    pub recipients_max: usize,
+    /// Errors of one session (SES-10).
+    pub errors_max: u32,
+    /// Received fields of one message (TRC-06).
+    pub received_fields_max: u32,
+    /// Idle time before a command (SES-23); kept by the caller.
+    pub command_idle_ms: u64,
+    /// Idle time inside data (DAT-14); kept by the caller.
+    pub data_idle_ms: u64,
+}
+
+/// The client.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer {
+    /// Its address.
+    pub address: IpAddr,
+    /// Whether we relay for it (SES-22).
+    pub may_relay: bool,
+}
+
+/// What happened in the session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServerEvent<'b> {
+    /// All that can be judged was. What is left of the input is the start of a command line, shorter than
+    /// `limits::COMMAND_LINE_MAX_BYTES`: keep it and give it again with more behind it.
+    NeedMore,
+    /// The next bytes of the message, wire form.
+    Body(&'b [u8]),
+    /// The message is whole and waits for `accepted` or `refused`.
+    MessageEnd,
+    /// The message was refused and answered; forget its body.
+    MessageDropped,
+    /// The session is over: send what is to be sent, then close. A message not ended is dropped.
+    Close,
+}
+
+/// What the session waits for, so that the caller knows its deadline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waiting {
+    /// A command, for `command_idle_ms`.
+    Command,
+    /// Message data, for `data_idle_ms`.
+    Data,
+    /// The caller's `accepted` or `refused`.
+    Verdict,
+    /// Nothing: it is over.
+    Over,
+}
+
+/// What is known of the message being received or just ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MessageFacts<'a> {
+    /// Bytes of the text, doubled dots not counted.
+    pub body_bytes: u64,
+    /// Bytes of all `Body` events together.
+    pub wire_bytes: u64,
+    /// The text holds octets over 127.
+    pub eight_bit: bool,
+    /// The name the client gave.
+    pub hello: &'a [u8],
+    /// EHLO or HELO.
+    pub protocol: Protocol,
+}
+
+/// One session.
+#[derive(Debug)]
+pub struct Server {
+    settings: Rc<ServerSettings>,
+    peer: Peer,
+    waiting: Waiting,
+    /// The greeting refused service (SES-02).
+    turned_away: bool,
+    /// A verdict is awaited, after which the session ends (SES-24).
+    ends_after_verdict: bool,
+    /// Empty before EHLO or HELO.
+    hello: Vec<u8>,
+    protocol: Protocol,
+    /// MAIL was taken.
+    in_transaction: bool,
+    envelope: Envelope,
+    lines: LineReader,
+    data: DataDecoder,
+    header: HeaderScan,
+    storage_refusal: Option<LogRefusal>,
+    no_room: Option<LogRefusal>,
+    errors: u32,
+}
+
+impl Server {
+    /// A session before its greeting.
+    pub fn new(settings: Rc<ServerSettings>, peer: Peer) -> Server {
+        Server {
+            settings,
+            peer,
+            waiting: Waiting::Command,
+            turned_away: false,
+            ends_after_verdict: false,
+            hello: Vec::new(),
+            protocol: Protocol::Smtp,
+            in_transaction: false,
+            envelope: Envelope::new(),
+            lines: LineReader::default(),
+            data: DataDecoder::new(),
+            header: HeaderScan::default(),
+            storage_refusal: None,
+            no_room: None,
+            errors: 0,
+        }
+    }
+
+    /// Greets (SES-01). Once, before all else; or `turn_away`.
+    pub fn greet(&mut self, out: &mut Vec<u8>) {
+        reply::write_greeting(out, &self.settings.hostname);
+    }
+
+    /// Greets with a refusal; then only QUIT is obeyed (SES-02).
+    pub fn turn_away(&mut self, out: &mut Vec<u8>) {
+        self.turned_away = true;
+        reply::write_refusing_greeting(out, &self.settings.hostname);
+    }
+
+    /// Pulls one event: advances `input` over what was taken, appends replies to `out`.
+    ///
+    /// After `MessageEnd` comes exactly one of `accepted` and `refused` before the next call.
+    pub fn next<'b>(&mut self, input: &mut &'b [u8], out: &mut Vec<u8>) -> ServerEvent<'b> {
+        loop {
+            let event = match self.waiting {
+                Waiting::Command => self.next_command(input, out),
+                Waiting::Data => Some(self.next_data(input, out)),
+                Waiting::Verdict => panic!("the message before has no verdict yet"),
+                Waiting::Over => {
+                    *input = &[];
+                    Some(ServerEvent::Close)
+                }
+            };
+            if let Some(event) = event {
+                return event;
+            }
+        }
+    }
+
+    /// The envelope of the transaction; stays after `MessageEnd` until the verdict.
+    pub fn envelope(&self) -> &Envelope {
+        &self.envelope
+    }
+
+    /// What is known of the message.
+    pub fn facts(&self) -> MessageFacts<'_> {
+        MessageFacts {
+            body_bytes: self.data.body_bytes(),
+            wire_bytes: self.data.wire_bytes(),
+            eight_bit: self.data.eight_bit(),
+            hello: &self.hello,
+            protocol: self.protocol,
+        }
+    }
+
+    /// The name the client gave; empty before EHLO or HELO.
+    pub fn hello(&self) -> &[u8] {
+        &self.hello
+    }
+
+    /// EHLO or HELO.
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    /// The client.
+    pub fn peer(&self) -> Peer {
+        self.peer
+    }
+
+    /// What the session waits for.
+    pub fn waiting(&self) -> Waiting {
+        self.waiting
+    }
+
+    /// The message is durable: says so, under its name. No proof, no 250 (QUE-01).
+    pub fn accepted(&mut self, _proof: Proof, id: MessageId, out: &mut Vec<u8>) {
+        self.errors = 0;
+        reply::write_queued(out, id);
+        self.verdict_given(out);
+    }
+
+    /// The log did not take the message (QUE-07, QUE-08).
+    pub fn refused(&mut self, why: LogRefusal, out: &mut Vec<u8>) {
+        storage_reply(why).write(out);
+        self.verdict_given(out);
+    }
+
+    /// The log does not take this message's body: the end of data is answered so. Only inside data.
+    pub fn storage_refused(&mut self, why: LogRefusal) {
+        assert_eq!(self.waiting, Waiting::Data, "a body is refused inside data");
+        self.storage_refusal = Some(why);
+    }
+
+    /// Whether new mail can be stored at all; if not, MAIL is answered so (EXT-01; RFC 1870 6.1).
+    pub fn set_room(&mut self, refusal: Option<LogRefusal>) {
+        self.no_room = refusal;
+    }
+
+    /// The client idled too long: 421, session over (SES-23, DAT-14).
+    pub fn timed_out(&mut self, out: &mut Vec<u8>) {
+        assert_ne!(self.waiting, Waiting::Verdict, "the client waits for us");
+        self.end_session(reply::IDLE_TOO_LONG, out);
+    }
+
+    /// The relay stops: 421, session over; at once, or behind the verdict that is due (SES-24).
+    pub fn shut_down(&mut self, out: &mut Vec<u8>) {
+        if self.waiting == Waiting::Verdict {
+            self.ends_after_verdict = true;
+        } else {
+            self.end_session(reply::SHUTTING_DOWN, out);
+        }
+    }
+
+    // ---- commands ----
+
+    fn next_command<'b>(&mut self, input: &mut &'b [u8], out: &mut Vec<u8>) -> Option<ServerEvent<'b>> {
+        let reply = match self.lines.take(input) {
+            Line::Incomplete => return Some(ServerEvent::NeedMore),
+            Line::Broken => reply::BROKEN_LINE,
+            Line::TooLong => reply::LINE_TOO_LONG,
+            Line::Whole(line) => match command::parse(line) {
+                Ok(Command::Quit) => {
+                    self.end_session(reply::BYE, out);
+                    return None;
+                }
+                _ if self.turned_away => reply::TURNED_AWAY,
+                Ok(Command::Data { .. }) if !input.is_empty() => {
+                    self.end_session(reply::DATA_NOT_AWAITED, out);
+                    return None;
+                }
+                Ok(Command::Hello { extended, name }) => {
+                    self.take_hello(extended, name, out);
+                    return None;
+                }
+                Ok(command) => self.run(command),
+                Err(error) => refusal_of(error),
+            },
+        };
+        self.answer(reply, out);
+        None
+    }
+
+    /// Appends a command's reply, or the 421 that takes its place when it is one error too many (SES-10).
+    fn answer(&mut self, reply: Reply, out: &mut Vec<u8>) {
+        self.errors += u32::from(reply.is_refusal());
+        if self.errors > self.settings.errors_max {
+            self.end_session(reply::TOO_MANY_ERRORS, out);
+        } else {
+            reply.write(out);
+        }
+    }
+
+    fn end_session(&mut self, reply: Reply, out: &mut Vec<u8>) {
+        if self.waiting != Waiting::Over {
+            reply.write(out);
+        }
+        self.end_transaction();
+        self.waiting = Waiting::Over;
+    }
+
+    fn run(&mut self, command: Command<'_>) -> Reply {
+        match command {
+            Command::Mail { sender, parameters } => self.mail(sender, parameters),
+            Command::Rcpt { recipient, parameters } => self.rcpt(recipient, parameters),
+            Command::Data { argument } => self.data(argument),
+            Command::Reset => {
+                self.end_transaction();
+                reply::RESET
+            }
+            Command::Noop => reply::NOOP,
+            Command::Help => reply::HELP,
+            Command::Verify => reply::CANNOT_VERIFY,
+            Command::Quit | Command::Hello { .. } => unreachable!("answered before"),
+        }
+    }
+
+    /// EHLO or HELO, which also resets (SES-03, SES-04; RFC 5321 4.1.4).
+    fn take_hello(&mut self, extended: bool, name: &[u8], out: &mut Vec<u8>) {
+        self.end_transaction();
+        self.hello.clear();
+        self.hello.extend_from_slice(name);
+        self.protocol = if extended { Protocol::Esmtp } else { Protocol::Smtp };
+        reply::write_hello(out, &self.settings.hostname, extended, self.settings.message_bytes_max);
+    }
+
+    fn mail(&mut self, sender: Path<'_>, parameters: Parameters<'_>) -> Reply {
+        if self.hello.is_empty() {
+            return reply::HELLO_FIRST;
+        }
+        if self.in_transaction {
+            return reply::SENDER_GIVEN;
+        }
+        let known = match MailParameters::read(parameters, self.protocol == Protocol::Esmtp) {
+            Ok(known) => known,
+            Err(ParameterError::Malformed) => return reply::BAD_PARAMETER,
+            Err(ParameterError::Unknown) => return reply::UNKNOWN_PARAMETER,
+        };
+        if known.size_bytes.is_some_and(|size| size > self.settings.message_bytes_max) {
+            return reply::TOO_LARGE;
+        }
+        if let Some(why) = self.no_room {
+            return storage_reply(why);
+        }
+        self.envelope.set_sender(sender.mailbox);
+        self.envelope.declared_size = known.size_bytes;
+        self.envelope.body = known.body.unwrap_or_default();
+        self.in_transaction = true;
+        reply::SENDER_OK
+    }
+
+    fn rcpt(&mut self, recipient: Path<'_>, mut parameters: Parameters<'_>) -> Reply {
+        if !self.in_transaction {
+            return reply::MAIL_FIRST;
+        }
+        match parameters.next() {
+            None => {}
+            Some(Ok(_)) => return reply::UNKNOWN_PARAMETER,
+            Some(Err(_)) => return reply::BAD_PARAMETER,
+        }
+        if !self.peer.may_relay && !self.is_own_postmaster(recipient) {
+            return reply::RELAY_DENIED;
+        }
+        if self.envelope.len() >= self.settings.recipients_max {
+            return reply::TOO_MANY_RECIPIENTS;
+        }
+        if recipient.is_bare_postmaster() {
+            self.envelope.push_recipient_parts(&[POSTMASTER, b"@", self.settings.hostname.as_bytes()]);
+        } else {
+            self.envelope.push_recipient(recipient.mailbox);
+        }
+        reply::RECIPIENT_OK
+    }
+
+    /// `<Postmaster>` or postmaster at our own name, in any case (SES-16).
+    fn is_own_postmaster(&self, recipient: Path<'_>) -> bool {
+        let domain = domain_of(recipient.mailbox);
+        let local = &recipient.mailbox[..recipient.mailbox.len().saturating_sub(domain.len() + 1)];
+        recipient.is_bare_postmaster()
+            || local.eq_ignore_ascii_case(POSTMASTER) && domain.eq_ignore_ascii_case(self.settings.hostname.as_bytes())
+    }
+
+    fn data(&mut self, argument: bool) -> Reply {
+        if argument {
+            reply::BAD_ARGUMENT
+        } else if !self.in_transaction {
+            reply::MAIL_FIRST
+        } else if self.envelope.is_empty() {
+            reply::NO_RECIPIENTS
+        } else {
+            self.waiting = Waiting::Data;
+            self.data = DataDecoder::new();
+            self.header = HeaderScan::default();
+            reply::SEND_DATA
+        }
+    }
+
+    // ---- data ----
+
+    fn next_data<'b>(&mut self, input: &mut &'b [u8], out: &mut Vec<u8>) -> ServerEvent<'b> {
+        loop {
+            match self.data.step(input) {
+                Step::More => return ServerEvent::NeedMore,
+                Step::End => return self.end_of_data(out),
+                Step::Piece(piece) => {
+                    self.header.feed(piece);
+                    let hard_max = self.settings.message_bytes_max.saturating_mul(MESSAGE_HARD_FACTOR);
+                    if self.data.wire_bytes() > hard_max {
+                        self.end_session(reply::FAR_TOO_LARGE, out);
+                        *input = &[];
+                        return ServerEvent::Close;
+                    }
+                    if self.message_refusal().is_none() {
+                        return ServerEvent::Body(piece);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Why the message will be refused at its end, as far as is known. In order of weight, not of time, so that
+    /// the reply does not hang on how the bytes were split.
+    fn message_refusal(&self) -> Option<Reply> {
+        if self.data.bare_line_end() {
+            Some(reply::BARE_LINE_END)
+        } else if self.data.long_line() {
+            Some(reply::DATA_LINE_TOO_LONG)
+        } else if self.data.body_bytes() > self.settings.message_bytes_max {
+            Some(reply::TOO_LARGE)
+        } else if self.header.received_fields() > self.settings.received_fields_max {
+            Some(reply::LOOPING)
+        } else {
+            self.storage_refusal.map(storage_reply)
+        }
+    }
+
+    fn end_of_data(&mut self, out: &mut Vec<u8>) -> ServerEvent<'static> {
+        match self.message_refusal() {
+            None => {
+                self.waiting = Waiting::Verdict;
+                ServerEvent::MessageEnd
+            }
+            Some(refusal) => {
+                refusal.write(out);
+                self.end_transaction();
+                self.waiting = Waiting::Command;
+                ServerEvent::MessageDropped
+            }
+        }
+    }
+
+    fn verdict_given(&mut self, out: &mut Vec<u8>) {
+        assert_eq!(self.waiting, Waiting::Verdict, "a verdict follows the end of a message");
+        self.end_transaction();
+        self.waiting = Waiting::Command;
+        if self.ends_after_verdict {
+            self.end_session(reply::SHUTTING_DOWN, out);
+        }
+    }
+
+    /// Forgets sender, recipients and data; whatever ended the transaction, the next begins clean (SES-27).
+    fn end_transaction(&mut self) {
+        self.in_transaction = false;
+        self.envelope.clear();
+        self.storage_refusal = None;
+    }
+}
+
+fn storage_reply(why: LogRefusal) -> Reply {
+    match why {
+        LogRefusal::Full => reply::STORAGE_FULL,
+        LogRefusal::Failing => reply::STORAGE_FAILING,
+    }
+}
+
+fn refusal_of(error: CommandError) -> Reply {
+    match error {
+        CommandError::Unknown => reply::UNKNOWN_COMMAND,
+        CommandError::NotImplemented => reply::NOT_IMPLEMENTED,
+        CommandError::Argument => reply::BAD_ARGUMENT,
+        CommandError::Sender(AddressError::EightBit) | CommandError::Recipient(AddressError::EightBit) => {
+            reply::ADDRESS_EIGHT_BIT
+        }
+        CommandError::Sender(AddressError::Brackets) => reply::SENDER_BRACKETS,
+        CommandError::Sender(AddressError::TooLong) => reply::SENDER_TOO_LONG,
+        CommandError::Sender(_) => reply::SENDER_SYNTAX,
+        CommandError::Recipient(AddressError::Brackets) => reply::RECIPIENT_BRACKETS,
+        CommandError::Recipient(AddressError::TooLong) => reply::RECIPIENT_TOO_LONG,
+        CommandError::Recipient(_) => reply::RECIPIENT_SYNTAX,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,177 @@
+//! Taste as a test: what may stand where, what must be said, and that what the pages name exists.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Files below `folder` whose name ends in `ending`, sorted.
+fn files(folder: &str, ending: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut open = vec![root().join(folder)];
+    while let Some(folder) = open.pop() {
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                open.push(path);
+            } else if path.to_string_lossy().ends_with(ending) {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+fn relative(path: &Path) -> String {
+    path.strip_prefix(root()).unwrap().to_string_lossy().into_owned()
+}
+
+/// The code of a file without comments and without what its tests say.
+fn code(path: &Path) -> String {
+    let text = fs::read_to_string(path).unwrap();
+    let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+    text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+}
+
+/// True if `name` stands in `text` as a path of its own, `name::`.
+fn names_crate(text: &str, name: &str) -> bool {
+    let path = format!("{name}::");
+    text.match_indices(&path)
+        .any(|(at, _)| !text[..at].ends_with(|before: char| before.is_alphanumeric() || before == '_' || before == ':'))
+}
+
+#[test]
+fn crates_are_named_in_one_room() {
+    let rooms: &[(&str, &[&str])] = &[
+        ("glommio", &["src/runtime/"]),
+        ("rustls", &["src/runtime/"]),
+        ("libc", &["src/runtime/"]),
+        ("socket2", &["src/runtime/"]),
+        ("crossbeam", &["src/runtime/"]),
+        ("tokio", &["src/control/"]),
+        ("hickory_resolver", &["src/control/"]),
+        ("serde", &["src/config/", "src/main.rs", "src/cli"]),
+        ("toml", &["src/config/"]),
+        ("clap", &["src/main.rs", "src/cli"]),
+        ("loadgen", &["src/main.rs", "src/cli"]),
+    ];
+    for path in files("src", ".rs") {
+        let (name, text) = (relative(&path), code(&path));
+        for (krate, allowed) in rooms {
+            assert!(
+                !names_crate(&text, krate) || allowed.iter().any(|room| name.starts_with(room)),
+                "{name} names {krate}, which belongs in {allowed:?}"
+            );
+        }
+    }
+}
+
+/// The pure rooms take time, bytes and randomness in; they fetch none themselves.
+#[test]
+fn pure_rooms_are_pure() {
+    let pure = ["base", "smtp", "mail", "queue", "schedule", "route", "shard"];
+    let impure = [
+        "std::fs",
+        "std::thread",
+        "std::net::Tcp",
+        "std::net::Udp",
+        "Instant::now",
+        "SystemTime",
+        "std::sync::Mutex",
+        "async fn",
+        ".await",
+    ];
+    for room in pure {
+        for path in files(&format!("src/{room}"), ".rs") {
+            let (name, text) = (relative(&path), code(&path));
+            if name.starts_with("src/queue/spool") {
+                continue; // the spool's directory, for start-up and tools
+            }
+            for word in impure {
+                assert!(!text.contains(word), "{name} holds `{word}`; it belongs in src/runtime or src/control");
+            }
+        }
+    }
+}
+
+#[test]
+fn loadgen_shares_no_code_with_what_it_measures() {
+    for path in files("loadgen", ".rs") {
+        assert!(!names_crate(&code(&path), "ringpost"), "{} names ringpost", relative(&path));
+    }
+    let manifest = fs::read_to_string(root().join("loadgen/Cargo.toml")).unwrap();
+    assert!(!manifest.contains("\nringpost"), "loadgen depends on ringpost");
+}
+
+#[test]
+fn every_file_says_what_it_is_for() {
+    for path in ["src", "loadgen/src", "tests", "benches"].iter().flat_map(|folder| files(folder, ".rs")) {
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.starts_with("//!"), "{} begins without a header", relative(&path));
+    }
+}
+
+#[test]
+fn files_fit_a_reader() {
+    for path in files("src", ".rs") {
+        let name = relative(&path);
+        let lines = fs::read_to_string(&path).unwrap().lines().count();
+        assert!(lines <= 900, "{name} has {lines} lines; split it by idea");
+    }
+}
+
+#[test]
+fn the_flow_page_names_what_exists() {
+    let page = fs::read_to_string(root().join("docs/flow.md")).unwrap();
+    let mut named = 0;
+    for word in page.split(|c: char| !(c.is_alphanumeric() || "/._".contains(c))) {
+        if word.contains('/') && word.ends_with(".rs") {
+            assert!(root().join("src").join(word).exists(), "docs/flow.md names src/{word}, which does not exist");
+            named += 1;
+        }
+    }
+    assert!(named > 30, "the page names the path's files; {named} found");
+}
+
+#[test]
+fn links_between_pages_lead_somewhere() {
+    let mut pages = files("docs", ".md");
+    pages.extend(files("benches", ".md"));
+    pages.push(root().join("README.md"));
+    for page in pages {
+        let text = fs::read_to_string(&page).unwrap();
+        for (at, _) in text.match_indices("](") {
+            let target = text[at + 2..].split(')').next().unwrap().split('#').next().unwrap();
+            if target.is_empty() || target.contains("://") {
+                continue;
+            }
+            let path = page.parent().unwrap().join(target);
+            assert!(path.exists(), "{} links to {target}, which does not exist", relative(&page));
+        }
+    }
+}
+
+#[test]
+fn the_top_level_holds_what_it_should() {
+    let allowed = [
+        "Cargo.toml",
+        "Cargo.lock",
+        "src",
+        "benches",
+        "loadgen",
+        "tests",
+        "docs",
+        "README.md",
+        "LICENSE-MIT",
+        "LICENSE-APACHE",
+    ];
+    let not_ours = ["target", "ringpost-queue"];
+    for entry in fs::read_dir(root()).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let fine = name.starts_with('.') || allowed.contains(&&*name) || not_ours.contains(&&*name);
+        assert!(fine, "{name} does not belong at the top level");
+    }
+}
