@@ -21,6 +21,8 @@ pub mod control;
 pub mod mail;
 pub mod queue;
 pub mod route;
+#[cfg(feature = "runtime")]
+pub mod runtime;
 pub mod schedule;
 pub mod shard;
 pub mod smtp;
