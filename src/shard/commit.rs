@@ -166,10 +166,13 @@ impl Shard {
             && self.conns.inbound + self.conns.outbound == 0
             && self.committing.is_empty()
             && self.unwritten.is_empty()
-            && self.log.durable() >= self.log.appended()
         {
-            self.drained = true;
-            effects.push(Effect::Drained);
+            if self.log.durable() >= self.log.appended() {
+                self.drained = true;
+                effects.push(Effect::Drained);
+            } else {
+                self.log.hurry();
+            }
         }
     }
 }
