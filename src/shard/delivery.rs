@@ -519,10 +519,12 @@ impl Shard {
         let entry = &mut self.backlog.jobs[job as usize];
         entry.state = JobState::Offered;
         let message = &self.backlog.messages[entry.message as usize];
-        let (size_bytes, eight_bit) = (message.body_bytes, message.eight_bit);
+        let (body_bytes, eight_bit) = (message.body_bytes, message.eight_bit);
         let entry = &self.backlog.jobs[job as usize];
         let record = entry.record.clone().expect("next_job gives it at hand");
         let view = AcceptView::read(&record).expect("the record was verified when it came");
+        // Our own fields go out too, and no line of theirs begins with a dot (EXT-02; RFC 1870 6.2).
+        let size_bytes = body_bytes + view.prefix.len() as u64;
         let mut recipients = OpenRecipients {
             left: entry.open.count_ones() as usize,
             open: entry.open,
