@@ -16,6 +16,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run the relay in the foreground.
     Run(Configuration),
+    /// Show the main job: a relay, a load and a sink on loopback, and the ledger at the end.
+    Demo(Demo),
     /// Check the configuration and whether this machine can run the relay.
     Check(Configuration),
     /// Look into the queue; works while the relay runs.
@@ -36,6 +38,28 @@ pub(crate) struct Configuration {
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// Override a key; may be given more than once, the last wins.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Demo {
+    /// Messages to send.
+    #[arg(long, default_value_t = 200_000)]
+    pub(crate) messages: u64,
+    /// Sessions sending at a time.
+    #[arg(long, default_value_t = 100)]
+    pub(crate) sessions: u32,
+    /// Size of a message.
+    #[arg(long, value_name = "BYTES", default_value_t = 10 << 10)]
+    pub(crate) size_bytes: u64,
+    /// Shards of the relay (default: one per core).
+    #[arg(long)]
+    pub(crate) shards: Option<u16>,
+    /// Where to make the directory for the queue, on a real disk (default: /var/tmp).
+    #[arg(long)]
+    pub(crate) dir: Option<PathBuf>,
+    /// Override a key of the relay's configuration.
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
 }

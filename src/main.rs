@@ -4,6 +4,7 @@
 //! standard error.
 
 mod cli;
+mod demo;
 
 use std::io::Write as _;
 use std::path::Path;
@@ -14,7 +15,7 @@ use clap::Parser as _;
 
 use cli::{Cli, Command, Configuration, Place, Queue, Spool};
 use ringpost::base::ids::MessageId;
-use ringpost::config::{self, LogLevel, Machine, Settings};
+use ringpost::config::{self, Machine, Settings};
 use ringpost::control::resolver::{Resolver, ResolverSettings};
 use ringpost::queue::ShardStart;
 use ringpost::queue::spool::{self, SpoolSettings};
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
     // Wrong usage ends inside with 2, --help and --version with 0.
     let result = match Cli::parse().command {
         Command::Run(configuration) => run(&configuration),
+        Command::Demo(wanted) => demo::demo(&wanted).map_err(Trouble::Failed),
         Command::Check(configuration) => check(&configuration),
         Command::Queue { what } => queue(what),
         Command::Spool { what: Spool::Verify { dir, json } } => verify(&dir, json),
@@ -81,7 +83,7 @@ fn run(configuration: &Configuration) -> Result<(), Trouble> {
     runtime::block_signals().map_err(failed)?;
     runtime::probe::io_uring().map_err(Trouble::Failed)?;
     runtime::probe::raise_open_files();
-    let reporter = Reporter::start(level(settings.log_level)).map_err(failed)?;
+    let reporter = Reporter::start(settings.log_level).map_err(failed)?;
     let (_lock, starts) = spool::open_spool(&SpoolSettings {
         dir: settings.queue.dir.clone(),
         shards: settings.shards,
@@ -130,15 +132,6 @@ fn builds(settings: &Arc<Settings>, starts: Vec<ShardStart>) -> Vec<Build> {
 fn seed() -> u64 {
     use std::hash::{BuildHasher as _, RandomState};
     RandomState::new().hash_one(0)
-}
-
-fn level(level: LogLevel) -> Level {
-    match level {
-        LogLevel::Error => Level::Error,
-        LogLevel::Warning => Level::Warning,
-        LogLevel::Info => Level::Info,
-        LogLevel::Debug => Level::Debug,
-    }
 }
 
 fn ready_line(settings: &Settings, addresses: &[std::net::SocketAddr]) -> String {

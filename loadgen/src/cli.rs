@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use loadgen::client::Pipeline;
 use loadgen::clock::Clock;
-use loadgen::ledger::{self, Ledger};
+use loadgen::ledger::{self, Ledger, Tally};
 use loadgen::progress::{Line, Progress};
 use loadgen::report::{self, Report};
 use loadgen::run::{self, Kills, Scenario};
@@ -105,6 +105,9 @@ struct LoadArguments {
     /// Longest wait for a reply
     #[arg(long, value_parser = parse_duration, default_value = "60")]
     reply_timeout: Duration,
+    /// Longest silence of the whole server before the rest is not sent
+    #[arg(long, value_parser = parse_duration, default_value = "60")]
+    give_up: Duration,
     /// Sender threads
     #[arg(long, default_value_t = 1)]
     workers: usize,
@@ -136,6 +139,7 @@ impl LoadArguments {
             },
             reconnect: !self.no_reconnect,
             reply_timeout: self.reply_timeout,
+            give_up: self.give_up,
             workers: self.workers,
             core: self.core,
             seed: self.seed,
@@ -325,7 +329,7 @@ fn send(arguments: &SendArguments) -> Result<bool, Failure> {
         ledger::save(path, [&*ledger])?;
     }
     output(&report, arguments.output.json.as_deref())?;
-    Ok(report.sender.acknowledged == report.sender.started)
+    Ok(report.sender.started > 0 && report.sender.acknowledged == report.sender.started)
 }
 
 fn sink(arguments: &SinkArguments) -> Result<bool, Failure> {
@@ -355,9 +359,9 @@ fn sink(arguments: &SinkArguments) -> Result<bool, Failure> {
     if let Some(path) = &arguments.output.ledger {
         ledger::save(path, ledgers.iter().map(|ledger| &**ledger))?;
     }
-    let runs: Vec<_> = ledgers.iter().map(|l| (format!("{:016x}", l.run()), l.tally())).collect();
-    let summary = latency.summary();
-    let value = serde_json::json!({ "sink": counts, "end_to_end": summary, "runs": runs });
+    let runs: Vec<_> = ledgers.iter().map(|ledger| (format!("{:016x}", ledger.run()), ledger.tally())).collect();
+    let shown: Vec<_> = runs.iter().map(|(run, tally)| arrivals(run, tally)).collect();
+    let value = serde_json::json!({ "sink": counts, "end_to_end": latency.summary(), "runs": shown });
     let mut text = String::new();
     // Writing to a string cannot fail.
     let _ = report::write_sink(&mut text, &counts);
@@ -369,6 +373,13 @@ fn sink(arguments: &SinkArguments) -> Result<bool, Failure> {
     }
     write_both(&text, &value, arguments.output.json.as_deref())?;
     Ok(counts.corrupted == 0)
+}
+
+/// The part of a run that a sink alone can know.
+fn arrivals(run: &str, tally: &Tally) -> serde_json::Value {
+    serde_json::json!({
+        "run": run, "arrived": tally.arrived, "duplicated": tally.duplicated, "corrupted": tally.corrupted, "bounced": tally.bounced,
+    })
 }
 
 fn run(arguments: &RunArguments) -> Result<bool, Failure> {
@@ -416,7 +427,8 @@ fn compare(arguments: &LedgerArguments) -> Result<bool, Failure> {
         }
         tallies.push((format!("{:016x}", sender.run()), tally));
     }
-    write_both(&text, &serde_json::json!({ "runs": tallies }), arguments.json.as_deref())?;
+    let shown: Vec<_> = tallies.iter().map(|(run, tally)| serde_json::json!({ "run": run, "ledger": tally })).collect();
+    write_both(&text, &serde_json::json!({ "runs": shown }), arguments.json.as_deref())?;
     Ok(!tallies.is_empty() && tallies.iter().all(|(_, tally)| tally.clean()))
 }
 

@@ -131,7 +131,7 @@ impl Relay {
             if self.cgroup.is_none() {
                 self.past_cpu_ns += proc_usage(child.id()).0;
             }
-            signal_group(child.id(), libc::SIGKILL);
+            self.kill_all(child.id());
             // The child is ours and killed: waiting ends at once.
             let _ = child.wait();
         }
@@ -145,7 +145,8 @@ impl Relay {
         let begun = Instant::now();
         while begun.elapsed() < longest {
             if let Ok(Some(status)) = child.try_wait() {
-                signal_group(child.id(), libc::SIGKILL);
+                let leader = child.id();
+                self.kill_all(leader);
                 self.child = None;
                 return Some(status);
             }
@@ -164,6 +165,15 @@ impl Relay {
             cpu_ns: exact.unwrap_or(self.past_cpu_ns + proc_cpu_ns),
             source: if exact.is_some() { CpuSource::Cgroup } else { CpuSource::Proc },
             rss_peak_bytes: self.rss_peak_bytes,
+        }
+    }
+
+    /// SIGKILL to the group, and to whoever left it but not the cgroup.
+    fn kill_all(&self, leader: u32) {
+        signal_group(leader, libc::SIGKILL);
+        if let Some(path) = &self.cgroup {
+            // Absent before Linux 5.14: then the group has to do.
+            let _ = fs::write(path.join("cgroup.kill"), "1");
         }
     }
 
@@ -216,7 +226,10 @@ fn make_cgroup() -> Option<PathBuf> {
     let own = fs::read_to_string("/proc/self/cgroup").ok()?;
     let own = own.lines().find_map(|line| line.strip_prefix("0::"))?;
     let name = format!("loadgen-{}-{:x}", std::process::id(), crate::clock::Clock::start().now_ns());
-    let path = Path::new("/sys/fs/cgroup").join(own.trim_start_matches('/')).join(name);
+    let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
+    let mut words = mounts.lines().map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
+    let root = words.find(|words| words.get(2) == Some(&"cgroup2"))?[1].to_string();
+    let path = Path::new(&root).join(own.trim_start_matches('/')).join(name);
     fs::create_dir(&path).ok()?;
     if cgroup_cpu_ns(&path).is_none() || OpenOptions::new().write(true).open(path.join("cgroup.procs")).is_err() {
         // Left empty behind if it cannot be removed.

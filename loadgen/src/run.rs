@@ -192,7 +192,12 @@ pub fn send_only(
         kill_at_ns: None,
         troubles: Vec::new(),
     };
-    stage.play(target, progress)
+    let mut report = stage.play(target, progress)?;
+    // What arrived is not known here, so nothing can be called lost.
+    report.ledger.lost = 0;
+    report.suspects.clear();
+    report.troubles = std::mem::take(&mut stage.troubles);
+    Ok(report)
 }
 
 /// A run number unlikely to be met again.
@@ -370,6 +375,9 @@ impl Stage<'_> {
     ) -> Report {
         let [from, sent, drained] = samples;
         let (sender, send_latency) = self.sender.take().expect("started by play").finish();
+        if sender.started == 0 {
+            self.troubles.push(format!("nothing could be sent to {target}"));
+        }
         let (sink, sink_latency) = self.sink.take().map(Sink::stop).unzip();
         let ledger = self.ledger.tally();
         let load = &self.scenario.load;

@@ -58,6 +58,8 @@ pub struct SendPlan {
     pub reconnect: bool,
     /// How long a reply may take before the connection is given up.
     pub reply_timeout: Duration,
+    /// How long nothing at all may be heard from the server before the rest is not sent.
+    pub give_up: Duration,
     /// Worker threads.
     pub workers: usize,
     /// Core of the first worker; the others follow on the next ones.
@@ -81,6 +83,7 @@ impl Default for SendPlan {
             pipeline: Pipeline::Group,
             reconnect: true,
             reply_timeout: Duration::from_secs(60),
+            give_up: Duration::from_secs(60),
             workers: 1,
             core: None,
             seed: 1,

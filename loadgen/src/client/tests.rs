@@ -2,12 +2,12 @@ use super::*;
 use crate::units::SizeMix;
 
 /// Hands out a number of messages and keeps what became of them.
-struct Script3 {
+struct Supply {
     left: u64,
     settled: Vec<(u64, Vec<Fate>, bool)>,
 }
 
-impl Feed for Script3 {
+impl Feed for Supply {
     fn next(&mut self) -> Option<Assignment> {
         self.left = self.left.checked_sub(1)?;
         Some(Assignment { id: self.left, planned_ns: 1, started_ns: 2 })
@@ -23,8 +23,8 @@ fn script(pipeline: Pipeline, recipients: u32) -> Script {
 }
 
 /// Plays server replies to a session, cut into pieces of `step` bytes; returns what it sent and the fates.
-fn play(script: &Script, messages: u64, replies: &[u8], step: usize) -> (String, Script3, Session) {
-    let mut feed = Script3 { left: messages, settled: Vec::new() };
+fn play(script: &Script, messages: u64, replies: &[u8], step: usize) -> (String, Supply, Session) {
+    let mut feed = Supply { left: messages, settled: Vec::new() };
     let (mut session, mut outbox, mut sent) = (Session::default(), Outbox::default(), Vec::new());
     for part in replies.chunks(step) {
         session.receive(part, script, &mut feed, &mut outbox);

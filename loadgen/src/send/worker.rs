@@ -149,6 +149,8 @@ pub(super) struct Worker {
     /// Slots that wait to connect, and when.
     waiting: BinaryHeap<Reverse<(u64, usize)>>,
     connected: usize,
+    /// When any session last heard from the server, or had nothing to hear.
+    heard_ns: u64,
     desk: Desk,
 }
 
@@ -156,6 +158,7 @@ impl Worker {
     pub(super) fn new(shared: Arc<Shared>, index: usize, workers: usize) -> io::Result<Worker> {
         let sessions = shared.plan.sessions as usize;
         let own = sessions / workers + usize::from(index < sessions % workers);
+        let shared_start_ns = shared.start_ns;
         let poll = Poll::new()?;
         let timer = Timer::new()?;
         poll.registry().register(&mut SourceFd(&timer.fd()), TIMER, Interest::READABLE)?;
@@ -178,6 +181,7 @@ impl Worker {
             idle: Vec::new(),
             waiting: (0..own).map(|slot| Reverse((0, slot))).collect(),
             connected: 0,
+            heard_ns: shared_start_ns,
             desk,
         })
     }
@@ -200,6 +204,9 @@ impl Worker {
                 }
             } else if self.connected == 0 && self.waiting.is_empty() {
                 // All connections are lost, and none is to be opened again.
+                break;
+            } else if self.desk.now_ns.saturating_sub(self.heard_ns) > nanos(self.shared.plan.give_up) {
+                // Nobody is there: a run has to end at some time.
                 break;
             }
             if self.desk.now_ns - swept_ns > SECOND_NS {
@@ -296,6 +303,7 @@ impl Worker {
                 // Nothing is due yet, so nothing is for the others.
                 slot.idle = true;
                 self.idle.push(index);
+                self.heard_ns = self.desk.now_ns;
                 return;
             }
             self.flush(index);
@@ -319,6 +327,7 @@ impl Worker {
                 Err(_) => return self.lost(index),
             };
             slot.heard_ns = self.desk.now_ns;
+            self.heard_ns = self.desk.now_ns;
             slot.session.receive(&buffer[..count], &self.shared.script, &mut self.desk, &mut slot.outbox);
             let short = count < buffer.len() && !slot.peer_closed;
             if !self.flush(index) || short {

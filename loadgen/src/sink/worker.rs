@@ -97,15 +97,21 @@ impl Arrivals for Desk {
             return;
         };
         if self.ledger.as_ref().is_none_or(|ledger| ledger.run() != marker.run) {
-            match self.shared.book.find(marker.run, marker.recipients) {
+            // A damaged marker may name any run: only a whole message is believed, a damaged one counts for the run at hand.
+            let found = if arrival.body.intact { self.shared.book.find(marker.run, marker.recipients) } else { None };
+            match found {
                 Some(ledger) => self.ledger = Some(ledger),
-                None => {
+                None if arrival.body.intact => {
                     self.counts.foreign += 1;
                     return;
                 }
+                None => self.ledger = self.ledger.take().or_else(|| self.shared.book.ledgers().pop()),
             }
         }
-        let ledger = self.ledger.as_ref().expect("just found");
+        let Some(ledger) = &self.ledger else {
+            self.counts.corrupted += 1;
+            return;
+        };
         let mut intact = arrival.body.intact;
         for (id, index) in arrival.recipients {
             // A whole body that came to another message's recipient is as wrong as a damaged one.
