@@ -35,8 +35,15 @@ fn command(shards: u16, more: &[&str]) -> Vec<String> {
     let mut command = vec![program().to_string_lossy().into_owned(), "run".into()];
     let shards = format!("shards={shards}");
     let sets = [
-        "listen.relay={listen}", "listen.http=", "route.default={sink}", "queue.dir={dir}/queue", &shards,
-        "queue.segment_bytes=8388608", "retry.first_ms=100", "retry.longest_ms=1000", "retry.site_first_ms=50",
+        "listen.relay={listen}",
+        "listen.http=",
+        "route.default={sink}",
+        "queue.dir={dir}/queue",
+        &shards,
+        "queue.segment_bytes=8388608",
+        "retry.first_ms=100",
+        "retry.longest_ms=1000",
+        "retry.site_first_ms=50",
         "retry.site_longest_ms=500",
     ];
     for set in sets.iter().chain(more) {
@@ -92,8 +99,8 @@ fn nothing_is_lost_when_it_is_killed() {
     assert_eq!(outcome.report.relay.map(|relay| relay.kills), Some(count));
 }
 
-/// QUE-03, PIP-08, PIP-10, RTE-17, RTE-20: the same with a next hop that defers and hangs up now and then, so that
-/// crashes fall between attempts; one recipient a message, across pipelining.
+/// QUE-03, PIP-08, PIP-10, RTE-17, RTE-20: the same with a slow next hop that defers and hangs up now and then, so that
+/// crashes fall between attempts, and with so few segments that they are emptied and used again all the time.
 #[test]
 fn nothing_is_lost_when_it_is_killed_between_attempts() {
     let seed = seed();
@@ -102,14 +109,15 @@ fn nothing_is_lost_when_it_is_killed_between_attempts() {
         end: Denial { defer: 0.02, ..Denial::default() },
         drop_before_dot: 0.01,
         drop_after_dot: 0.01,
+        delay: Some((Duration::ZERO, Duration::from_millis(20))),
         ..Faults::default()
     };
     let scenario = Scenario {
-        relay: Some(command(1, &["queue.memory_bytes=1048576"])),
+        relay: Some(command(1, &["queue.memory_bytes=1048576", "queue.segment_bytes=4194304", "queue.segments=6"])),
         load: SendPlan {
             sessions: 10,
             rate: 300.0,
-            duration: Duration::from_secs(8),
+            duration: Duration::from_secs(10),
             sizes: "1KiB:50,20KiB:50".parse().unwrap(),
             recipients: 1,
             pipeline: Pipeline::Across,
@@ -117,7 +125,7 @@ fn nothing_is_lost_when_it_is_killed_between_attempts() {
             ..SendPlan::default()
         },
         sink: SinkPlan { faults, seed, ..SinkPlan::new(common::relay::any_port()) },
-        kills: Some(kills(6, seed)),
+        kills: Some(kills(8, seed)),
         start_longest: Duration::from_secs(30),
         drain_longest: Duration::from_secs(40),
         ..Scenario::default()

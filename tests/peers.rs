@@ -154,7 +154,21 @@ fn smtp_sink_takes() {
     let setup = Setup::to(address);
     let relay = setup.start();
     let mut command = Command::new(source);
-    command.args(["-s", "20", "-l", "4096", "-m", "1000", "-r", "3", "-d", "-f", "a@example.com", "-t", "b@example.org"]);
+    command.args([
+        "-s",
+        "20",
+        "-l",
+        "4096",
+        "-m",
+        "1000",
+        "-r",
+        "3",
+        "-d",
+        "-f",
+        "a@example.com",
+        "-t",
+        "b@example.org",
+    ]);
     succeed(command.arg(format!("127.0.0.1:{}", relay.address().port())), PROGRAM_LONGEST);
     // A stop drains what is on its way; the rest, if there is any, goes with the next life.
     await_empty(&setup.queue());
@@ -173,7 +187,10 @@ fn smtp_sink(options: &[&str], address: SocketAddr) -> Running {
         command.args(["-u", "nobody"]);
     }
     let sink = Running::start(command.args(options).args([&address.to_string(), "128"]));
-    assert!(wait_until(ARRIVAL_LONGEST, || TcpStream::connect(address).is_ok()), "smtp-sink {options:?} does not listen");
+    assert!(
+        wait_until(ARRIVAL_LONGEST, || TcpStream::connect(address).is_ok()),
+        "smtp-sink {options:?} does not listen"
+    );
     sink
 }
 
@@ -184,7 +201,9 @@ fn await_empty(queue: &Path) {
         let output = common::relay::ringpost(&["queue", "ls", "--json", "--dir", queue.to_str().unwrap()]);
         last = programs::shown(&output.stdout, &output.stderr);
         std::thread::sleep(Duration::from_millis(100));
-        output.status.success() && serde_json::from_slice::<serde_json::Value>(&output.stdout).is_ok_and(|v| v.as_array().is_some_and(Vec::is_empty))
+        output.status.success()
+            && serde_json::from_slice::<serde_json::Value>(&output.stdout)
+                .is_ok_and(|v| v.as_array().is_some_and(Vec::is_empty))
     });
     assert!(empty, "the queue does not become empty: {last}");
 }
@@ -195,9 +214,23 @@ fn await_empty(queue: &Path) {
 #[test]
 fn smtp_sink_fails_and_recovers() {
     let faults: &[(&str, &str)] = &[
-        ("-r", "CONNECT"), ("-r", "EHLO,HELO"), ("-r", "MAIL"), ("-r", "RCPT"), ("-r", "DATA"), ("-r", "."),
-        ("-q", "CONNECT"), ("-q", "EHLO"), ("-q", "MAIL"), ("-q", "RCPT"), ("-q", "DATA"), ("-q", "."),
-        ("-Q", "EHLO"), ("-Q", "MAIL"), ("-Q", "RCPT"), ("-Q", "DATA"), ("-Q", "."),
+        ("-r", "CONNECT"),
+        ("-r", "EHLO,HELO"),
+        ("-r", "MAIL"),
+        ("-r", "RCPT"),
+        ("-r", "DATA"),
+        ("-r", "."),
+        ("-q", "CONNECT"),
+        ("-q", "EHLO"),
+        ("-q", "MAIL"),
+        ("-q", "RCPT"),
+        ("-q", "DATA"),
+        ("-q", "."),
+        ("-Q", "EHLO"),
+        ("-Q", "MAIL"),
+        ("-Q", "RCPT"),
+        ("-Q", "DATA"),
+        ("-Q", "."),
     ];
     let mut setup = Setup::bare();
     let mut sick = Vec::new();
@@ -339,7 +372,10 @@ fn aiosmtpd_takes() {
     let mut seen = BTreeSet::new();
     for path in facts(kept.path()) {
         let facts: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-        assert_eq!((facts["sender"].as_str(), facts["hello"].as_str()), (Some("s@example.com"), Some("relay.example.com")));
+        assert_eq!(
+            (facts["sender"].as_str(), facts["hello"].as_str()),
+            (Some("s@example.com"), Some("relay.example.com"))
+        );
         let recipient = facts["recipients"][0].as_str().unwrap();
         let index: usize = recipient[1..recipient.find('@').unwrap()].parse().unwrap();
         assert!(seen.insert(index), "{recipient} came twice");
@@ -521,7 +557,8 @@ fn real_messages_arrive_as_they_were() {
         let index: usize = recipient[1..recipient.find('@').unwrap()].parse().unwrap();
         let (name, text) = &messages[index];
         let field = assert_identical(&mail.wire, &stuffed(text), name);
-        for part in ["from client.example.com", "[127.0.0.1]", "by relay.example.com", "with ESMTP", "+0000", recipient] {
+        for part in ["from client.example.com", "[127.0.0.1]", "by relay.example.com", "with ESMTP", "+0000", recipient]
+        {
             assert!(field.contains(part), "no `{part}` in {field:?}");
         }
     }

@@ -8,7 +8,11 @@ use super::programs;
 
 /// Dots doubled, the naive way.
 pub(crate) fn stuffed(raw: &[u8]) -> Vec<u8> {
-    lines(raw).flat_map(|line| [if line.starts_with(b".") { &b"."[..] } else { b"" }, line]).flatten().copied().collect()
+    lines(raw)
+        .flat_map(|line| [if line.starts_with(b".") { &b"."[..] } else { b"" }, line])
+        .flatten()
+        .copied()
+        .collect()
 }
 
 /// Doubled dots made single, the naive way.
@@ -96,8 +100,14 @@ pub(crate) fn torture() -> Vec<(String, Vec<u8>)> {
         ("NUL", with(b"a\0b\r\n\0\r\n\0\0\0\r\n")),
         ("every octet", with(&[&every_octet[..], b"\r\n"].concat())),
         ("UTF-8", with("Grüße, 世界, \u{1f4ec}\r\n".as_bytes())),
-        ("own trace", [b"Received: from x by y;\r\n\tTue, 24 Nov 2026 02:00:00 +0000\r\n", &head[..], b"x\r\n"].concat()),
-        ("a megabyte", with(&b"0123456789abcdefghijklmnopqrstuvwxyz.0123456789abcdefghijklmnopqrstuvwxyz\r\n".repeat(14_000))),
+        (
+            "own trace",
+            [b"Received: from x by y;\r\n\tTue, 24 Nov 2026 02:00:00 +0000\r\n", &head[..], b"x\r\n"].concat(),
+        ),
+        (
+            "a megabyte",
+            with(&b"0123456789abcdefghijklmnopqrstuvwxyz.0123456789abcdefghijklmnopqrstuvwxyz\r\n".repeat(14_000)),
+        ),
     ];
     list.into_iter().map(|(name, text)| (name.to_owned(), text)).collect()
 }
@@ -109,8 +119,11 @@ pub(crate) fn cpython() -> Vec<(String, Vec<u8>)> {
     let hint = "CPython's test mail is missing; install it with: apt-get install libpython3-testsuite";
     assert!(output.status.success(), "{hint}");
     let dir = PathBuf::from(String::from_utf8(output.stdout).unwrap().trim());
-    let mut files: Vec<PathBuf> =
-        std::fs::read_dir(&dir).unwrap_or_else(|e| panic!("{}: {e}; {hint}", dir.display())).flatten().map(|e| e.path()).collect();
+    let mut files: Vec<PathBuf> = std::fs::read_dir(&dir)
+        .unwrap_or_else(|e| panic!("{}: {e}; {hint}", dir.display()))
+        .flatten()
+        .map(|e| e.path())
+        .collect();
     files.retain(|path| path.extension().is_some_and(|ending| ending == "txt"));
     files.sort();
     assert!(files.len() > 20, "{hint}");

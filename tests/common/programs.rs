@@ -13,7 +13,9 @@ pub(crate) fn need(program: &str, package: &str) -> PathBuf {
     let path = std::env::var("PATH").unwrap_or_default();
     let places = path.split(':').chain(["/usr/sbin", "/sbin"]);
     let found = places.map(|place| Path::new(place).join(program)).find(|path| path.is_file());
-    found.unwrap_or_else(|| panic!("{program} is missing; run tests/setup, or install it with: apt-get install {package}"))
+    found.unwrap_or_else(|| {
+        panic!("{program} is missing; run tests/setup, or install it with: apt-get install {package}")
+    })
 }
 
 /// The Python environment that `tests/setup` makes.
