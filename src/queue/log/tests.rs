@@ -221,7 +221,7 @@ fn hot_blocks_are_bounded() {
     assert!(hot.len() > 50 && hot.len() < 200);
     assert!(hot.iter().all(|slice| slice.ends_with(&[b'x'; 60_000])));
     assert!(bench.log.record(&messages[299].place).is_some(), "the newest stay");
-    let (slot, offset) = bench.log.locate(messages[0].place.position);
+    let (slot, offset) = bench.log.locate(messages[0].place.position).unwrap();
     assert_eq!((slot, offset), (SegmentSlot(0), messages[0].place.position.offset_bytes()));
     for message in messages {
         bench.log.settle(message.place, &[]);
