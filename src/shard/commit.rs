@@ -8,7 +8,7 @@ use crate::base::time::Now;
 use crate::queue::{Commit, Ticket};
 use crate::shard::backlog::{JobState, MessageSlot};
 use crate::shard::conns::{Conn, Side};
-use crate::shard::{Effect, Shard};
+use crate::shard::{Effect, Level, Shard};
 
 /// A message whose accepting record is on its way to disk.
 pub(super) struct Committing {
@@ -153,6 +153,7 @@ impl Shard {
         {
             if self.log.durable() >= self.log.appended() {
                 self.drained = true;
+                effects.push(Effect::Report(Level::Info, format!("shard {}: {}", self.id.0, self.counters())));
                 effects.push(Effect::Drained);
             } else {
                 self.log.hurry();
