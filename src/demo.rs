@@ -34,7 +34,7 @@ pub(crate) fn demo(wanted: &Demo) -> Result<(), String> {
     line.clear();
     let outcome =
         outcome.map_err(|error| format!("the demonstration failed: {error}; the queue is in {}", dir.display()))?;
-    println!("{}", outcome.report);
+    print!("{}", outcome.report);
     if !outcome.is_good() {
         return Err(format!(
             "something was lost, corrupted or did not end in order; the queue is kept in {}",

@@ -4,7 +4,7 @@
 //! the main thread before any shard starts. Whatever is wrong with the input is a [`ConfigError`] that names the key,
 //! the value and the remedy; there are no warnings, and no input makes it panic.
 //!
-//! - [`file`]: every key once, with default, bounds and manual text; reads a file and overrides into raw values.
+//! - [`mod@file`]: every key once, with default, bounds and manual text; reads a file and overrides into raw values.
 //! - [`settings`]: raw values become types that cannot hold anything wrong.
 
 pub mod file;

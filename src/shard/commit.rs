@@ -1,14 +1,14 @@
 //! What happens when the log says *durable*, and only then: the 250, and the message entering its sites' lists.
 //!
-//! Both lists here are in log order and durability grows along it, so looking at their fronts is enough: one
-//! wake per commit, whatever the number of messages in it.
+//! Messages wait here in log order and durability grows along it, so looking at the front is enough: one wake per
+//! commit, whatever the number of messages in it.
 
 use crate::base::ids::ConnId;
 use crate::base::time::Now;
-use crate::queue::{ChunkRef, Commit, Place, Ticket};
+use crate::queue::{Commit, Ticket};
 use crate::shard::backlog::{JobState, MessageSlot};
 use crate::shard::conns::{Conn, Side};
-use crate::shard::{Effect, Shard};
+use crate::shard::{Effect, Level, Shard};
 
 /// A message whose accepting record is on its way to disk.
 pub(super) struct Committing {
@@ -18,25 +18,9 @@ pub(super) struct Committing {
     pub(super) message: MessageSlot,
 }
 
-/// A message, or an old copy of one, that may be forgotten once the record that says so is durable.
-pub(super) struct Settling {
-    pub(super) ticket: Ticket,
-    pub(super) place: Place,
-    pub(super) chunks: Box<[ChunkRef]>,
-}
-
 impl Shard {
     /// Goes through what became durable, or failed, since the last step.
     pub(super) fn committed(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        while let Some(front) = self.settling.front() {
-            match self.log.outcome(&front.ticket) {
-                Commit::Pending => break,
-                // A verdict whose batch failed is appended anew by the log itself, under the same ticket.
-                Commit::Durable | Commit::Failed(_) => {}
-            }
-            let done = self.settling.pop_front().expect("there is a front");
-            self.log.settle(done.place, &done.chunks);
-        }
         // What a session appends while it is served here goes behind the messages that were there.
         while let Some(front) = self.committing.front() {
             let outcome = self.log.outcome(&front.ticket);
@@ -169,6 +153,7 @@ impl Shard {
         {
             if self.log.durable() >= self.log.appended() {
                 self.drained = true;
+                effects.push(Effect::Report(Level::Info, format!("shard {}: {}", self.id.0, self.counters())));
                 effects.push(Effect::Drained);
             } else {
                 self.log.hurry();

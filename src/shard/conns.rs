@@ -60,6 +60,7 @@ pub(super) struct Outbound {
     pub(super) site: SiteId,
     pub(super) address: SocketAddr,
     pub(super) connected: bool,
+    pub(super) dialled: Mono,
     /// The session came so far that a transaction could be begun.
     pub(super) was_ready: bool,
     /// In its site's list of connections with nothing to do.

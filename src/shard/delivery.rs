@@ -167,6 +167,12 @@ impl Shard {
                 entry.targets = Targets::Unknown;
             }
         }
+        // Permits that other shards wait for: a connection with nothing to do gives its own up first.
+        let owed = self.sites.permits.owed(&self.sites.table[site as usize].name);
+        for _ in 0..owed {
+            let Some(id) = self.sites.table[site as usize].idle.pop() else { break };
+            self.use_idle(now, id, effects);
+        }
         let entry = &mut self.sites.table[site as usize];
         if self.draining.is_none() && !entry.ready.is_empty() && !entry.paused(now.mono) {
             for _ in 0..entry.idle.len() {
@@ -175,9 +181,7 @@ impl Shard {
                     break;
                 }
                 let Some(id) = entry.idle.pop() else { break };
-                let mut conn = self.conns.take(id).expect("an idle connection is not taken");
-                conn.outbound().idle = false;
-                self.after_client(now, id, conn, effects);
+                self.use_idle(now, id, effects);
             }
             self.dial_more(now, site, effects);
         }
@@ -187,6 +191,13 @@ impl Shard {
         let wanted = if more { entry.useful_connections().max(entry.connections) } else { entry.connections };
         self.want_permits(site, wanted, effects);
         self.forget_idle_site(now.mono, site);
+    }
+
+    /// Gives a connection that was just taken from its site's idle ones something to do, or ends it.
+    fn use_idle(&mut self, now: Now, id: ConnId, effects: &mut Vec<Effect>) {
+        let mut conn = self.conns.take(id).expect("an idle connection is not taken");
+        conn.outbound().idle = false;
+        self.after_client(now, id, conn, effects);
     }
 
     fn dial_more(&mut self, now: Now, site: SiteId, effects: &mut Vec<Effect>) {
@@ -228,6 +239,7 @@ impl Shard {
             site,
             address,
             connected: false,
+            dialled: now.mono,
             was_ready: false,
             idle: false,
             transactions: 0,
@@ -519,10 +531,12 @@ impl Shard {
         let entry = &mut self.backlog.jobs[job as usize];
         entry.state = JobState::Offered;
         let message = &self.backlog.messages[entry.message as usize];
-        let (size_bytes, eight_bit) = (message.body_bytes, message.eight_bit);
+        let (body_bytes, eight_bit) = (message.body_bytes, message.eight_bit);
         let entry = &self.backlog.jobs[job as usize];
         let record = entry.record.clone().expect("next_job gives it at hand");
         let view = AcceptView::read(&record).expect("the record was verified when it came");
+        // Our own fields go out too, and no line of theirs begins with a dot (EXT-02; RFC 1870 6.2).
+        let size_bytes = body_bytes + view.prefix.len() as u64;
         let mut recipients = OpenRecipients {
             left: entry.open.count_ones() as usize,
             open: entry.open,
@@ -559,7 +573,7 @@ impl Shard {
         let outbound = conn.outbound();
         if outbound.client.state() == ClientState::Busy
             && outbound.client.can_take()
-            && !self.should_end(conn.outbound())
+            && !self.should_end(now.mono, conn.outbound())
             && !self.sites.table[conn.outbound().site as usize].paused(now.mono)
         {
             self.offer_job(now, &mut conn, effects);
@@ -578,10 +592,14 @@ impl Shard {
     }
 
     /// True if the connection should take no more transactions.
-    fn should_end(&self, outbound: &Outbound) -> bool {
+    fn should_end(&self, now: Mono, outbound: &Outbound) -> bool {
+        let site = &self.sites.table[outbound.site as usize];
+        let turn_over = outbound.transactions >= limits::CONNECTION_TURN_MESSAGES
+            || site.ready.is_empty()
+            || now.ms_since(outbound.dialled) >= limits::CONNECTION_TURN_MS;
         self.draining.is_some()
             || outbound.transactions >= self.settings.site.messages_per_connection
-            || self.sites.permits.owed(&self.sites.table[outbound.site as usize].name) > 0
+            || (turn_over && self.sites.permits.owed(&site.name) > 0)
     }
 
     /// Looks at what a session came to: judges its verdicts, gives it work, lets it rest, or ends it.
@@ -602,7 +620,7 @@ impl Shard {
                 self.sites.table[outbound.site as usize].opening -= 1;
             }
             let site = outbound.site;
-            if self.should_end(conn.outbound()) {
+            if self.should_end(now.mono, conn.outbound()) {
                 let Conn { outbox, side: Side::Out(outbound), .. } = &mut *conn else { unreachable!() };
                 outbound.client.quit(now.mono, outbox);
             } else if self.sites.table[site as usize].paused(now.mono) || !self.offer_job(now, &mut conn, effects) {

@@ -51,7 +51,7 @@ pub use effect::{Effect, Level};
 pub use input::{CloseReason, Input};
 
 use backlog::Backlog;
-use commit::{Committing, Settling};
+use commit::Committing;
 use conns::Conns;
 use delivery::Reading;
 use outcome::Results;
@@ -88,8 +88,6 @@ pub struct Shard {
     wheel: Wheel<Timer>,
     /// Messages whose accepting record is on its way to disk, in log order.
     committing: VecDeque<Committing>,
-    /// Messages all of whose recipients are settled, waiting for the last verdict to be durable, in log order.
-    settling: VecDeque<Settling>,
     /// Verdicts the log had no room for; tried again with every step.
     unwritten: VecDeque<outcome::Unwritten>,
     results: Results,
@@ -132,7 +130,6 @@ impl Shard {
             sites: Sites::new(id, &settings),
             wheel: Wheel::new(now.mono),
             committing: VecDeque::new(),
-            settling: VecDeque::new(),
             unwritten: VecDeque::new(),
             results: Results::default(),
             reads: Default::default(),

@@ -1,16 +1,15 @@
 //! What replies mean: every verdict becomes a record, and a recipient settles, waits, or goes back to its list.
 //!
 //! Order matters. A failure's report is appended before the verdict that settles the recipient, in the same log:
-//! a crash between the two may report twice, never lose a report. A message is forgotten only when its last
-//! verdict is durable.
+//! a crash between the two may report twice, never lose a report. A message's place is given up behind its last
+//! verdict; the log uses the place again only when that verdict is durable.
 
 use crate::base::ids::MessageId;
 use crate::base::time::{Now, UnixMs};
-use crate::queue::{Ticket, VerdictDraft, VerdictOutcome};
+use crate::queue::{VerdictDraft, VerdictOutcome};
 use crate::schedule::backoff::Backoff;
 use crate::schedule::site::JobId;
 use crate::shard::backlog::{JobState, Message};
-use crate::shard::commit::Settling;
 use crate::shard::timers::Timer;
 use crate::shard::{Effect, Level, Shard};
 use crate::smtp::client::{ClientVerdict, Outcome, Phase};
@@ -165,14 +164,14 @@ impl Shard {
                 &several
             }
         };
-        let ticket = if drafts.is_empty() { None } else { self.write_verdicts(message, drafts) };
+        let written = drafts.is_empty() || self.write_verdicts(message, drafts);
         self.backlog.settle(job_id, settled);
         let job = &mut self.backlog.jobs[job_id as usize];
         if job.open == 0 {
             job.record = None;
             self.sites.table[job.site as usize].jobs -= 1;
             if let Some(message) = self.backlog.remove_job(job_id) {
-                self.forget_message(message, ticket);
+                self.forget_message(message, written);
             }
         } else if deferred {
             job.record = None;
@@ -184,29 +183,22 @@ impl Shard {
         }
     }
 
-    /// `None` if the log had no room; then the verdicts wait in `unwritten`.
-    fn write_verdicts(&mut self, message: MessageId, drafts: &[VerdictDraft<'_>]) -> Option<Ticket> {
-        match self.log.append_verdicts(message, drafts) {
-            Ok(ticket) => Some(ticket),
-            Err(_) => {
-                let verdicts =
-                    drafts.iter().map(|draft| (VerdictDraft { text: &[], ..*draft }, draft.text.into())).collect();
-                self.unwritten.push_back(Unwritten { message, verdicts, then: None });
-                None
-            }
+    /// False if the log had no room; then the verdicts wait in `unwritten`.
+    fn write_verdicts(&mut self, message: MessageId, drafts: &[VerdictDraft<'_>]) -> bool {
+        if self.log.append_verdicts(message, drafts).is_ok() {
+            return true;
         }
+        let verdicts = drafts.iter().map(|draft| (VerdictDraft { text: &[], ..*draft }, draft.text.into())).collect();
+        self.unwritten.push_back(Unwritten { message, verdicts, then: None });
+        false
     }
 
-    /// All recipients are settled; its place is given up once the record that says so is durable.
-    fn forget_message(&mut self, message: Message, ticket: Option<Ticket>) {
-        match ticket {
-            Some(ticket) => {
-                self.settling.push_back(Settling { ticket, place: message.place, chunks: message.chunks });
-            }
-            None => {
-                let last = self.unwritten.back_mut().expect("without a ticket the verdicts wait");
-                last.then = Some(message);
-            }
+    /// All recipients are settled: its place is given up, behind the verdicts that say so.
+    fn forget_message(&mut self, message: Message, written: bool) {
+        if written {
+            self.log.settle(message.place, &message.chunks);
+        } else {
+            self.unwritten.back_mut().expect("what was not written waits").then = Some(message);
         }
     }
 
@@ -214,10 +206,11 @@ impl Shard {
         while let Some(first) = self.unwritten.front() {
             let drafts: Vec<VerdictDraft<'_>> =
                 first.verdicts.iter().map(|(draft, text)| VerdictDraft { text, ..*draft }).collect();
-            let Ok(ticket) = self.log.append_verdicts(first.message, &drafts) else { return };
-            let written = self.unwritten.pop_front().expect("there is a first");
-            if let Some(message) = written.then {
-                self.settling.push_back(Settling { ticket, place: message.place, chunks: message.chunks });
+            if self.log.append_verdicts(first.message, &drafts).is_err() {
+                return;
+            }
+            if let Some(message) = self.unwritten.pop_front().and_then(|written| written.then) {
+                self.log.settle(message.place, &message.chunks);
             }
         }
     }

@@ -1,3 +1,5 @@
+//! The sending side of the protocol, against scripted servers and any split of their replies.
+
 use super::*;
 use crate::units::SizeMix;
 

@@ -1,3 +1,5 @@
+//! The ledger's arithmetic.
+
 use super::*;
 
 #[test]

@@ -1,8 +1,8 @@
 //! The log of one shard: what is appended, what is durable, and what may go.
 //!
-//! Append into the open block ([`blocks`]), let [`Log::poll`] send blocks to the disk ([`commit`]), hear of their
+//! Append into the open block (`blocks`), let [`Log::poll`] send blocks to the disk (`commit`), hear of their
 //! end, and only then is a ticket durable and gives its proof. Segments are kept ready ahead and go back into use
-//! when nothing in them is needed ([`reclaim`]).
+//! when nothing in them is needed (`reclaim`).
 //!
 //! A refusal is an answer (`LogRefusal`), never a panic; a completion for a write nobody ordered, a record settled
 //! twice, or a proof asked for too early is a bug of the caller and panics. Lives on its shard's core; pure.

@@ -206,6 +206,27 @@ fn full_log_refuses_and_goes_on() {
     assert_eq!((stats.live_records, stats.hot_bytes), (1, 0));
 }
 
+/// The start of a life tells how far the log was durable: where a copy is the last record and the segment of what it
+/// replaces is used again, nothing else tells damage of the copy from a torn tail (QUE-10).
+#[test]
+fn a_start_tells_how_far_the_log_is_durable() {
+    let mut bench = Bench::new(16);
+    let mut told = Vec::new();
+    while told.len() < 3 {
+        bench.accept(60_000).unwrap();
+        bench.poll();
+        for order in &bench.orders {
+            if let DiskOrder::Write { offset_bytes: 0, block, .. } = order {
+                let (header, _) = record::open(block.bytes()).unwrap();
+                assert_eq!((header.kind, header.durable), (record::Kind::Start, bench.log.durable()));
+                told.push(header.durable);
+            }
+        }
+        bench.complete(Ok(()));
+    }
+    assert!(told.is_sorted() && told[2] > told[0]);
+}
+
 /// Hot memory stays within its bound, and what is in it is what was appended.
 #[test]
 fn hot_blocks_are_bounded() {
@@ -221,7 +242,7 @@ fn hot_blocks_are_bounded() {
     assert!(hot.len() > 50 && hot.len() < 200);
     assert!(hot.iter().all(|slice| slice.ends_with(&[b'x'; 60_000])));
     assert!(bench.log.record(&messages[299].place).is_some(), "the newest stay");
-    let (slot, offset) = bench.log.locate(messages[0].place.position);
+    let (slot, offset) = bench.log.locate(messages[0].place.position).unwrap();
     assert_eq!((slot, offset), (SegmentSlot(0), messages[0].place.position.offset_bytes()));
     for message in messages {
         bench.log.settle(message.place, &[]);

@@ -79,7 +79,7 @@ impl Bench {
     }
 
     fn spoil(&mut self, position: Position) {
-        let (slot, offset) = self.log.locate(position);
+        let (slot, offset) = self.log.locate(position).unwrap();
         self.disk[slot.0 as usize][offset as usize + 40] ^= 0x10;
     }
 }
@@ -161,7 +161,7 @@ fn three(tail_bytes: usize) -> (Bench, Vec<Appended>) {
 }
 
 fn slot_and_end(bench: &Bench, messages: &[Appended]) -> (usize, usize, usize) {
-    let (slot, from) = bench.log.locate(messages[2].place.position);
+    let (slot, from) = bench.log.locate(messages[2].place.position).unwrap();
     (slot.0 as usize, from as usize, bench.log.durable().offset_bytes() as usize)
 }
 

@@ -1,3 +1,5 @@
+//! The spool on a real file system: opened, locked, listed, verified, adopted.
+
 use super::*;
 use crate::base::time::UnixMs;
 use crate::queue::{VerdictDraft, VerdictOutcome};
