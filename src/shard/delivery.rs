@@ -594,9 +594,11 @@ impl Shard {
     /// True if the connection should take no more transactions.
     fn should_end(&self, now: Mono, outbound: &Outbound) -> bool {
         let site = &self.sites.table[outbound.site as usize];
-        let turn_over = outbound.transactions >= limits::CONNECTION_TURN_MESSAGES
-            || site.ready.is_empty()
-            || now.ms_since(outbound.dialled) >= limits::CONNECTION_TURN_MS;
+        // A turn serves one message at least, however long the next hop took to be ready: else shards that share one
+        // permit pass it round and deliver nothing.
+        let turn_over = site.ready.is_empty()
+            || outbound.transactions >= limits::CONNECTION_TURN_MESSAGES
+            || (outbound.transactions > 0 && now.ms_since(outbound.dialled) >= limits::CONNECTION_TURN_MS);
         self.draining.is_some()
             || outbound.transactions >= self.settings.site.messages_per_connection
             || (turn_over && self.sites.permits.owed(&site.name) > 0)

@@ -627,8 +627,9 @@ impl World {
     // ---- clients ----
 
     fn arrive(&mut self) {
-        if !self.is_up() {
-            // Nobody listens; it comes back.
+        let listens = |shard: &Option<Shard>| shard.as_ref().is_some_and(Shard::ready);
+        if !self.disk_trouble && !self.shards.iter().all(listens) || !self.is_up() {
+            // Nobody listens yet; it comes back.
             let delay = self.dice.range(SECOND_US, 5 * SECOND_US);
             return self.after(delay, Event::Arrive);
         }
