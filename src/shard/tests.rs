@@ -436,6 +436,11 @@ fn a_domain_that_does_not_exist_fails() {
     assert!(world.taken[0].data.contains("5.1.2"), "{}", world.taken[0].data);
     world.pass(100);
     world.nothing_left();
+    // The answer is known now, and the site that it was for is forgotten.
+    world.send(&["again@nowhere.test"], "x\r\n");
+    assert_eq!(world.taken.len(), 2);
+    world.pass(100);
+    world.nothing_left();
 }
 
 /// A long message streams through chunk records, in both directions, also when it is no longer in memory.

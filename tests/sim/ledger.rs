@@ -472,6 +472,22 @@ impl Ledger {
 
     // ---- the end ----
 
+    /// Recipients that are not settled, for whoever looks into a failure.
+    pub fn open_recipients(&self) -> String {
+        let mut text = String::new();
+        for message in &self.messages {
+            let ids = self.known.iter().filter(|(_, known)| !known.bounce).map(|(id, known)| (known.message, *id));
+            for recipient in message.recipients.iter().filter(|r| !r.refused && r.verdict != Verdict::Durable) {
+                let number = self.by_address[&recipient.address].0;
+                let id = ids.clone().find(|(message, _)| *message == number).map(|(_, id)| id.to_string());
+                if let (Some(id), true) = (id, message.complete) {
+                    text += &format!("\n  {} of {id}, taken {} times, {:?}", recipient.address, recipient.takes.len(), recipient.verdict);
+                }
+            }
+        }
+        text
+    }
+
     /// Everything is settled: does the book balance?
     pub fn balance(&self, plan: &Plan, now_us: u64) {
         let expire_us = plan.settings.retry.expire_ms * 1000;
@@ -496,7 +512,7 @@ impl Ledger {
                     None => recipient.unreported || self.crashes > 0,
                     Some(_) => recipient.reported > 0 || message.bounce_excused || self.null_refused.contains(&sender_site) || age_us >= 2 * expire_us,
                 };
-                assert!(told, "{name} failed and its sender was not told");
+                assert!(told, "{name} failed and its sender was not told: {recipient:?}");
             }
         }
     }

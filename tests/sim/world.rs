@@ -237,6 +237,7 @@ impl World {
             }
         }
         let waiting = self.clients.iter().filter(|client| client.waits()).count();
+        left += &self.ledger.open_recipients();
         panic!("the faults ended {} s ago and the world is not at rest: {waiting} clients wait, {} sites busy {left}",
             self.plan.liveness_us / SECOND_US, self.at_site.values().filter(|&&count| count > 0).count());
     }
@@ -249,7 +250,8 @@ impl World {
             assert_eq!(
                 (counters.messages_live, counters.recipients_open, counters.connections_in, counters.connections_out),
                 (0, 0, 0, 0),
-                "shard {index} has work left and nothing will wake it: {counters:?}"
+                "shard {index} has work left and nothing will wake it: {counters:?}{}",
+                self.ledger.open_recipients()
             );
         }
         for (number, client) in self.clients.iter().enumerate() {
