@@ -212,6 +212,10 @@ impl Shard {
             {
                 return;
             }
+            if entry.tried == 0 && entry.connections > 0 {
+                self.mix_targets(now, site);
+            }
+            let entry = &self.sites.table[site as usize];
             let Some(address) = entry.target(now.mono) else {
                 self.find_targets(now, site, effects);
                 if self.sites.table[site as usize].target(now.mono).is_none() {
@@ -272,6 +276,21 @@ impl Shard {
         let query = QueryId(self.next_query);
         self.queries.insert(query, site);
         effects.push(Effect::Resolve { query, domain, address_only });
+    }
+
+    /// Draws lots again among hosts of equal preference, so that connections spread over them (RTE-03).
+    fn mix_targets(&mut self, now: Now, site: SiteId) {
+        let entry = &mut self.sites.table[site as usize];
+        let (Targets::Known { addresses, .. }, Some((name, false))) = (&mut entry.targets, entry.next_hop.question()) else {
+            return;
+        };
+        if addresses.len() > 1
+            && let Some(answer) = self.sites.answers.get(now.mono, name, false)
+            && let Plan::Try(targets) = mx::plan(&entry.next_hop, &answer, &self.sites.mx_policy, &mut self.rng)
+        {
+            let port = self.settings.route.mx_port;
+            *addresses = targets.into_iter().map(|target| SocketAddr::new(target.address, port)).collect();
+        }
     }
 
     pub(super) fn resolved(&mut self, now: Now, query: QueryId, answer: Answer, effects: &mut Vec<Effect>) {
