@@ -38,7 +38,7 @@ pub const SEGMENTS_MAX: usize = 4096;
 pub const SEGMENT_RETRY_MS: u64 = 1000;
 /// Segments kept started ahead of the open one, so that taking the next costs nothing.
 pub const SEGMENTS_SPARE: usize = 2;
-/// Appended but not yet handed to the disk. Full: 451 4.3.0 (a disk that slow is failing).
+/// Appended but not yet handed to the disk. Half full: reading from clients pauses. Full: 451 4.3.0 (a disk that slow is failing).
 pub const LOG_BACKLOG_MAX_BYTES: usize = 64 << 20;
 /// Verdicts held in memory while no segment can be written. Full: delivering pauses.
 pub const VERDICTS_HELD_MAX_BYTES: usize = 16 << 20;

@@ -96,6 +96,8 @@ pub struct Shard {
     queries: rustc_hash::FxHashMap<QueryId, SiteId>,
     next_query: u64,
     reclaim: reclaim::Reclaim,
+    /// Clients that are not read from because too much waits for the disk.
+    held_back: Vec<ConnId>,
     /// Sites that may have something to do at the end of this step.
     to_pump: Vec<SiteId>,
     draining: Option<Mono>,
@@ -137,6 +139,7 @@ impl Shard {
             queries: Default::default(),
             next_query: 0,
             reclaim: reclaim::Reclaim::default(),
+            held_back: Vec::new(),
             to_pump: Vec::new(),
             draining: None,
             drained: false,
@@ -193,6 +196,7 @@ impl Shard {
         self.fire_timers(now, effects);
         self.retry_unwritten();
         self.committed(now, effects);
+        self.let_clients_go_on(effects);
         self.reclaim(now, effects);
         self.pump_sites(now, effects);
         let mut orders = std::mem::take(&mut self.orders);

@@ -4,7 +4,7 @@ use super::*;
 use crate::base::bytes::HeapBlocks;
 use crate::base::limits::{BATCH_FULL_BYTES, SEGMENT_RETRY_MS, VERDICT_DELAY_MS, WRITES_IN_FLIGHT_MAX};
 use crate::base::time::UnixMs;
-use crate::queue::record::{DraftRecipient, RecipientState, VerdictOutcome};
+use crate::queue::record::{self, DraftRecipient, RecipientState, VerdictOutcome};
 use crate::queue::{DiskError, DiskOrder};
 
 const SHARD: ShardId = ShardId(0);
