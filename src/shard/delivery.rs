@@ -288,7 +288,8 @@ impl Shard {
     /// Draws lots again among hosts of equal preference, so that connections spread over them (RTE-03).
     fn mix_targets(&mut self, now: Now, site: SiteId) {
         let entry = &mut self.sites.table[site as usize];
-        let (Targets::Known { addresses, .. }, Some((name, false))) = (&mut entry.targets, entry.next_hop.question()) else {
+        let (Targets::Known { addresses, .. }, Some((name, false))) = (&mut entry.targets, entry.next_hop.question())
+        else {
             return;
         };
         if addresses.len() > 1
