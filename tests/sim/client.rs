@@ -233,7 +233,8 @@ impl Client {
         while let Some(end) = rest.windows(2).position(|two| two == b"\r\n") {
             let line = std::str::from_utf8(&rest[..end]).expect("replies are text");
             rest = &rest[end + 2..];
-            let code: u16 = line.get(..3).and_then(|code| code.parse().ok()).unwrap_or_else(|| panic!("no reply: {line}"));
+            let code: u16 =
+                line.get(..3).and_then(|code| code.parse().ok()).unwrap_or_else(|| panic!("no reply: {line}"));
             if line.as_bytes().get(3) != Some(&b'-') {
                 assert!(wish == Wish::Nothing, "a reply behind the last: {line}");
                 wish = self.reply(plan, ledger, code, line, storage_may_fail);

@@ -93,7 +93,18 @@ impl Hop {
             self.dead = true;
             say.push_back(Say::Silence);
         } else if dice.permille(faults.garbage) {
-            self.last_words(dice.pick(&["hello there", "2", "99 bottles", "250-a\r\n550 b", "xyz ok", "", "250ok?\r\n\u{e4}\u{f6}"]), say);
+            self.last_words(
+                dice.pick(&[
+                    "hello there",
+                    "2",
+                    "99 bottles",
+                    "250-a\r\n550 b",
+                    "xyz ok",
+                    "",
+                    "250ok?\r\n\u{e4}\u{f6}",
+                ]),
+                say,
+            );
         }
         self.dead
     }
@@ -121,7 +132,8 @@ impl Hop {
                 let from = at.max(self.searched.saturating_sub(4));
                 // The CRLF of the 354's command line counts for an empty body.
                 let lone = input[at..].starts_with(b".\r\n").then_some(at);
-                let end = lone.or_else(|| memchr::memmem::find(&input[from..], b"\r\n.\r\n").map(|found| from + found + 2));
+                let end =
+                    lone.or_else(|| memchr::memmem::find(&input[from..], b"\r\n.\r\n").map(|found| from + found + 2));
                 if self.patience.is_some_and(|left| input.len() - at >= left) {
                     self.dead = true;
                     say.push_back(Say::Close { reset: dice.permille(500) });
@@ -160,7 +172,8 @@ impl Hop {
         let temporary = dice.permille(chance_4xx);
         let permanent = !temporary && dice.permille(chance_5xx);
         let ok = dice.pick(&["250 2.0.0 ok", "250 ok", "250-one\r\n250-two\r\n250 three", "250 "]);
-        let no = dice.pick(&["550 5.1.1 no", "554 no", "551 5.7.1 not here", "550-many\r\n550 lines", "553 5.1.3 what"]);
+        let no =
+            dice.pick(&["550 5.1.1 no", "554 no", "551 5.7.1 not here", "550-many\r\n550 lines", "553 5.1.3 what"]);
         let later = dice.pick(&["450 4.2.1 later", "451 4.3.0 trouble", "452 4.3.1 full", "450-a\r\n450 b"]);
         match &*verb {
             "EHLO" | "HELO" => {
@@ -173,7 +186,9 @@ impl Hop {
                 let mut text = String::from("250-hop.test\r\n");
                 let extended = verb == "EHLO";
                 self.pipelining = extended && self.ways.pipelining;
-                for (keyword, has) in [("PIPELINING", self.ways.pipelining), ("8BITMIME", self.ways.eight_bit), ("SIZE", self.ways.size)] {
+                for (keyword, has) in
+                    [("PIPELINING", self.ways.pipelining), ("8BITMIME", self.ways.eight_bit), ("SIZE", self.ways.size)]
+                {
                     if extended && has {
                         text += &format!("250-{keyword}\r\n");
                     }

@@ -229,7 +229,11 @@ impl Ledger {
                 let index = known.recipients[verdict.recipient as usize];
                 let recipient = &self.messages[message].recipients[index];
                 if verdict.outcome == VerdictOutcome::Delivered {
-                    assert!(!recipient.takes.is_empty(), "{} is noted as delivered, but no one took it", recipient.address);
+                    assert!(
+                        !recipient.takes.is_empty(),
+                        "{} is noted as delivered, but no one took it",
+                        recipient.address
+                    );
                 }
                 index
             })
@@ -288,7 +292,15 @@ impl Ledger {
     // ---- next hops ----
 
     /// A next hop takes a message for these recipients; or a bounce.
-    pub fn take(&mut self, plan: &Plan, now_us: u64, site: usize, sender: &str, recipients: &[String], data: &[u8]) -> Vec<TakeName> {
+    pub fn take(
+        &mut self,
+        plan: &Plan,
+        now_us: u64,
+        site: usize,
+        sender: &str,
+        recipients: &[String],
+        data: &[u8],
+    ) -> Vec<TakeName> {
         assert!(!recipients.is_empty(), "a body was sent for no one");
         assert!(recipients.len() <= plan.settings.site.recipients, "more recipients in a transaction than set");
         let domain_of = |address: &str| address.rsplit('@').next().unwrap_or_default().to_string();
@@ -357,7 +369,14 @@ impl Ledger {
             assert!(failed.excused || expired, "{address} is reported as failed, but nothing final was said of it");
             failed.reported += 1;
             assert!(
-                failed.reported == 1 || self.crashes > 0 || plan.faults.drop_after_dot + plan.faults.silence + plan.faults.reset + plan.faults.half_open + plan.faults.slow_reply > 0,
+                failed.reported == 1
+                    || self.crashes > 0
+                    || plan.faults.drop_after_dot
+                        + plan.faults.silence
+                        + plan.faults.reset
+                        + plan.faults.half_open
+                        + plan.faults.slow_reply
+                        > 0,
                 "{address} is reported {} times",
                 failed.reported
             );
@@ -395,7 +414,8 @@ impl Ledger {
         let Some(known) = self.known.get(&id) else { return };
         let message = &mut self.messages[known.message];
         if known.bounce {
-            message.bounce_excused |= self.null_refused.contains(&message.sender_domain) || self.null_refused.contains(&SMART_HOST);
+            message.bounce_excused |=
+                self.null_refused.contains(&message.sender_domain) || self.null_refused.contains(&SMART_HOST);
         } else {
             assert!(message.sender.is_none(), "the failure of {id} is not reported, though it has a sender");
             message.recipients.iter_mut().for_each(|recipient| recipient.unreported = true);
@@ -481,7 +501,12 @@ impl Ledger {
                 let number = self.by_address[&recipient.address].0;
                 let id = ids.clone().find(|(message, _)| *message == number).map(|(_, id)| id.to_string());
                 if let (Some(id), true) = (id, message.complete) {
-                    text += &format!("\n  {} of {id}, taken {} times, {:?}", recipient.address, recipient.takes.len(), recipient.verdict);
+                    text += &format!(
+                        "\n  {} of {id}, taken {} times, {:?}",
+                        recipient.address,
+                        recipient.takes.len(),
+                        recipient.verdict
+                    );
                 }
             }
         }
@@ -510,7 +535,12 @@ impl Ledger {
                 let sender_site = if plan.smart_host { SMART_HOST } else { message.sender_domain };
                 let told = match message.sender {
                     None => recipient.unreported || self.crashes > 0,
-                    Some(_) => recipient.reported > 0 || message.bounce_excused || self.null_refused.contains(&sender_site) || age_us >= 2 * expire_us,
+                    Some(_) => {
+                        recipient.reported > 0
+                            || message.bounce_excused
+                            || self.null_refused.contains(&sender_site)
+                            || age_us >= 2 * expire_us
+                    }
                 };
                 assert!(told, "{name} failed and its sender was not told: {recipient:?}");
             }
@@ -521,7 +551,12 @@ impl Ledger {
     pub fn all_noted(&self) {
         for message in self.messages.iter().filter(|message| message.acked.is_some()) {
             for recipient in message.recipients.iter().filter(|recipient| !recipient.refused) {
-                assert_eq!(recipient.verdict, Verdict::Durable, "{} is settled without a durable verdict", recipient.address);
+                assert_eq!(
+                    recipient.verdict,
+                    Verdict::Durable,
+                    "{} is settled without a durable verdict",
+                    recipient.address
+                );
             }
         }
     }
@@ -529,7 +564,12 @@ impl Ledger {
 
 /// The body as it was offered, behind exactly one trace field.
 fn check_body(name: &str, data: &[u8], body: &[u8]) {
-    assert!(data.ends_with(body), "{name}: the body is not the one that was offered ({} bytes, {} offered)", data.len(), body.len());
+    assert!(
+        data.ends_with(body),
+        "{name}: the body is not the one that was offered ({} bytes, {} offered)",
+        data.len(),
+        body.len()
+    );
     let prefix = &data[..data.len() - body.len()];
     assert!(prefix.starts_with(b"Received: from ") && prefix.ends_with(b"\r\n"), "{name}: wrong prefix {prefix:?}");
     for (at, _) in prefix.windows(2).enumerate().filter(|(_, two)| two == b"\r\n") {

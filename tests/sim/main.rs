@@ -207,7 +207,8 @@ fn main() -> ExitCode {
     }));
     let totals = Mutex::new(Totals::default());
     let stop = AtomicBool::new(false);
-    let threads = options.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |count| count.get().min(8)));
+    let threads =
+        options.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |count| count.get().min(8)));
     let fresh = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64 * 1000);
     match (options.seeds, options.seconds) {
         (Some((from, _)), _) if options.log => {
@@ -234,6 +235,9 @@ fn main() -> ExitCode {
     let failed = totals.failed.len();
     let word = if failed == 0 { "ok" } else { "FAILED" };
     println!("failed seeds: {:?}", totals.failed);
-    println!("test result: {word}. {} passed; {failed} failed; 0 ignored; 0 measured; 0 filtered out", totals.runs - failed as u64);
+    println!(
+        "test result: {word}. {} passed; {failed} failed; 0 ignored; 0 measured; 0 filtered out",
+        totals.runs - failed as u64
+    );
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -246,7 +246,8 @@ impl World {
         self.move_down(index);
         self.step(shard, Input::Sent { conn: name, count });
         let conn = &mut self.conns[index];
-        let more = conn.open && self.shards[shard].as_ref().and_then(|relay| relay.outbox(name)).is_some_and(|outbox| outbox.sendable());
+        let more = conn.open
+            && self.shards[shard].as_ref().and_then(|relay| relay.outbox(name)).is_some_and(|outbox| outbox.sendable());
         if more {
             let delay = self.dice.range(1, 50);
             self.after_here(delay, Event::Pull { conn: index });
@@ -313,7 +314,9 @@ impl World {
         assert!(*count <= most, "{count} connections to site {site}, and {most} are allowed");
         let ways = self.plan.hops[if site == SMART_HOST { self.plan.domains } else { site }];
         let index = self.conns.len();
-        self.trace.note(self.now, "dial", index as u64, site as u64, || format!("conn {index}: shard {shard} to {address}, {count} there"));
+        self.trace.note(self.now, "dial", index as u64, site as u64, || {
+            format!("conn {index}: shard {shard} to {address}, {count} there")
+        });
         self.conns.push(Conn::new(shard, name, Peer::Hop(Box::new(Hop::new(site, ways))), false));
         self.by_name.insert((shard, name), index);
         if !self.dice.permille(self.faults.dial_lost) {
@@ -426,7 +429,15 @@ impl World {
                 self.client_receives(index, number, &bytes);
             }
             Peer::Hop(hop) => {
-                hop.receive(&mut self.dice, &self.plan, &self.faults, &mut self.ledger, self.now, &bytes, &mut conn.say);
+                hop.receive(
+                    &mut self.dice,
+                    &self.plan,
+                    &self.faults,
+                    &mut self.ledger,
+                    self.now,
+                    &bytes,
+                    &mut conn.say,
+                );
                 self.begin_saying(index);
             }
         }
@@ -436,7 +447,10 @@ impl World {
     fn relay_ended(&mut self, index: usize, end: End) {
         if let Peer::Client(client) = self.conns[index].peer {
             let client = &mut self.clients[client];
-            assert!(end == End::Reset || client.over || client.silent, "a client's connection was closed without a word");
+            assert!(
+                end == End::Reset || client.over || client.silent,
+                "a client's connection was closed without a word"
+            );
         }
         self.peer_is_over(index);
     }

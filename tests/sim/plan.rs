@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use ringpost::config::{self, HostPort, Host, Machine, Settings};
+use ringpost::config::{self, Host, HostPort, Machine, Settings};
 
 use crate::dice::Dice;
 
@@ -135,11 +135,7 @@ fn faults(dice: &mut Dice) -> Faults {
 }
 
 fn settings(dice: &mut Dice, shards: usize, smart_host: bool) -> Settings {
-    let sets = [
-        format!("shards={shards}"),
-        "relay.hostname=relay.test".into(),
-        "relay.networks=10.0.0.0/8".into(),
-    ];
+    let sets = [format!("shards={shards}"), "relay.hostname=relay.test".into(), "relay.networks=10.0.0.0/8".into()];
     let machine = Machine { hostname: "relay.test".into(), cores: shards };
     let mut settings = config::load(None, &sets, &machine).expect("these settings are right");
     if smart_host {
@@ -164,7 +160,8 @@ fn settings(dice: &mut Dice, shards: usize, smart_host: bool) -> Settings {
     settings.retry.longest_ms = settings.retry.first_ms * dice.range(1, 4);
     settings.retry.site_first_ms = dice.range(500, 3000);
     settings.retry.site_longest_ms = settings.retry.site_first_ms * dice.range(1, 4);
-    settings.retry.expire_ms = dice.pick(&[30_000, 120_000, 5 * 86_400_000, 5 * 86_400_000]).max(settings.retry.longest_ms);
+    settings.retry.expire_ms =
+        dice.pick(&[30_000, 120_000, 5 * 86_400_000, 5 * 86_400_000]).max(settings.retry.longest_ms);
     let timeout = &mut settings.timeout;
     timeout.connect_ms = 5_000;
     timeout.greeting_ms = 10_000;

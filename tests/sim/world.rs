@@ -22,23 +22,51 @@ use crate::plan::{Faults, Plan, SECOND_US, SMART_HOST, Zone, host_address};
 
 /// Something that will happen.
 pub enum Event {
-    Tick { shard: usize, wake: u64 },
+    Tick {
+        shard: usize,
+        wake: u64,
+    },
     Arrive,
     /// The bytes under way to the relay come on.
-    Deliver { conn: usize },
+    Deliver {
+        conn: usize,
+    },
     /// The bytes under way from the relay come on.
-    Reach { conn: usize },
+    Reach {
+        conn: usize,
+    },
     /// The shell writes what a connection's outbox holds.
-    Pull { conn: usize },
-    Dialled { conn: usize },
-    Say { conn: usize },
-    Trouble { conn: usize, trouble: Trouble },
-    DiskDone { shard: usize, number: u64 },
-    Resolved { shard: usize, query: QueryId, answer: Answer },
-    Parcel { to: usize, from: usize },
+    Pull {
+        conn: usize,
+    },
+    Dialled {
+        conn: usize,
+    },
+    Say {
+        conn: usize,
+    },
+    Trouble {
+        conn: usize,
+        trouble: Trouble,
+    },
+    DiskDone {
+        shard: usize,
+        number: u64,
+    },
+    Resolved {
+        shard: usize,
+        query: QueryId,
+        answer: Answer,
+    },
+    Parcel {
+        to: usize,
+        from: usize,
+    },
     Crash,
     Drain,
-    Stop { whole: bool },
+    Stop {
+        whole: bool,
+    },
     Restart,
     /// Faults end here.
     Calm,
@@ -238,8 +266,11 @@ impl World {
         }
         let waiting = self.clients.iter().filter(|client| client.waits()).count();
         left += &self.ledger.open_recipients();
-        panic!("the faults ended {} s ago and the world is not at rest: {waiting} clients wait, {} sites busy {left}",
-            self.plan.liveness_us / SECOND_US, self.at_site.values().filter(|&&count| count > 0).count());
+        panic!(
+            "the faults ended {} s ago and the world is not at rest: {waiting} clients wait, {} sites busy {left}",
+            self.plan.liveness_us / SECOND_US,
+            self.at_site.values().filter(|&&count| count > 0).count()
+        );
     }
 
     /// Nothing will happen any more by itself.
@@ -561,7 +592,9 @@ impl World {
                     Ok(()) => self.disks[shard].write(slot, offset, &block),
                     Err(_) => self.disks[shard].write_some(&mut self.dice, slot, offset, &block),
                 }
-                self.trace.note(self.now, "written", number, result.is_ok().into(), || format!("{shard}: {number} {result:?}"));
+                self.trace.note(self.now, "written", number, result.is_ok().into(), || {
+                    format!("{shard}: {number} {result:?}")
+                });
                 self.ledger.write_done(shard, number, result.is_ok());
                 self.step(shard, Input::Written { write, result });
             }
@@ -571,14 +604,17 @@ impl World {
                 if result.is_ok() || self.dice.permille(500) {
                     self.disks[shard].prepare(slot, self.plan.settings.queue.segment_bytes);
                 }
-                self.trace.note(self.now, "prepared", slot.0.into(), result.is_ok().into(), || format!("{shard}: slot {} {result:?}", slot.0));
+                self.trace.note(self.now, "prepared", slot.0.into(), result.is_ok().into(), || {
+                    format!("{shard}: slot {} {result:?}", slot.0)
+                });
                 self.step(shard, Input::SegmentPrepared { slot, result });
             }
             Work::Read { read, slot, offset, length } => {
                 let fails = self.dice.permille(self.faults.read_error);
-                let result =
-                    if fails { Err(self.disk_error()) } else { self.disks[shard].read(slot, offset, length) };
-                self.trace.note(self.now, "read", offset.into(), length.into(), || format!("{shard}: slot {} at {offset}, {length} bytes", slot.0));
+                let result = if fails { Err(self.disk_error()) } else { self.disks[shard].read(slot, offset, length) };
+                self.trace.note(self.now, "read", offset.into(), length.into(), || {
+                    format!("{shard}: slot {} at {offset}, {length} bytes", slot.0)
+                });
                 self.step(shard, Input::ReadBack { read, result });
             }
         }
@@ -592,7 +628,10 @@ impl World {
             (SMART_HOST, Zone::Hosts)
         } else {
             assert!(!address_only, "mail for a domain goes by MX");
-            let site: usize = domain.strip_prefix('d').and_then(|rest| rest.strip_suffix(".test")).and_then(|n| n.parse().ok())
+            let site: usize = domain
+                .strip_prefix('d')
+                .and_then(|rest| rest.strip_suffix(".test"))
+                .and_then(|n| n.parse().ok())
                 .unwrap_or_else(|| panic!("a question about {domain}"));
             (site, self.plan.zones[site])
         };
@@ -611,7 +650,9 @@ impl World {
                     .map(|host| MailHost {
                         preference: self.dice.below(3) as u16 * 10,
                         name: format!("mx{host}.{domain}").into(),
-                        addresses: (0..self.dice.range(1, 2) as usize).map(|n| host_address(site, host * 2 + n)).collect(),
+                        addresses: (0..self.dice.range(1, 2) as usize)
+                            .map(|n| host_address(site, host * 2 + n))
+                            .collect(),
                     })
                     .collect();
                 if self.dice.permille(200) {
