@@ -10,7 +10,7 @@ use ringpost::base::ids::MessageId;
 use ringpost::queue::record::{self, AcceptView, HEADER_BYTES, Kind, VerdictView, padded};
 use ringpost::queue::{RecipientState, ShardStart, VerdictOutcome};
 
-use crate::plan::{Plan, SMART_HOST, Zone};
+use crate::plan::{Plan, SECOND_US, SMART_HOST, Zone};
 
 /// How sure it is that a recipient is settled in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +72,7 @@ struct Known {
     /// Number of the write that holds it.
     write: u64,
     written: bool,
+    issued_us: u64,
 }
 
 enum Fact {
@@ -157,7 +158,7 @@ impl Ledger {
     // ---- the disk ----
 
     /// A block goes to disk: what is in it?
-    pub fn write_issued(&mut self, shard: usize, write: u64, offset: u32, bytes: &[u8]) {
+    pub fn write_issued(&mut self, now_us: u64, shard: usize, write: u64, offset: u32, bytes: &[u8]) {
         if offset == 0 {
             return;
         }
@@ -167,7 +168,7 @@ impl Ledger {
         while let Some((header, payload)) = bytes.get(at..).and_then(record::open) {
             at += padded(HEADER_BYTES + payload.len());
             match header.kind {
-                Kind::Accept => self.accept_issued(shard, write, payload, &mut facts),
+                Kind::Accept => self.accept_issued(now_us, shard, write, payload, &mut facts),
                 Kind::Verdict => self.verdict_issued(payload, &mut facts),
                 Kind::Start | Kind::Chunk | Kind::Cut => {}
             }
@@ -176,7 +177,7 @@ impl Ledger {
         self.writes.insert((shard, write), facts);
     }
 
-    fn accept_issued(&mut self, shard: usize, write: u64, payload: &[u8], facts: &mut Vec<Fact>) {
+    fn accept_issued(&mut self, now_us: u64, shard: usize, write: u64, payload: &[u8], facts: &mut Vec<Fact>) {
         let view = AcceptView::read(payload).expect("the relay writes well-formed records");
         let mut message = None;
         let mut bounce = false;
@@ -198,7 +199,7 @@ impl Ledger {
             message = Some(number);
         }
         let message = message.expect("a message has recipients");
-        let known = Known { message, bounce, recipients, shard, write, written: false };
+        let known = Known { message, bounce, recipients, shard, write, written: false, issued_us: now_us };
         if view.copies == 0 {
             assert_eq!(view.id.shard.0 as usize, shard, "a message is named by its shard");
             if let Some(old) = self.known.insert(view.id, known) {
@@ -254,6 +255,10 @@ impl Ledger {
     /// A write ended.
     pub fn write_done(&mut self, shard: usize, write: u64, well: bool) {
         self.outstanding[shard].remove(&write);
+        if !well {
+            // What was on its way beside it is given up; the next segment says so.
+            self.outstanding[shard].clear();
+        }
         for fact in self.writes.remove(&(shard, write)).unwrap_or_default() {
             match fact {
                 _ if !well => {}
@@ -410,12 +415,19 @@ impl Ledger {
     }
 
     /// The relay says that a failure of a message cannot be reported.
-    pub fn unreported(&mut self, id: MessageId) {
+    pub fn unreported(&mut self, plan: &Plan, now_us: u64, id: MessageId) {
         let Some(known) = self.known.get(&id) else { return };
         let message = &mut self.messages[known.message];
         if known.bounce {
-            message.bounce_excused |=
-                self.null_refused.contains(&message.sender_domain) || self.null_refused.contains(&SMART_HOST);
+            // Its record may be made up to a commit later than the report itself.
+            let expired = now_us + SECOND_US >= known.issued_us + plan.settings.retry.expire_ms * 1000;
+            let site = if plan.smart_host { SMART_HOST } else { message.sender_domain };
+            assert!(
+                message.bounce_excused || expired || self.null_refused.contains(&site),
+                "the report about message {} failed, but nothing final was said of it",
+                known.message
+            );
+            message.bounce_excused = true;
         } else {
             assert!(message.sender.is_none(), "the failure of {id} is not reported, though it has a sender");
             message.recipients.iter_mut().for_each(|recipient| recipient.unreported = true);
@@ -532,15 +544,9 @@ impl Ledger {
                     recipient.excused || null_refused || age_us >= expire_us,
                     "{name} is lost: 250, never taken, and nothing final was said of it"
                 );
-                let sender_site = if plan.smart_host { SMART_HOST } else { message.sender_domain };
                 let told = match message.sender {
                     None => recipient.unreported || self.crashes > 0,
-                    Some(_) => {
-                        recipient.reported > 0
-                            || message.bounce_excused
-                            || self.null_refused.contains(&sender_site)
-                            || age_us >= 2 * expire_us
-                    }
+                    Some(_) => recipient.reported > 0 || message.bounce_excused,
                 };
                 assert!(told, "{name} failed and its sender was not told: {recipient:?}");
             }

@@ -498,7 +498,7 @@ impl World {
             Effect::Dial { conn, address, .. } => self.dial(shard, conn, address),
             Effect::Write { write, slot, offset_bytes, block } => {
                 let number = self.next_number();
-                self.ledger.write_issued(shard, number, offset_bytes, block.bytes());
+                self.ledger.write_issued(self.now, shard, number, offset_bytes, block.bytes());
                 self.trace.note(self.now, "write", write.0, block.bytes().len() as u64, || {
                     format!("{shard}: {number} slot {} at {offset_bytes}, {} bytes", slot.0, block.bytes().len())
                 });
@@ -540,7 +540,7 @@ impl World {
         self.trace.note(self.now, "report", shard as u64, text.len() as u64, || format!("{shard}: {text}"));
         assert!(level != Level::Error || self.disk_trouble, "an error though the disk is well: {text}");
         if let Some((id, _)) = text.split_once(": failed, and has no sender") {
-            self.ledger.unreported(id.parse().expect("a message is named"));
+            self.ledger.unreported(&self.plan, self.now, id.parse().expect("a message is named"));
         }
     }
 
