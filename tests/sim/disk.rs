@@ -45,6 +45,11 @@ impl Disk {
         self.working.insert(number, work);
     }
 
+    /// True while a segment is being made or started: until then there may be none to append to.
+    pub fn is_preparing(&self) -> bool {
+        self.working.values().any(|work| matches!(work, Work::Prepare { .. } | Work::Write { offset: 0, .. }))
+    }
+
     /// Takes back something that is ended now.
     pub fn end(&mut self, number: u64) -> Option<Work> {
         self.working.remove(&number)

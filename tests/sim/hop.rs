@@ -35,6 +35,8 @@ pub struct Hop {
     /// Break off when so many bytes of data came.
     patience: Option<usize>,
     pub dead: bool,
+    /// The relay has let go of the connection, or stopped: what still comes was on its way.
+    pub orphan: bool,
 }
 
 impl Hop {
@@ -53,6 +55,7 @@ impl Hop {
             group_over: false,
             patience: None,
             dead: false,
+            orphan: false,
         }
     }
 
@@ -280,7 +283,7 @@ impl Hop {
         if dice.permille(faults.reply_421) {
             return self.last_words("421 4.3.2 not now", say);
         }
-        let takes = ledger.take(plan, now_us, self.site, &sender, &recipients, data);
+        let takes = ledger.take(plan, now_us, (self.site, self.orphan), &sender, &recipients, data);
         if dice.permille(faults.drop_after_dot) {
             self.dead = true;
             say.push_back(if dice.permille(300) { Say::Silence } else { Say::Close { reset: dice.permille(500) } });

@@ -91,6 +91,12 @@ impl Conn {
         }
     }
 
+    fn orphan(&mut self) {
+        if let Peer::Hop(hop) = &mut self.peer {
+            hop.orphan = true;
+        }
+    }
+
     fn site(&self) -> Option<usize> {
         match &self.peer {
             Peer::Client(_) => None,
@@ -289,6 +295,7 @@ impl World {
         let conn = &mut self.conns[index];
         conn.open = false;
         conn.up.bytes.clear();
+        conn.orphan();
         self.by_name.remove(&(conn.shard, conn.name));
         if let Some(site) = conn.site() {
             *self.at_site.get_mut(&site).expect("it was counted") -= 1;
@@ -300,6 +307,7 @@ impl World {
         let conn = &mut self.conns[index];
         if std::mem::replace(&mut conn.open, false) {
             conn.up.bytes.clear();
+            conn.orphan();
             conn.down.end = Some(End::Reset);
             self.move_down(index);
         }

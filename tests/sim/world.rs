@@ -253,7 +253,8 @@ impl World {
 
     /// Whether a client may be told that the log takes no mail now: its disk is in trouble, or it may be full.
     pub fn storage_may_fail(&self) -> bool {
-        self.disk_trouble || self.plan.settings.queue.segments_max < 12
+        let preparing = self.disks.iter().any(Disk::is_preparing);
+        self.disk_trouble || preparing || self.plan.settings.queue.segments_max < 12
     }
 
     fn stuck(&mut self) -> ! {
