@@ -353,6 +353,22 @@ fn a_failing_disk_is_answered_and_recovered_from() {
     }
 }
 
+/// QUE-07: a message of several records that comes whole, when there is nothing to append to.
+#[test]
+fn a_large_message_without_a_segment_is_refused() {
+    let mut world = World::new(&[]);
+    let conn = world.client();
+    world.say(conn, b"EHLO c.test\r\nMAIL FROM:<a@source.test>\r\nRCPT TO:<b@dest.test>\r\nDATA\r\n");
+    world.fail_writes = Some(DiskError::Full);
+    world.send(&["to@dest.test"], "x\r\n");
+    let body = "a line of text\r\n".repeat(20_000) + ".\r\n";
+    let reply = world.say(conn, body.as_bytes());
+    assert!(reply.starts_with("452 4.3.1"), "{reply}");
+    world.fail_writes = None;
+    world.pass(5_000);
+    world.nothing_left();
+}
+
 /// RTE-18, RTE-19: recipients of one domain together, domains apart, one body.
 #[test]
 fn recipients_go_out_by_domain() {
