@@ -109,7 +109,7 @@ impl Client {
         let pipelined = dice.permille(650);
         let group = if pipelined { dice.pick(&[0, 200, 600]) } else { 1000 };
         let mut script = VecDeque::new();
-        let mut line = |script: &mut VecDeque<Step>, dice: &mut Dice, text: String, tag: Tag| {
+        let line = |script: &mut VecDeque<Step>, dice: &mut Dice, text: String, tag: Tag| {
             script.push_back(Step::Line(text, tag));
             if dice.permille(group) {
                 script.push_back(Step::Wait);

@@ -50,7 +50,6 @@ pub struct Message {
     pub sender_domain: usize,
     pub recipients: Vec<Recipient>,
     pub body: Rc<[u8]>,
-    pub eight_bit: bool,
     /// Must be refused whatever happens.
     pub poisoned: bool,
     /// The client has handed its last byte to the network.
@@ -144,7 +143,6 @@ impl Ledger {
             sender_domain,
             recipients,
             body,
-            eight_bit,
             poisoned,
             complete: false,
             refused: false,
