@@ -248,6 +248,7 @@ impl Hop {
                 self.reply(dice, faults, ok, Vec::new(), say);
             }
             "NOOP" => self.reply(dice, faults, ok, Vec::new(), say),
+            "QUIT" if self.ways.deaf_to_quit => self.dead = true,
             "QUIT" => self.last_words("221 bye", say),
             _ => panic!("the relay sent as a command: {line:?}"),
         }

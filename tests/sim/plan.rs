@@ -37,6 +37,8 @@ pub struct HopWays {
     pub think_us: u64,
     /// Where all recipients were refused, DATA is answered 354 all the same.
     pub always_354: bool,
+    /// QUIT is not answered.
+    pub deaf_to_quit: bool,
 }
 
 /// Chances of faults, in thousandths, each drawn once per run so that runs differ in kind.
@@ -195,6 +197,7 @@ impl Plan {
                 size: !dice.permille(200),
                 think_us: dice.pick(&[10, 1_000, 50_000]),
                 always_354: dice.permille(300),
+                deaf_to_quit: dice.permille(100),
             })
             .collect();
         let faults = faults(dice);
