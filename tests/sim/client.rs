@@ -64,6 +64,8 @@ pub struct Client {
     pub last_us: u64,
     /// What it reads was sent by a relay that is gone: a 4yz of that one binds no one.
     stale: bool,
+    /// It did not read for a while.
+    pub hindered: bool,
 }
 
 /// A body in wire form, its lines numbered so that no two are alike.
@@ -119,6 +121,12 @@ impl Client {
         let hello = if dice.permille(850) { "EHLO client.test" } else { "HELO client.test" };
         script.push_back(Step::Line(hello.into(), Tag::Hello));
         script.push_back(Step::Wait);
+        if pipelined && dice.permille(30) {
+            // Many commands whose replies are long: reading from it must stop, and go on.
+            for _ in 0..1200 {
+                script.push_back(Step::Line("EHLO client.test".into(), Tag::Hello));
+            }
+        }
         for _ in 0..dice.skewed(1, 12) {
             match dice.below(30) {
                 0 => line(&mut script, dice, "NOOP".into(), Tag::Good),
@@ -169,6 +177,7 @@ impl Client {
             silent: false,
             last_us: now_us,
             stale: false,
+            hindered: false,
         }
     }
 
@@ -257,6 +266,11 @@ impl Client {
 
     fn reply(&mut self, plan: &Plan, ledger: &mut Ledger, code: u16, line: &str, storage_may_fail: bool) -> Wish {
         if code == 421 {
+            assert!(
+                self.hindered || self.outstanding.is_empty() || !line.contains("4.4.2"),
+                "the relay was silent itself: {line} where {:?} is due",
+                self.outstanding.front()
+            );
             self.over = true;
             return Wish::Close;
         }

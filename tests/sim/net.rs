@@ -158,6 +158,9 @@ impl World {
             }
             Trouble::WindowCloses => {
                 conn.window_closed = true;
+                if let Peer::Client(client) = conn.peer {
+                    self.clients[client].hindered = true;
+                }
                 let delay = self.dice.skewed(10_000, 40 * SECOND_US);
                 self.after(delay, Event::Trouble { conn: index, trouble: Trouble::WindowOpens });
             }
