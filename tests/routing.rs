@@ -152,8 +152,10 @@ fn what_dns_says_of_failure() {
         .map(|mail| {
             assert_eq!((&*mail.sender, &mail.recipients[..]), ("", &["a@source.test".to_string()][..]));
             let text = String::from_utf8_lossy(&mail.wire).into_owned();
-            let status = ["5.1.10", "5.1.2", "5.4.4"].into_iter().find(|status| text.contains(&format!("Status: {status}\r\n")));
-            let domain = ["null.test", "nowhere.test", "inside.test"].into_iter().find(|d| text.contains(&format!("b@{d}")));
+            let status =
+                ["5.1.10", "5.1.2", "5.4.4"].into_iter().find(|status| text.contains(&format!("Status: {status}\r\n")));
+            let domain =
+                ["null.test", "nowhere.test", "inside.test"].into_iter().find(|d| text.contains(&format!("b@{d}")));
             (domain.unwrap_or("?").to_string(), status.unwrap_or("?"))
         })
         .collect();

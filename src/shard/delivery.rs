@@ -159,14 +159,7 @@ impl Shard {
     }
 
     fn pump(&mut self, now: Now, site: SiteId, effects: &mut Vec<Effect>) {
-        let entry = &mut self.sites.table[site as usize];
-        if let Targets::Hopeless { code, text, until } = entry.targets {
-            if now.mono < until {
-                self.fail_all(now, site, code, text, effects);
-            } else {
-                entry.targets = Targets::Unknown;
-            }
-        }
+        self.give_up_if_hopeless(now, site, effects);
         // Permits that other shards wait for: a connection with nothing to do gives its own up first.
         let owed = self.sites.permits.owed(&self.sites.table[site as usize].name);
         for _ in 0..owed {
@@ -184,6 +177,8 @@ impl Shard {
                 self.use_idle(now, id, effects);
             }
             self.dial_more(now, site, effects);
+            // The answer may have been known already.
+            self.give_up_if_hopeless(now, site, effects);
         }
         let entry = &self.sites.table[site as usize];
         // What is not used at once keeps others from it: a site that pauses wants no more than it has.
@@ -198,6 +193,18 @@ impl Shard {
         let mut conn = self.conns.take(id).expect("an idle connection is not taken");
         conn.outbound().idle = false;
         self.after_client(now, id, conn, effects);
+    }
+
+    /// Fails what waits for a site to which no mail can go, while the answer that says so holds.
+    fn give_up_if_hopeless(&mut self, now: Now, site: SiteId, effects: &mut Vec<Effect>) {
+        let entry = &mut self.sites.table[site as usize];
+        if let Targets::Hopeless { code, text, until } = entry.targets {
+            if now.mono < until {
+                self.fail_all(now, site, code, text, effects);
+            } else {
+                entry.targets = Targets::Unknown;
+            }
+        }
     }
 
     fn dial_more(&mut self, now: Now, site: SiteId, effects: &mut Vec<Effect>) {
@@ -281,7 +288,8 @@ impl Shard {
     /// Draws lots again among hosts of equal preference, so that connections spread over them (RTE-03).
     fn mix_targets(&mut self, now: Now, site: SiteId) {
         let entry = &mut self.sites.table[site as usize];
-        let (Targets::Known { addresses, .. }, Some((name, false))) = (&mut entry.targets, entry.next_hop.question()) else {
+        let (Targets::Known { addresses, .. }, Some((name, false))) = (&mut entry.targets, entry.next_hop.question())
+        else {
             return;
         };
         if addresses.len() > 1
@@ -613,9 +621,11 @@ impl Shard {
     /// True if the connection should take no more transactions.
     fn should_end(&self, now: Mono, outbound: &Outbound) -> bool {
         let site = &self.sites.table[outbound.site as usize];
-        let turn_over = outbound.transactions >= limits::CONNECTION_TURN_MESSAGES
-            || site.ready.is_empty()
-            || now.ms_since(outbound.dialled) >= limits::CONNECTION_TURN_MS;
+        // A turn serves one message at least, however long the next hop took to be ready: else shards that share one
+        // permit pass it round and deliver nothing.
+        let turn_over = site.ready.is_empty()
+            || outbound.transactions >= limits::CONNECTION_TURN_MESSAGES
+            || (outbound.transactions > 0 && now.ms_since(outbound.dialled) >= limits::CONNECTION_TURN_MS);
         self.draining.is_some()
             || outbound.transactions >= self.settings.site.messages_per_connection
             || (turn_over && self.sites.permits.owed(&site.name) > 0)

@@ -297,7 +297,7 @@ impl Shard {
             first += count;
         }
         self.by_domain = order;
-        self.committing.push_back(Committing { ticket: appended.ticket, conn: Some(id), message });
+        self.committing.push_back(Committing { ticket: appended.ticket, conn: Some(id), message, report: None });
         true
     }
 

@@ -90,6 +90,8 @@ pub struct Shard {
     committing: VecDeque<Committing>,
     /// Verdicts the log had no room for; tried again with every step.
     unwritten: VecDeque<outcome::Unwritten>,
+    /// Reports whose write failed; tried again with every step.
+    to_repeat: VecDeque<Box<bounce::Report>>,
     results: Results,
     reads: rustc_hash::FxHashMap<ReadId, Reading>,
     next_read: u64,
@@ -133,6 +135,7 @@ impl Shard {
             wheel: Wheel::new(now.mono),
             committing: VecDeque::new(),
             unwritten: VecDeque::new(),
+            to_repeat: VecDeque::new(),
             results: Results::default(),
             reads: Default::default(),
             next_read: 0,
@@ -195,6 +198,7 @@ impl Shard {
     fn finish_step(&mut self, now: Now, effects: &mut Vec<Effect>) {
         self.fire_timers(now, effects);
         self.retry_unwritten();
+        self.repeat_reports(now);
         self.committed(now, effects);
         self.let_clients_go_on(effects);
         self.reclaim(now, effects);
