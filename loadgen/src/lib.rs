@@ -8,13 +8,16 @@
 //! 3. the relay under test ([`relay`] starts, kills and measures it) does what it does;
 //! 4. [`sink`] is the receiving side: its protocol over bytes alone, its faults, and its sockets;
 //! 5. [`ledger`] holds the fate of every recipient on one byte, and says what was lost, duplicated or corrupted;
-//! 6. [`run`] puts all this together, and [`report`] prints it.
+//! 6. [`run`] puts all this together, and [`report`] prints it;
+//! 7. [`floor`] tells what the kernel alone takes for the same bytes.
 //!
 //! Times are nanoseconds since the Unix epoch, read from one [`clock`] per process that never goes back.
 
 pub mod client;
 pub mod clock;
 pub mod corpus;
+pub mod disk;
+pub mod floor;
 pub mod latency;
 pub mod ledger;
 pub mod marker;
