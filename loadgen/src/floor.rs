@@ -14,15 +14,17 @@ mod sockets;
 
 use std::fmt::{self, Display, Formatter};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::units::human_bytes;
 
 pub use commits::CommitFloor;
 pub use sockets::SocketFloor;
 
+/// What the report's `kind` says.
+pub const KIND: &str = "floor";
 /// The most messages of one commit.
 pub const BATCH_MAX: u32 = 4096;
 /// The most sessions: four descriptors each.
@@ -67,10 +69,10 @@ impl FloorPlan {
 }
 
 /// The figures.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct FloorReport {
     /// Always `floor`: tells this file from others.
-    pub kind: &'static str,
+    pub kind: String,
     /// Sessions.
     pub sessions: u32,
     /// Messages.
@@ -90,6 +92,14 @@ pub struct FloorReport {
 }
 
 impl FloorReport {
+    /// Reads what `loadgen floor --json` wrote.
+    pub fn load(path: &Path) -> io::Result<FloorReport> {
+        let wrong = |text: String| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {text}", path.display()));
+        let report: FloorReport =
+            serde_json::from_slice(&std::fs::read(path)?).map_err(|error| wrong(error.to_string()))?;
+        if report.kind == KIND { Ok(report) } else { Err(wrong("is no report of a floor".into())) }
+    }
+
     /// CPU per message of sockets and commits together, in microseconds, for commits of `batch` messages: of the nearest
     /// batch size that is not larger, else of the smallest; sockets alone if nothing was committed.
     pub fn cpu_us(&self, batch: u32) -> f64 {
@@ -106,7 +116,7 @@ pub fn run(plan: &FloorPlan) -> io::Result<FloorReport> {
     let sockets = sockets::measure(plan)?;
     let commits = commits::measure(plan)?;
     Ok(FloorReport {
-        kind: "floor",
+        kind: KIND.into(),
         sessions: plan.sessions,
         messages: plan.messages,
         size_bytes: plan.size_bytes,
@@ -202,7 +212,7 @@ mod tests {
         let commit = |batch, cpu_us_per_message| CommitFloor { batch, cpu_us_per_message, ..CommitFloor::default() };
         let sockets = SocketFloor { cpu_us_per_message: 10.0, ..SocketFloor::default() };
         let report = FloorReport {
-            kind: "floor",
+            kind: KIND.into(),
             sessions: 1,
             messages: 1,
             size_bytes: 1,

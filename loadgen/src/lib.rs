@@ -28,6 +28,7 @@ pub mod report;
 pub mod rng;
 pub mod run;
 pub mod send;
+pub mod series;
 pub mod sink;
 pub mod system;
 pub mod units;

@@ -61,6 +61,12 @@ pub fn thread_usage() -> ThreadUsage {
     ThreadUsage { user_ns: ns(usage.ru_utime), system_ns: ns(usage.ru_stime) }
 }
 
+/// Hands everything that waits to be written to the disks, and waits for it.
+pub fn sync_disks() {
+    // SAFETY: plain call.
+    unsafe { libc::sync() };
+}
+
 /// Cores of the machine that this process may use, at least 1.
 pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)

@@ -12,6 +12,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use loadgen::clock::Clock;
+use loadgen::floor::FloorReport;
 use loadgen::ledger::{self, Ledger, Tally};
 use loadgen::progress::{Line, Progress};
 use loadgen::report::{self, Report};
@@ -121,6 +122,12 @@ struct RunArguments {
     /// Time between a start of the relay and its kill
     #[arg(long, value_parser = parse_span, default_value = "0.2..2.0")]
     kill_interval: (Duration, Duration),
+    /// Core that the relay alone runs on; sender and sink then go to the next one unless told otherwise
+    #[arg(long)]
+    relay_core: Option<usize>,
+    /// What `loadgen floor --json` wrote, for the relay's ratio to it
+    #[arg(long)]
+    floor: Option<PathBuf>,
     /// How long the relay may take to greet
     #[arg(long, value_parser = parse_duration, default_value = "20")]
     start_longest: Duration,
@@ -234,7 +241,7 @@ fn run(arguments: &RunArguments) -> Result<bool, Failure> {
     let seed = arguments.load.seed;
     let (shortest, longest) = arguments.kill_interval;
     let relay = arguments.relay.as_deref().map(split_command).transpose().map_err(Failure::Usage)?;
-    let scenario = Scenario {
+    let mut scenario = Scenario {
         relay,
         dir: arguments.dir.clone(),
         listen: arguments.listen,
@@ -244,8 +251,11 @@ fn run(arguments: &RunArguments) -> Result<bool, Failure> {
         start_longest: arguments.start_longest,
         drain_longest: arguments.drain,
         ledger_file: arguments.output.ledger.clone(),
+        relay_core: arguments.relay_core,
+        floor: arguments.floor.as_deref().map(FloorReport::load).transpose()?,
         ..Scenario::default()
     };
+    apart(&mut scenario);
     let mut line = Line::new(arguments.output.progress);
     let outcome = run::run(&scenario, &mut |now| line.show(now))?;
     line.clear();
@@ -254,6 +264,16 @@ fn run(arguments: &RunArguments) -> Result<bool, Failure> {
         eprintln!("loadgen: the relay's files are kept in {}", dir.display());
     }
     Ok(outcome.is_good())
+}
+
+/// Keeps sender and sink off the core of the relay, where nothing else was said and there is another one.
+fn apart(scenario: &mut Scenario) {
+    let cores = system::cores();
+    if let Some(core) = scenario.relay_core.filter(|_| cores > 1) {
+        let other = (core + 1) % cores;
+        scenario.load.core.get_or_insert(other);
+        scenario.sink.core.get_or_insert(other);
+    }
 }
 
 fn ledgers(arguments: &LedgerArguments) -> Result<bool, Failure> {

@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Instant;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::FloorPlan;
 use crate::disk::Disk;
@@ -21,7 +21,7 @@ const FILE_BYTES: u64 = 64 << 20;
 const COMMITS_MIN: u64 = 10;
 
 /// Commits of one batch size.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct CommitFloor {
     /// Messages per commit.
     pub batch: u32,

@@ -10,7 +10,7 @@ use std::thread::{Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use mio::{Events, Interest, Poll, Token};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::FloorPlan;
 use crate::system::{self, ThreadUsage};
@@ -26,7 +26,7 @@ const EVENTS_MAX: usize = 1024;
 const SILENCE_LONGEST: Duration = Duration::from_secs(20);
 
 /// Messages through bare sockets.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct SocketFloor {
     /// Messages that came out.
     pub messages: u64,
