@@ -16,12 +16,13 @@ use crate::outbox::Outbox;
 const REPLY_LINE_MAX_BYTES: usize = 4096;
 
 /// How commands are grouped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Pipeline {
     /// Lock step: every command waits for its reply.
     None,
     /// MAIL, RCPT and DATA together: two round trips a message.
+    #[default]
     Group,
     /// A body and the next envelope together: one round trip a message.
     Across,

@@ -9,12 +9,14 @@
 //! 4. [`sink`] is the receiving side: its protocol over bytes alone, its faults, and its sockets;
 //! 5. [`ledger`] holds the fate of every recipient on one byte, and says what was lost, duplicated or corrupted;
 //! 6. [`run`] puts all this together, and [`report`] prints it;
-//! 7. [`floor`] tells what the kernel alone takes for the same bytes.
+//! 7. [`compare`] does so with several relays in turn, by commands or by [`recipes`], and [`table`] sets them side by side;
+//! 8. [`floor`] tells what the kernel alone takes for the same bytes.
 //!
 //! Times are nanoseconds since the Unix epoch, read from one [`clock`] per process that never goes back.
 
 pub mod client;
 pub mod clock;
+pub mod compare;
 pub mod corpus;
 pub mod disk;
 pub mod floor;
@@ -23,6 +25,7 @@ pub mod ledger;
 pub mod marker;
 pub mod outbox;
 pub mod progress;
+pub mod recipes;
 pub mod relay;
 pub mod report;
 pub mod rng;
@@ -31,4 +34,5 @@ pub mod send;
 pub mod series;
 pub mod sink;
 pub mod system;
+pub mod table;
 pub mod units;

@@ -1,6 +1,6 @@
 //! The relay under test as a child process: started, waited for, measured, killed, ended.
 //!
-//! It runs in a process group of its own, so that a kill takes its helpers along, and dies with us. Its CPU is read from a
+//! It runs in a session and process group of its own, so that a kill takes its helpers along, and dies with us. Its CPU is read from a
 //! cgroup of its own where one can be made (exact, all descendants), else from /proc, over the processes of its group and
 //! their descendants, with the children they have waited for. Its output goes to `relay.log` in its directory. Used by
 //! one thread; the thread that starts it must outlive it. Failing to start is an error with the end of that log.
@@ -14,13 +14,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 const POLL: Duration = Duration::from_millis(10);
 const LOG_TAIL_BYTES: usize = 2000;
 
 /// How CPU was measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CpuSource {
     /// `cpu.stat` of a cgroup.
@@ -30,7 +30,7 @@ pub enum CpuSource {
 }
 
 /// What the relay used so far.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Usage {
     /// CPU of all its processes, in nanoseconds.
     pub cpu: Cpu,
@@ -45,7 +45,7 @@ pub struct Usage {
 }
 
 /// CPU time by mode, in nanoseconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cpu {
     /// In user mode.
     pub user_ns: u64,
@@ -131,16 +131,18 @@ impl Relay {
         assert!(self.child.is_none(), "one life at a time");
         let log = OpenOptions::new().create(true).append(true).open(self.log())?;
         let mut command = Command::new(&self.argv[0]);
-        command.args(&self.argv[1..]).process_group(0).stdin(std::process::Stdio::null());
+        command.args(&self.argv[1..]).stdin(std::process::Stdio::null());
         command.stdout(log.try_clone()?).stderr(log);
         let procs = self.cgroup.as_ref().and_then(|path| {
             let file = OpenOptions::new().write(true).open(path.join("cgroup.procs")).ok()?;
             Some(std::os::fd::OwnedFd::from(file))
         });
         let core = self.core;
-        // SAFETY: between fork and exec only prctl, sched_setaffinity and write are called, which need no lock.
+        // SAFETY: between fork and exec only setsid, prctl, sched_setaffinity and write are called, which need no lock.
         unsafe {
             command.pre_exec(move || {
+                // A session of its own is a group of its own as well; some daemons insist on leading one.
+                libc::setsid();
                 libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
                 if let Some(core) = core
                     && !crate::system::pin_to_core(core)
@@ -384,9 +386,7 @@ fn belonging(leader: u32) -> Vec<(u32, Process)> {
 }
 
 fn proc_cpu(processes: &[(u32, Process)]) -> Cpu {
-    // SAFETY: plain call.
-    let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) }.max(1) as u64;
-    let tick_ns = 1_000_000_000 / per_second;
+    let tick_ns = crate::system::tick_ns();
     processes.iter().fold(Cpu::default(), |sum, (_, process)| {
         sum.plus(&Cpu { user_ns: process.user_ticks * tick_ns, system_ns: process.system_ticks * tick_ns })
     })

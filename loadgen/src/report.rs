@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::disk::DiskCounts;
 use crate::floor::FloorReport;
@@ -18,7 +18,7 @@ use crate::units::human_ns;
 pub const KIND: &str = "run";
 
 /// What was asked for.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Asked {
     /// Where messages were sent.
     pub target: String,
@@ -40,8 +40,27 @@ pub struct Asked {
     pub seed: u64,
 }
 
+impl Asked {
+    /// How starts are paced, in words.
+    pub fn pace(&self) -> String {
+        if self.rate > 0.0 { format!("{}/s planned", self.rate) } else { "closed loop".into() }
+    }
+
+    /// All but the target, in one line.
+    pub fn line(&self) -> String {
+        format!(
+            "{} sessions, {}, {:?} pipelining, {} recipient(s), {}",
+            self.sessions,
+            self.sizes,
+            self.pipeline,
+            self.recipients,
+            self.pace()
+        )
+    }
+}
+
 /// The relay's part.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct RelayReport {
     /// CPU per arrived recipient in the measured time, in microseconds.
     pub cpu_us_per_message: f64,
@@ -70,7 +89,7 @@ pub struct RelayReport {
 }
 
 /// What the block device below the relay's directory was asked to do, per acknowledged message. It counts everybody's.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct DiskReport {
     /// Write requests.
     pub writes_per_message: f64,
@@ -83,7 +102,7 @@ pub struct DiskReport {
 }
 
 /// The relay beside the kernel's floor.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct FloorRatio {
     /// The floor, sockets and commits, in microseconds of CPU per message.
     pub floor_us_per_message: f64,
@@ -104,7 +123,7 @@ impl FloorRatio {
 }
 
 /// Everything about a run. Sides that did not take part are absent.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Report {
     /// Always `run`: tells this file from others.
     pub kind: String,
@@ -164,12 +183,7 @@ impl Report {
 impl Display for Report {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let asked = &self.asked;
-        let pace = if asked.rate > 0.0 { format!("{}/s planned", asked.rate) } else { "closed loop".into() };
-        writeln!(
-            f,
-            "load         {} sessions, {}, {:?} pipelining, {} recipient(s), {pace}, to {}",
-            asked.sessions, asked.sizes, asked.pipeline, asked.recipients, asked.target
-        )?;
+        writeln!(f, "load         {}, to {}", asked.line(), asked.target)?;
         let delivered = self.delivered_per_s.map_or(String::new(), |rate| format!("   delivered {rate:.0}/s"));
         writeln!(f, "rates        accepted {:.0}/s{delivered}", self.accepted_per_s)?;
         writeln!(f, "time         {:.2} s sending, {:.2} s draining", self.load_s, self.drain_s)?;

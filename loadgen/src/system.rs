@@ -67,6 +67,23 @@ pub fn sync_disks() {
     unsafe { libc::sync() };
 }
 
+/// CPU time of the whole machine so far, idle time not counted, in nanoseconds; 0 if the kernel does not tell.
+pub fn machine_cpu_ns() -> u64 {
+    let text = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+    let line = text.lines().next().unwrap_or_default();
+    let fields: Vec<u64> = line.split_ascii_whitespace().skip(1).map_while(|word| word.parse().ok()).collect();
+    // user, nice, system, (idle, iowait), irq, softirq, steal
+    let ticks: u64 = fields.iter().take(3).chain(fields.iter().skip(5).take(3)).sum();
+    ticks * tick_ns()
+}
+
+/// A tick of the kernel's accounting, in nanoseconds.
+pub fn tick_ns() -> u64 {
+    // SAFETY: plain call.
+    let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) }.max(1) as u64;
+    1_000_000_000 / per_second
+}
+
 /// Cores of the machine that this process may use, at least 1.
 pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)

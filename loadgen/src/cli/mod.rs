@@ -1,5 +1,6 @@
 //! The command line. Wrong values are told with what was expected; nothing here panics on them.
 
+mod compare;
 mod floor;
 mod load;
 
@@ -44,6 +45,8 @@ enum Command {
     Run(Box<RunArguments>),
     /// Compare the ledgers of a sender and of sinks
     Ledger(LedgerArguments),
+    /// Run the same scenario against several relays in turn
+    Compare(Box<compare::CompareArguments>),
     /// Measure what the kernel alone takes for the same bytes
     Floor(floor::FloorArguments),
 }
@@ -161,6 +164,7 @@ pub(crate) fn perform(arguments: Arguments) -> Result<bool, Failure> {
         Command::Sink(arguments) => sink(&arguments),
         Command::Run(arguments) => run(&arguments),
         Command::Ledger(arguments) => ledgers(&arguments),
+        Command::Compare(arguments) => compare::perform(&arguments),
         Command::Floor(arguments) => floor::perform(&arguments),
     }
 }
