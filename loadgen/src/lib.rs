@@ -10,7 +10,8 @@
 //! 5. [`ledger`] holds the fate of every recipient on one byte, and says what was lost, duplicated or corrupted;
 //! 6. [`run`] puts all this together, and [`report`] prints it;
 //! 7. [`compare`] does so with several relays in turn, by commands or by [`recipes`], and [`table`] sets them side by side;
-//! 8. [`floor`] tells what the kernel alone takes for the same bytes.
+//! 8. [`figures`] makes tables, plots and a page of what was kept;
+//! 9. [`floor`] tells what the kernel alone takes for the same bytes.
 //!
 //! Times are nanoseconds since the Unix epoch, read from one [`clock`] per process that never goes back.
 
@@ -19,6 +20,7 @@ pub mod clock;
 pub mod compare;
 pub mod corpus;
 pub mod disk;
+pub mod figures;
 pub mod floor;
 pub mod latency;
 pub mod ledger;

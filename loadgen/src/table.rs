@@ -128,7 +128,7 @@ pub struct Table {
 pub fn durability(flushes_per_message: f64) -> String {
     match flushes_per_message {
         none if none < 0.001 => "none seen".into(),
-        few if few < 0.75 => format!("1 per {:.1}", 1.0 / few),
+        few if few < 0.95 => format!("1 per {:.1}", 1.0 / few),
         each => format!("{each:.1} each"),
     }
 }

@@ -3,6 +3,7 @@
 mod compare;
 mod floor;
 mod load;
+mod report;
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -16,7 +17,7 @@ use loadgen::clock::Clock;
 use loadgen::floor::FloorReport;
 use loadgen::ledger::{self, Ledger, Tally};
 use loadgen::progress::{Line, Progress};
-use loadgen::report::{self, Report};
+use loadgen::report::{Report, write_sink, write_tally};
 use loadgen::run::{self, Kills, Scenario};
 use loadgen::sink::{Book, Sink};
 use loadgen::system;
@@ -47,6 +48,8 @@ enum Command {
     Ledger(LedgerArguments),
     /// Run the same scenario against several relays in turn
     Compare(Box<compare::CompareArguments>),
+    /// Make tables, plots and a page of raw results
+    Report(report::ReportArguments),
     /// Measure what the kernel alone takes for the same bytes
     Floor(floor::FloorArguments),
 }
@@ -165,6 +168,7 @@ pub(crate) fn perform(arguments: Arguments) -> Result<bool, Failure> {
         Command::Run(arguments) => run(&arguments),
         Command::Ledger(arguments) => ledgers(&arguments),
         Command::Compare(arguments) => compare::perform(&arguments),
+        Command::Report(arguments) => report::perform(&arguments),
         Command::Floor(arguments) => floor::perform(&arguments),
     }
 }
@@ -220,7 +224,7 @@ fn sink(arguments: &SinkArguments) -> Result<bool, Failure> {
     let value = serde_json::json!({ "sink": counts, "end_to_end": latency.summary(), "runs": shown });
     let mut text = String::new();
     // Writing to a string cannot fail.
-    let _ = report::write_sink(&mut text, &counts);
+    let _ = write_sink(&mut text, &counts);
     for (run, tally) in &runs {
         text += &format!(
             "run {run}  arrived {}  duplicated {}  corrupted {}\n",
@@ -290,7 +294,7 @@ fn ledgers(arguments: &LedgerArguments) -> Result<bool, Failure> {
         let tally = sender.tally();
         text += &format!("run {:016x}, {matching} sink ledger(s)\n", sender.run());
         // Writing to a string cannot fail.
-        let _ = report::write_tally(&mut text, &tally, true);
+        let _ = write_tally(&mut text, &tally, true);
         for suspect in sender.suspects(SUSPECTS_MAX) {
             text += &format!("             {} message {} recipient {}\n", suspect.what, suspect.id, suspect.recipient);
         }
