@@ -4,7 +4,8 @@
 //! The path of a message through it:
 //!
 //! 1. [`corpus`] makes its text, [`marker`] the field that carries its name, time and checksum;
-//! 2. [`client`] is the sending side of the protocol, over bytes alone; [`send`] drives many of them on sockets;
+//! 2. [`client`] is the sending side of the protocol, over bytes alone; [`send`] drives many of them on sockets,
+//!    closed loop or as a [`schedule`] tells;
 //! 3. the relay under test ([`relay`] starts, kills and measures it) does what it does;
 //! 4. [`sink`] is the receiving side: its protocol over bytes alone, its faults, and its sockets;
 //! 5. [`ledger`] holds the fate of every recipient on one byte, and says what was lost, duplicated or corrupted;
@@ -20,6 +21,7 @@ pub mod clock;
 pub mod compare;
 pub mod corpus;
 pub mod disk;
+pub mod domains;
 pub mod figures;
 pub mod floor;
 pub mod latency;
@@ -32,6 +34,7 @@ pub mod relay;
 pub mod report;
 pub mod rng;
 pub mod run;
+pub mod schedule;
 pub mod send;
 pub mod series;
 pub mod sink;

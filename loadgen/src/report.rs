@@ -34,8 +34,8 @@ pub struct Asked {
     pub recipients: u32,
     /// Messages per connection, 0 for no end.
     pub messages_per_session: u64,
-    /// Starts per second; 0 for closed loop.
-    pub rate: f64,
+    /// The schedule of starts, as written; None for closed loop.
+    pub schedule: Option<String>,
     /// The seed.
     pub seed: u64,
 }
@@ -43,7 +43,7 @@ pub struct Asked {
 impl Asked {
     /// How starts are paced, in words.
     pub fn pace(&self) -> String {
-        if self.rate > 0.0 { format!("{}/s planned", self.rate) } else { "closed loop".into() }
+        self.schedule.as_ref().map_or("closed loop".into(), |schedule| format!("schedule {schedule}"))
     }
 
     /// All but the target, in one line.
@@ -188,7 +188,7 @@ impl Display for Report {
         writeln!(f, "rates        accepted {:.0}/s{delivered}", self.accepted_per_s)?;
         writeln!(f, "time         {:.2} s sending, {:.2} s draining", self.load_s, self.drain_s)?;
         write_latency(f, "accept", &self.accept)?;
-        if asked.rate > 0.0 {
+        if asked.schedule.is_some() {
             write_latency(f, "accept raw", &self.accept_raw)?;
             let counts = &self.sender;
             writeln!(f, "schedule     {} late starts, {} missed", counts.late_starts, counts.missed_starts)?;

@@ -77,7 +77,7 @@ pub(super) fn perform(arguments: &CompareArguments) -> Result<bool, Failure> {
     system::catch_interrupts();
     let mut scenario = Scenario {
         load,
-        sink: arguments.faults.plan(vec![([127, 0, 0, 1], 0).into()], arguments.load.seed),
+        sink: arguments.faults.plan(vec![([127, 0, 0, 1], 0).into()], arguments.load.seed).map_err(Failure::Usage)?,
         start_longest: arguments.start_longest,
         drain_longest: arguments.drain,
         relay_core: arguments.relay_core,

@@ -1,14 +1,17 @@
 //! Arguments that several commands share: the load, and what a sink does with it.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
 use loadgen::client::Pipeline;
+use loadgen::schedule::Schedule;
 use loadgen::send::SendPlan;
 use loadgen::sink::SinkPlan;
 use loadgen::sink::faults::{Denial, Faults};
+use loadgen::sink::profiles;
 use loadgen::units::{SizeMix, parse_duration, parse_probability, parse_size, parse_span};
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -38,21 +41,34 @@ pub(super) struct LoadArguments {
     /// Messages per connection, 0 for no end
     #[arg(long, default_value_t = 0)]
     per_session: u64,
-    /// Message size, or a mix such as 1KiB:70,10KiB:25,100KiB:5
+    /// Message size, a mix such as 1KiB:70,10KiB:25,100KiB:5, or lognormal:MEDIAN,SIGMA
     #[arg(long, short = 's', default_value = "10KiB")]
     size: SizeMix,
+    /// Send the messages of a folder (a file each) in the place of made-up ones
+    #[arg(long)]
+    folder: Option<PathBuf>,
     /// Recipients per message
     #[arg(long, short = 'r', default_value_t = 1)]
     recipients: u32,
     /// Domains that recipients are spread over
     #[arg(long, default_value_t = 1)]
     domains: u32,
+    /// Spread recipients by Zipf's law with this exponent, as 1.1 (default: evenly)
+    #[arg(long, default_value_t = 0.0)]
+    zipf: f64,
     /// Grouping of commands
     #[arg(long, short = 'p', value_enum, default_value = "group")]
     pipeline: PipelineArgument,
-    /// Open loop: starts per second on a fixed schedule (default: closed loop)
+    /// Open loop: starts per second, the same as --schedule constant:RATE (default: closed loop)
+    #[arg(long, conflicts_with = "schedule")]
+    rate: Option<Schedule>,
+    /// Open loop: constant:500, poisson:500, steps:100,200,400@5s, ramp:100..900@30s, burst:100,900@1s/10s; poisson: may
+    /// stand before any of these
     #[arg(long)]
-    rate: Option<f64>,
+    schedule: Option<Schedule>,
+    /// Wait of a session between a last word and its next message, as 50ms or 5..50ms
+    #[arg(long, value_parser = parse_span)]
+    think: Option<(Duration, Duration)>,
     /// Give a connection up for good when it is lost or refused
     #[arg(long)]
     no_reconnect: bool,
@@ -81,7 +97,10 @@ impl LoadArguments {
             messages,
             duration: self.duration.unwrap_or_default(),
             warm_up: self.warm_up,
-            rate: self.rate.unwrap_or(0.0),
+            schedule: self.schedule.clone().or(self.rate.clone()),
+            think: self.think,
+            folder: self.folder.clone(),
+            zipf: self.zipf,
             messages_per_session: self.per_session,
             sizes: self.size.clone(),
             recipients: self.recipients,
@@ -145,6 +164,9 @@ pub(super) struct FaultArguments {
     /// Offer no PIPELINING
     #[arg(long)]
     no_pipelining: bool,
+    /// Behaviour of receivers from a TOML file, in the place of the options above
+    #[arg(long)]
+    sink_profile: Option<PathBuf>,
     /// Sink threads
     #[arg(long, default_value_t = 1)]
     sink_workers: usize,
@@ -154,7 +176,7 @@ pub(super) struct FaultArguments {
 }
 
 impl FaultArguments {
-    pub(super) fn plan(&self, listen: Vec<SocketAddr>, seed: u64) -> SinkPlan {
+    pub(super) fn plan(&self, listen: Vec<SocketAddr>, seed: u64) -> Result<SinkPlan, String> {
         let faults = Faults {
             mail: Denial { refuse: self.refuse_mail, defer: self.defer_mail },
             rcpt: Denial { refuse: self.refuse_rcpt, defer: self.defer_rcpt },
@@ -167,6 +189,7 @@ impl FaultArguments {
             size_max_bytes: self.size_max,
             no_pipelining: self.no_pipelining,
         };
-        SinkPlan { listen, workers: self.sink_workers, core: self.sink_core, faults, seed }
+        let profiles = self.sink_profile.as_deref().map(profiles::load).transpose()?.unwrap_or_default();
+        Ok(SinkPlan { listen, workers: self.sink_workers, core: self.sink_core, faults, profiles, seed })
     }
 }

@@ -197,7 +197,7 @@ fn sink(arguments: &SinkArguments) -> Result<bool, Failure> {
     system::catch_interrupts();
     let clock = Clock::start();
     let begun_ns = clock.now_ns();
-    let plan = arguments.faults.plan(arguments.listen.clone(), arguments.seed);
+    let plan = arguments.faults.plan(arguments.listen.clone(), arguments.seed).map_err(Failure::Usage)?;
     let sink = Sink::start(&plan, Book::open(), clock)?;
     for address in sink.addresses() {
         println!("listening on {address}");
@@ -254,7 +254,7 @@ fn run(arguments: &RunArguments) -> Result<bool, Failure> {
         dir: arguments.dir.clone(),
         listen: arguments.listen,
         load,
-        sink: arguments.faults.plan(vec![arguments.sink], seed),
+        sink: arguments.faults.plan(vec![arguments.sink], seed).map_err(Failure::Usage)?,
         kills: (arguments.kill > 0).then_some(Kills { count: arguments.kill, shortest, longest, seed }),
         start_longest: arguments.start_longest,
         drain_longest: arguments.drain,

@@ -77,11 +77,9 @@ pub fn page(figures: &Figures) -> String {
 fn legend(figures: &Figures) -> String {
     let mut out = "<ul class=\"legend\">\n".to_string();
     for (index, case) in figures.cases.iter().enumerate() {
-        let version = case
-            .version
-            .as_deref()
-            .filter(|version| *version != case.name)
-            .map_or(String::new(), |version| format!(" <small>{}</small>", escaped(version)));
+        // A version that begins with the relay's name would say it twice.
+        let version = case.version.as_deref().map(|version| version.strip_prefix(&case.name).unwrap_or(version).trim());
+        let version = version.map_or(String::new(), |version| format!(" <small>{}</small>", escaped(version)));
         let colour = COLOURS[index % COLOURS.len()];
         out += &format!("<li><i style=\"background:{colour}\"></i>{}{version}</li>\n", escaped(&case.name));
     }
