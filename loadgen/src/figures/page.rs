@@ -111,7 +111,7 @@ fn percentiles(figures: &Figures) -> String {
             y_title: "milliseconds",
             x_scale: Scale::Nines,
             y_scale: Scale::Log,
-            lines: lines(figures, &[(points, false)]),
+            lines: lines(figures, points, false),
         };
         format!("<h2>{name}</h2>\n{}", plot.svg())
     };
@@ -126,28 +126,21 @@ fn percentiles(figures: &Figures) -> String {
 }
 
 fn over_time(figures: &Figures, y_title: &'static str, tracks: &[(Track, bool)]) -> String {
-    let takers: Vec<_> = tracks
-        .iter()
-        .map(|(track, dashed)| {
-            let taker = move |run: &Report| run.series.iter().map(|moment| (moment.at_s, track(moment))).collect();
-            (taker, *dashed)
-        })
-        .collect();
-    let tracks: Vec<(&dyn Fn(&Report) -> Vec<(f64, f64)>, bool)> =
-        takers.iter().map(|(taker, dashed)| (taker as &dyn Fn(&Report) -> Vec<(f64, f64)>, *dashed)).collect();
-    let lines = lines(figures, &tracks);
-    Plot { x_title: "seconds", y_title, x_scale: Scale::Linear, y_scale: Scale::Linear, lines }.svg()
+    let mut all = Vec::new();
+    for (track, dashed) in tracks {
+        let points = |run: &Report| run.series.iter().map(|moment| (moment.at_s, track(moment))).collect();
+        all.extend(lines(figures, &points, *dashed));
+    }
+    Plot { x_title: "seconds", y_title, x_scale: Scale::Linear, y_scale: Scale::Linear, lines: all }.svg()
 }
 
-/// A line for each run and track: one colour per relay.
-fn lines(figures: &Figures, tracks: &[(&dyn Fn(&Report) -> Vec<(f64, f64)>, bool)]) -> Vec<Line> {
+/// A line for each run: one colour per relay.
+fn lines(figures: &Figures, points: &dyn Fn(&Report) -> Vec<(f64, f64)>, dashed: bool) -> Vec<Line> {
     let mut lines = Vec::new();
     for (colour, case) in figures.cases.iter().enumerate() {
         for (number, run) in case.runs.iter().enumerate() {
-            for (track, dashed) in tracks {
-                let name = format!("{}, run {}", case.name, number + 1);
-                lines.push(Line { colour, dashed: *dashed, name, points: track(run) });
-            }
+            let name = format!("{}, run {}", case.name, number + 1);
+            lines.push(Line { colour, dashed, name, points: points(run) });
         }
     }
     lines
