@@ -114,7 +114,7 @@ impl Corpus {
     }
 
     /// Takes the messages of a folder, one per file, in the order of their names. An error if there is none that can be
-    /// sent, see [`folder`].
+    /// sent: see the page on benchmarking.
     pub fn from_folder(path: &Path) -> io::Result<Corpus> {
         let templates = folder::load(path)?.iter().map(|plain| Template::of(plain)).collect();
         Ok(Corpus { sizes: vec![Size { below_weight: 1, templates }], weight: 1, whole: true })

@@ -1,7 +1,7 @@
 //! The kernel's floor: what the same bytes cost with no mail in them.
 //!
-//! [`sockets`] passes messages through a middle thread as a relay would see them, the same number of bytes in and out and
-//! the same round trips, but with no protocol, no queue and no disk: one read and one write per leg on epoll. [`commits`]
+//! Its first half passes messages through a middle thread as a relay would see them, the same number of bytes in and out and
+//! the same round trips, but with no protocol, no queue and no disk: one read and one write per leg on epoll. The second half
 //! writes the same bytes with bare `pwrite` on a pre-zeroed file opened O_DIRECT|O_DSYNC, so many messages per write. The
 //! sum of both is what a relay that asks the kernel in this way cannot go below; [`FloorReport::cpu_us`] is the divisor of
 //! a relay's ratio. One way of asking is not all ways: see the page on bias.
@@ -101,8 +101,11 @@ impl FloorReport {
     }
 
     /// CPU per message of sockets and commits together, in microseconds, for commits of `batch` messages: of the nearest
-    /// batch size that is not larger, else of the smallest; sockets alone if nothing was committed.
+    /// batch size that is not larger, else of the smallest; sockets alone for a batch of 0, that is no commits at all.
     pub fn cpu_us(&self, batch: u32) -> f64 {
+        if batch == 0 {
+            return self.sockets.cpu_us_per_message;
+        }
         let below = self.commits.iter().filter(|commit| commit.batch <= batch).max_by_key(|commit| commit.batch);
         let commit = below.or_else(|| self.commits.iter().min_by_key(|commit| commit.batch));
         self.sockets.cpu_us_per_message + commit.map_or(0.0, |commit| commit.cpu_us_per_message)
@@ -222,7 +225,7 @@ mod tests {
             sockets,
             commits: vec![commit(8, 2.0), commit(64, 1.0)],
         };
-        assert_eq!([1, 8, 63, 64, 900].map(|batch| report.cpu_us(batch)), [12.0, 12.0, 12.0, 11.0, 11.0]);
+        assert_eq!([0, 1, 8, 63, 64, 900].map(|batch| report.cpu_us(batch)), [10.0, 12.0, 12.0, 12.0, 11.0, 11.0]);
     }
 
     #[test]

@@ -101,12 +101,16 @@ pub struct DiskReport {
     pub counts: DiskCounts,
 }
 
+/// Fewer flushes per message than this are those of others.
+pub const FLUSHES_SEEN_MIN: f64 = 0.001;
+
 /// The relay beside the kernel's floor.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct FloorRatio {
     /// The floor, sockets and commits, in microseconds of CPU per message.
     pub floor_us_per_message: f64,
-    /// Messages per commit that the floor was taken for: as many as the relay had per flush.
+    /// Messages per commit that the floor was taken for: as many as the relay had per flush; 0 if it flushed nothing, for
+    /// the floor of sockets alone.
     pub batch: u32,
     /// The relay's CPU over the floor's.
     pub ratio: f64,
@@ -115,8 +119,11 @@ pub struct FloorRatio {
 impl FloorRatio {
     /// The floor at the relay's own number of messages per flush (1 if that is not known).
     pub fn new(floor: &FloorReport, relay_us: f64, flushes_per_message: Option<f64>) -> FloorRatio {
-        let shared = flushes_per_message.filter(|flushes| *flushes > 0.0).map_or(1.0, |flushes| 1.0 / flushes);
-        let batch = shared.round().clamp(1.0, f64::from(crate::floor::BATCH_MAX)) as u32;
+        let batch = match flushes_per_message {
+            Some(none) if none < FLUSHES_SEEN_MIN => 0,
+            Some(flushes) => (1.0 / flushes).round().clamp(1.0, f64::from(crate::floor::BATCH_MAX)) as u32,
+            None => 1,
+        };
         let floor_us = floor.cpu_us(batch);
         FloorRatio { floor_us_per_message: floor_us, batch, ratio: relay_us / floor_us.max(1e-9) }
     }
@@ -345,7 +352,7 @@ mod tests {
         };
         let ratio = FloorRatio::new(&floor, 24.0, Some(0.05));
         assert_eq!((ratio.batch, ratio.floor_us_per_message, ratio.ratio), (20, 12.0, 2.0));
-        assert_eq!(FloorRatio::new(&floor, 80.0, Some(0.0)).ratio, 2.0);
+        assert_eq!(FloorRatio::new(&floor, 80.0, Some(0.0)).ratio, 8.0);
         assert_eq!(FloorRatio::new(&floor, 80.0, None).batch, 1);
     }
 }

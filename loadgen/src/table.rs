@@ -5,7 +5,7 @@
 use std::fmt::Write;
 
 use crate::floor::FloorReport;
-use crate::report::{FloorRatio, Report};
+use crate::report::{FLUSHES_SEEN_MIN, FloorRatio, Report};
 
 /// A relay and its runs of one scenario.
 #[derive(Clone, Copy, Debug)]
@@ -127,7 +127,7 @@ pub struct Table {
 /// How often a relay flushes, in words: what stands behind its 250.
 pub fn durability(flushes_per_message: f64) -> String {
     match flushes_per_message {
-        none if none < 0.001 => "none seen".into(),
+        none if none < FLUSHES_SEEN_MIN => "none seen".into(),
         few if few < 0.95 => format!("1 per {:.1}", 1.0 / few),
         each => format!("{each:.1} each"),
     }

@@ -1,3 +1,5 @@
+//! Tests of the sending side of the protocol.
+
 use super::*;
 use crate::units::SizeMix;
 

@@ -1,3 +1,5 @@
+//! Tests of the ledger.
+
 use super::*;
 
 #[test]
