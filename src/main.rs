@@ -96,7 +96,7 @@ fn run(configuration: &Configuration) -> Result<(), Trouble> {
     let recovered: usize = starts.iter().map(|start| start.messages.len()).sum();
     reporter.report(Level::Info, format!("{recovered} messages found in {}", settings.queue.dir.display()));
     let (keys, note) = Keys::load(&settings).map_err(failed)?;
-    note.into_iter().for_each(|note| reporter.report(Level::Warning, note));
+    note.into_iter().for_each(|note| reporter.report(Level::Info, note));
     let resolver = Resolver::start(&ResolverSettings { servers: settings.dns_servers.clone() }).map_err(failed)?;
     let ask: Ask = Arc::new(move |query, domain, address_only, reply| resolver.ask(query, domain, address_only, reply));
     let mut crew =

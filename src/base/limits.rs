@@ -38,7 +38,7 @@ pub const SEGMENTS_MAX: usize = 4096;
 pub const SEGMENT_RETRY_MS: u64 = 1000;
 /// Segments kept started ahead of the open one, so that taking the next costs nothing.
 pub const SEGMENTS_SPARE: usize = 2;
-/// Appended but not yet handed to the disk. Full: 451 4.3.0 (a disk that slow is failing).
+/// Appended but not yet handed to the disk. Half full: reading from clients pauses. Full: 451 4.3.0 (a disk that slow is failing).
 pub const LOG_BACKLOG_MAX_BYTES: usize = 64 << 20;
 /// Verdicts held in memory while no segment can be written. Full: delivering pauses.
 pub const VERDICTS_HELD_MAX_BYTES: usize = 16 << 20;
@@ -100,6 +100,11 @@ pub const SITE_CONNECTIONS: u32 = 20;
 pub const CONNECTIONS_OUT_MAX: usize = 10_000;
 /// Messages over one outbound connection (`site.default.messages_per_connection`) (RTE-20).
 pub const CONNECTION_MESSAGES_MAX: u32 = 10_000;
+/// A connection whose permit another shard waits for ends after so many messages, when it has nothing to do, or at
+/// `CONNECTION_TURN_MS`: sooner would spend more on connecting than fairness is worth.
+pub const CONNECTION_TURN_MESSAGES: u32 = 64;
+/// The longest a busy connection keeps a permit that another shard waits for; its current message is finished first.
+pub const CONNECTION_TURN_MS: u64 = 2_000;
 /// An idle outbound connection is kept so long (`site.default.idle_ms`) (RTE-20).
 pub const CONNECTION_IDLE_MS: u64 = 5_000;
 /// Recipients in one outbound transaction (`site.default.recipients`) (SIZ-10).

@@ -20,7 +20,7 @@ use rustc_hash::FxHashMap;
 use crate::base::bytes::{Block, BlockSource, FrozenBlock, OpenBlock};
 use crate::base::ids::ShardId;
 use crate::base::limits;
-use crate::queue::{DiskError, SegmentSlot};
+use crate::queue::{DiskError, SegmentSlot, spool};
 
 /// Zeros are written in pieces of this size.
 const FILL_BYTES: usize = 1 << 20;
@@ -74,7 +74,8 @@ impl FrozenBlock for ReadBlock {
 
 /// The segment files of one shard.
 pub(crate) struct Disk {
-    dir: PathBuf,
+    spool: PathBuf,
+    shard: ShardId,
     segment_bytes: u32,
     open: RefCell<FxHashMap<SegmentSlot, Rc<DmaFile>>>,
 }
@@ -82,11 +83,20 @@ pub(crate) struct Disk {
 impl Disk {
     /// Files lie in the shard's directory under the spool `spool`, which is made when first needed.
     pub(crate) fn new(spool: &Path, shard: ShardId, segment_bytes: u32) -> Disk {
-        Disk { dir: spool.join(format!("shard-{:03}", shard.0)), segment_bytes, open: RefCell::default() }
+        Disk { spool: spool.to_owned(), shard, segment_bytes, open: RefCell::default() }
+    }
+
+    fn dir(&self) -> PathBuf {
+        spool::shard_dir(&self.spool, self.shard)
+    }
+
+    /// Where a segment is made before it takes its name.
+    fn fresh_path(&self, slot: SegmentSlot) -> PathBuf {
+        self.path(slot).with_extension("new")
     }
 
     fn path(&self, slot: SegmentSlot) -> PathBuf {
-        self.dir.join(format!("segment-{:06}.log", slot.0))
+        spool::segment_path(&self.spool, self.shard, slot)
     }
 
     /// Writes a whole block durably.
@@ -130,40 +140,37 @@ impl Disk {
         }
     }
 
-    /// Makes a segment file of zeros and makes it and its name durable. A file that is there with the right size is
-    /// taken as it is. What could not be finished is removed.
+    /// Makes a segment file of zeros and makes it and its name durable. One that is there is replaced whole: a file
+    /// that failed once is not trusted again (QUE-08). What could not be finished is removed.
     pub(crate) async fn prepare(&self, slot: SegmentSlot) -> Result<(), DiskError> {
-        let (dir, path, size) = (self.dir.clone(), self.path(slot), u64::from(self.segment_bytes));
-        let there = blocking(move || {
+        let (dir, fresh) = (self.dir(), self.fresh_path(slot));
+        let begun = blocking(move || {
             fs::create_dir_all(&dir)?;
-            if fs::metadata(&path).is_ok_and(|found| found.len() == size) {
-                return Ok(true);
-            }
             // See the trap above: the first page goes through the page cache.
-            let mut file = fs::File::create(&path)?;
+            let mut file = fs::File::create(&fresh)?;
             file.write_all(&[0; limits::DISK_ALIGN_BYTES])?;
-            file.sync_data()?;
-            Ok(false)
+            file.sync_data()
         })
-        .await;
-        let made = match there {
-            Ok(true) => return self.file(slot).await.map(|_| ()),
-            Ok(false) => self.fill(slot).await,
-            Err(error) => Err(disk_error(error.raw_os_error())),
+        .await
+        .map_err(|error| disk_error(error.raw_os_error()));
+        let made = match begun {
+            Ok(()) => self.fill(slot).await,
+            Err(error) => Err(error),
         };
         if made.is_err() {
-            let path = self.path(slot);
-            // If it cannot be removed either, its size tells the next try that it is not whole.
-            let _ = blocking(move || fs::remove_file(path)).await;
+            let fresh = self.fresh_path(slot);
+            // If it cannot be removed either, the next try begins it anew.
+            let _ = blocking(move || fs::remove_file(fresh)).await;
         }
         made?;
+        self.open.borrow_mut().remove(&slot);
         self.file(slot).await.map(|_| ())
     }
 
     async fn fill(&self, slot: SegmentSlot) -> Result<(), DiskError> {
         let failed = |error: glommio::GlommioError<()>| disk_error(error.raw_os_error());
         // Without O_DSYNC, which would make a commit of every piece.
-        let file = OpenOptions::new().read(true).write(true).dma_open(self.path(slot)).await.map_err(failed)?;
+        let file = OpenOptions::new().read(true).write(true).dma_open(self.fresh_path(slot)).await.map_err(failed)?;
         let size = self.segment_bytes as usize;
         let filled = async {
             // Says at once if there is no room; file systems that cannot do it say so by the writes.
@@ -193,9 +200,10 @@ impl Disk {
         let closed = file.close().await.map_err(failed);
         filled?;
         closed?;
-        // The names of the file and of its directory.
-        let dir = self.dir.clone();
+        // It takes its name when it is whole; then the names of the file and of its directory are made durable.
+        let (dir, fresh, path) = (self.dir(), self.fresh_path(slot), self.path(slot));
         blocking(move || {
+            fs::rename(fresh, path)?;
             fs::File::open(&dir)?.sync_all()?;
             dir.parent().map_or(Ok(()), |above| fs::File::open(above)?.sync_all())
         })
@@ -279,11 +287,12 @@ mod tests {
             }
             disk.write(SLOT, size - 4096, heap_block(vec![b'z'; 4096])).await.unwrap();
             let disk = Disk::new(&spool, ShardId(7), size);
-            disk.prepare(SLOT).await.unwrap();
             let back = disk.read(SLOT, 8190, 5).await.unwrap();
             assert_eq!(back.bytes(), b"aabbb");
             assert_eq!(disk.read(SLOT, size - 4, 4).await.unwrap().bytes(), b"zzzz");
             assert!(disk.read(SLOT, size - 2, 4).await.is_err(), "a short read is an error");
+            disk.prepare(SLOT).await.unwrap();
+            assert_eq!(disk.read(SLOT, 8190, 5).await.unwrap().bytes(), [0; 5], "prepared again: a file of zeros");
         });
     }
 

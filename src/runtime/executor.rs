@@ -258,6 +258,8 @@ impl Shell {
                 Effect::Write { write, slot, offset_bytes, block } => {
                     let result = shell.disk.write(slot, offset_bytes, block).await;
                     shell.give(Input::Written { write, result });
+                    // Where segments of a run before are used again, none is prepared: the log is ready by writes alone.
+                    shell.begin_if_ready();
                 }
                 Effect::Read { read, slot, offset_bytes, length_bytes } => {
                     let result = shell.disk.read(slot, offset_bytes, length_bytes).await;

@@ -1,12 +1,16 @@
 //! What reaches a shard from other threads: parcels of other shards, answers of the resolver, orders of the main thread.
 //!
-//! One mailbox per shard, written by any thread, emptied by one task of its shard. The lock is held for a push or a
-//! swap only. The first letter of a burst takes the reader's waker and wakes its executor; the rest find no waker,
-//! so a burst costs one wake. (A glommio waker may be used from a foreign thread: it is queued with the executor's
-//! notifier, whose sleep handshake is fenced.) Letters to a shard that has stopped are dropped with the mailbox.
+//! One mailbox per shard, a lock-free queue written by any thread and emptied by one task of its shard. Only a reader
+//! that found nothing leaves its waker; the first letter of a burst takes it and wakes the executor, the rest find
+//! none, so a burst costs one wake. (A glommio waker may be used from a foreign thread: it is queued with the
+//! executor's notifier, whose sleep handshake is fenced.) Letters to a shard that has stopped are dropped with the
+//! mailbox.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
+
+use crossbeam::queue::SegQueue;
+use crossbeam::utils::CachePadded;
 
 use crate::base::ids::ShardId;
 use crate::route::{Answer, QueryId};
@@ -25,49 +29,46 @@ pub(crate) enum Letter {
 }
 
 #[derive(Default)]
-struct Held {
-    letters: Vec<Letter>,
-    waker: Option<Waker>,
+struct Shared {
+    letters: SegQueue<Letter>,
+    /// Of a reader that found nothing. On a cache line of its own: writers look at it, the reader rarely.
+    waker: CachePadded<Mutex<Option<Waker>>>,
 }
 
 /// One shard's mailbox; clones are the same mailbox.
 #[derive(Clone, Default)]
-pub(crate) struct Mailbox(Arc<Mutex<Held>>);
+pub(crate) struct Mailbox(Arc<Shared>);
 
 impl Mailbox {
-    fn held(&self) -> MutexGuard<'_, Held> {
-        // Nothing that runs under the lock can leave it half done.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Nothing that runs under the lock can leave it half done.
+    fn take_waker(&self) -> Option<Waker> {
+        self.0.waker.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Puts letters in, in order, and wakes the reader if it sleeps. From any thread.
     pub(crate) fn post(&self, letters: impl IntoIterator<Item = Letter>) {
-        let waker = {
-            let mut held = self.held();
-            held.letters.extend(letters);
-            held.waker.take()
-        };
-        if let Some(waker) = waker {
+        letters.into_iter().for_each(|letter| self.0.letters.push(letter));
+        if let Some(waker) = self.take_waker() {
             waker.wake();
         }
     }
 
-    /// Swaps everything that waits into `into`, which must be empty; waits for the first. For one task only.
+    /// Moves everything that waits into `into`, which must be empty; waits for the first. For one task only.
     pub(crate) fn poll_take(&self, cx: &mut Context<'_>, into: &mut Vec<Letter>) -> Poll<()> {
         assert!(into.is_empty(), "letters left unread");
-        let mut held = self.held();
-        if held.letters.is_empty() {
-            held.waker = Some(cx.waker().clone());
-            return Poll::Pending;
+        if self.0.letters.is_empty() {
+            *self.0.waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(cx.waker().clone());
         }
-        std::mem::swap(&mut held.letters, into);
-        Poll::Ready(())
+        // Looked at behind the waker: a letter posted in between is either seen here or finds the waker.
+        while let Some(letter) = self.0.letters.pop() {
+            into.push(letter);
+        }
+        if into.is_empty() { Poll::Pending } else { Poll::Ready(()) }
     }
 
     /// Lets go of the reader's waker, so that none outlives its executor.
     pub(crate) fn close(&self) {
-        let waker = self.held().waker.take();
-        drop(waker);
+        drop(self.take_waker());
     }
 }
 

@@ -1,5 +1,6 @@
 //! Failure reports: what a failed recipient becomes, for whoever sent the message.
 
+use crate::base::ids::MessageId;
 use crate::base::time::Now;
 use crate::mail::address::domain_of;
 use crate::mail::dsn::{self, FailedRecipient};
@@ -8,14 +9,33 @@ use crate::queue::{Draft, DraftRecipient, RecipientState};
 use crate::schedule::site::JobId;
 use crate::shard::backlog::{Message, NO_JOB};
 use crate::shard::commit::Committing;
-use crate::shard::outcome::Entry;
+use crate::shard::outcome::{Entry, Unwritten};
 use crate::shard::{Effect, Level, Shard};
 use crate::smtp::client::Outcome;
 use crate::smtp::data::unstuff;
 
+/// What became of the report of a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reported {
+    /// There is no one to report to.
+    Needless,
+    /// The log has no room for it now.
+    NoRoom,
+    /// On its way to disk, last of what is committing.
+    Appended,
+}
+
+/// A report on its way to disk. The failures that it is about are noted once it is durable: should its write fail, the
+/// log would write the verdicts again but not the report, and nobody would be told.
+pub(super) struct Report {
+    to: Box<[u8]>,
+    body: Box<[u8]>,
+    pub(super) about: Unwritten,
+}
+
 impl Shard {
-    /// Appends a report of the failures among `entries`, one for all of them (DSN-06). False if the log has no room now.
-    /// There is none for the null reverse-path (DSN-02, FND-10).
+    /// Appends a report of the failures among `entries`, one for all of them (DSN-06). There is none for the null
+    /// reverse-path (DSN-02, FND-10).
     pub(super) fn report_failure(
         &mut self,
         now: Now,
@@ -23,7 +43,7 @@ impl Shard {
         entries: &[Entry],
         expired: bool,
         effects: &mut Vec<Effect>,
-    ) -> bool {
+    ) -> Reported {
         let job = &self.backlog.jobs[job_id as usize];
         let message = &self.backlog.messages[job.message as usize];
         let record = job.record.clone().expect("a job is judged with its record at hand");
@@ -34,7 +54,7 @@ impl Shard {
                 Level::Warning,
                 format!("{}: failed, and has no sender to report to (null reverse-path)", message.id),
             ));
-            return true;
+            return Reported::Needless;
         }
         let addresses: Vec<&[u8]> = view.recipients().map(|recipient| recipient.address).collect();
         let failed: Vec<FailedRecipient<'_>> = entries
@@ -65,13 +85,20 @@ impl Shard {
             .chain(std::iter::once(tail));
         let mut body = Vec::new();
         dsn::write_bounce(&mut body, &bounce, &mut original);
-        let recipient = [DraftRecipient {
-            address: view.sender(),
-            state: RecipientState::Open,
-            attempts: 0,
-            due: Default::default(),
-        }];
-        let body_bytes = unstuff(&body).map(|part| part.len() as u64).sum();
+        let about = Unwritten { message: message.id, verdicts: Vec::new(), then: None };
+        let report = Report { to: view.sender().into(), body: body.into(), about };
+        if self.append_report(now, Box::new(report)).is_err() {
+            return Reported::NoRoom;
+        }
+        self.counters.bounces += 1;
+        Reported::Appended
+    }
+
+    /// Appends a report, or gives it back if the log has no room now.
+    fn append_report(&mut self, now: Now, report: Box<Report>) -> Result<(), Box<Report>> {
+        let recipient =
+            [DraftRecipient { address: &report.to, state: RecipientState::Open, attempts: 0, due: Default::default() }];
+        let body_bytes = unstuff(&report.body).map(|part| part.len() as u64).sum();
         let draft = Draft {
             copy_of: None,
             arrived: now.wall,
@@ -80,10 +107,9 @@ impl Shard {
             sender: b"",
             recipients: &&recipient[..],
             chunks: &[],
-            tail: &[&body],
+            tail: &[&report.body],
         };
-        let Ok(appended) = self.log.append_accept(&draft, &mut |_, _| {}) else { return false };
-        self.counters.bounces += 1;
+        let Ok(appended) = self.log.append_accept(&draft, &mut |_, _| {}) else { return Err(report) };
         let slot = self.backlog.messages.insert(Message {
             id: appended.id,
             place: appended.place,
@@ -97,10 +123,27 @@ impl Shard {
             copying: false,
             committed: false,
         }) as u32;
-        let site = self.sites.of_domain(domain_of(view.sender()));
+        let site = self.sites.of_domain(domain_of(&report.to));
         self.sites.table[site as usize].jobs += 1;
         self.backlog.add_job(slot, site, 0, 1, 0);
-        self.committing.push_back(Committing { ticket: appended.ticket, conn: None, message: slot });
-        true
+        let report = Some(report);
+        self.committing.push_back(Committing { ticket: appended.ticket, conn: None, message: slot, report });
+        Ok(())
+    }
+
+    /// Appends the reports again that a failed write took away.
+    pub(super) fn repeat_reports(&mut self, now: Now) {
+        while let Some(report) = self.to_repeat.pop_front() {
+            if let Err(report) = self.append_report(now, report) {
+                self.to_repeat.push_front(report);
+                return;
+            }
+        }
+    }
+
+    /// True if failures of a message are reported and not yet noted.
+    pub(super) fn is_being_reported(&self, message: MessageId) -> bool {
+        let on_its_way = self.committing.iter().filter_map(|committing| committing.report.as_ref());
+        on_its_way.chain(&self.to_repeat).any(|report| report.about.message == message)
     }
 }

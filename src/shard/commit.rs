@@ -7,8 +7,9 @@ use crate::base::ids::ConnId;
 use crate::base::time::Now;
 use crate::queue::{Commit, Ticket};
 use crate::shard::backlog::{JobState, MessageSlot};
+use crate::shard::bounce::Report;
 use crate::shard::conns::{Conn, Side};
-use crate::shard::{Effect, Shard};
+use crate::shard::{Effect, Level, Shard};
 use crate::smtp::server::Waiting;
 
 /// A message whose accepting record is on its way to disk.
@@ -17,6 +18,8 @@ pub(super) struct Committing {
     /// Who waits for the 250; `None` for what the relay makes itself.
     pub(super) conn: Option<ConnId>,
     pub(super) message: MessageSlot,
+    /// What the message reports, if it is a report.
+    pub(super) report: Option<Box<Report>>,
 }
 
 impl Shard {
@@ -28,7 +31,7 @@ impl Shard {
             if matches!(outcome, Commit::Pending) {
                 break;
             }
-            let Committing { ticket, conn, message } = self.committing.pop_front().expect("there is a front");
+            let Committing { ticket, conn, message, report } = self.committing.pop_front().expect("there is a front");
             let waiting = conn.and_then(|id| Some((id, self.conns.take(id)?)));
             match outcome {
                 Commit::Pending => unreachable!("looked at above"),
@@ -36,6 +39,10 @@ impl Shard {
                     let proof = self.log.prove(ticket);
                     let id = self.backlog.messages[message as usize].id;
                     self.release(message);
+                    if let Some(report) = report {
+                        self.unwritten.push_back(report.about);
+                        self.retry_unwritten();
+                    }
                     match waiting {
                         Some((conn_id, mut conn)) => {
                             let Conn { outbox, side: Side::In(inbound), .. } = &mut *conn else { unreachable!() };
@@ -49,6 +56,7 @@ impl Shard {
                 }
                 Commit::Failed(why) => {
                     self.withdraw(message);
+                    self.to_repeat.extend(report);
                     self.counters.refused_by_log += 1;
                     if let Some((conn_id, mut conn)) = waiting {
                         let Conn { outbox, side: Side::In(inbound), .. } = &mut *conn else { unreachable!() };
@@ -155,9 +163,11 @@ impl Shard {
             && self.conns.inbound + self.conns.outbound == 0
             && self.committing.is_empty()
             && self.unwritten.is_empty()
+            && self.to_repeat.is_empty()
         {
             if self.log.durable() >= self.log.appended() {
                 self.drained = true;
+                effects.push(Effect::Report(Level::Info, format!("shard {}: {}", self.id.0, self.counters())));
                 effects.push(Effect::Drained);
             } else {
                 self.log.hurry();

@@ -65,6 +65,7 @@ pub(super) struct Outbound {
     /// The shell was told to begin the handshake.
     pub(super) tls_begun: bool,
     pub(super) connected: bool,
+    pub(super) dialled: Mono,
     /// The session came so far that a transaction could be begun.
     pub(super) was_ready: bool,
     /// In its site's list of connections with nothing to do.

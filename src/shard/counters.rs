@@ -1,5 +1,23 @@
 //! What a shard counts. Plain numbers, read by the shell; all only grow unless their name says otherwise.
 
+impl std::fmt::Display for Counters {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{} messages accepted, {} recipients delivered, {} failed, {} attempts deferred, {} of unknown outcome, {} reports sent, \
+             {} messages and {} recipients in the queue",
+            self.accepted_messages,
+            self.delivered,
+            self.failed,
+            self.deferred,
+            self.unknown_outcome,
+            self.bounces,
+            self.messages_live,
+            self.recipients_open,
+        )
+    }
+}
+
 /// A shard's counters at a moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {

@@ -160,13 +160,12 @@ impl Shard {
     }
 
     fn pump(&mut self, now: Now, site: SiteId, effects: &mut Vec<Effect>) {
-        let entry = &mut self.sites.table[site as usize];
-        if let Targets::Hopeless { code, text, until } = entry.targets {
-            if now.mono < until {
-                self.fail_all(now, site, code, text, effects);
-            } else {
-                entry.targets = Targets::Unknown;
-            }
+        self.give_up_if_hopeless(now, site, effects);
+        // Permits that other shards wait for: a connection with nothing to do gives its own up first.
+        let owed = self.sites.permits.owed(&self.sites.table[site as usize].name);
+        for _ in 0..owed {
+            let Some(id) = self.sites.table[site as usize].idle.pop() else { break };
+            self.use_idle(now, id, effects);
         }
         let entry = &mut self.sites.table[site as usize];
         if self.draining.is_none() && !entry.ready.is_empty() && !entry.paused(now.mono) {
@@ -176,11 +175,11 @@ impl Shard {
                     break;
                 }
                 let Some(id) = entry.idle.pop() else { break };
-                let mut conn = self.conns.take(id).expect("an idle connection is not taken");
-                conn.outbound().idle = false;
-                self.after_client(now, id, conn, effects);
+                self.use_idle(now, id, effects);
             }
             self.dial_more(now, site, effects);
+            // The answer may have been known already.
+            self.give_up_if_hopeless(now, site, effects);
         }
         let entry = &self.sites.table[site as usize];
         // What is not used at once keeps others from it: a site that pauses wants no more than it has.
@@ -188,6 +187,25 @@ impl Shard {
         let wanted = if more { entry.useful_connections().max(entry.connections) } else { entry.connections };
         self.want_permits(site, wanted, effects);
         self.forget_idle_site(now.mono, site);
+    }
+
+    /// Gives a connection that was just taken from its site's idle ones something to do, or ends it.
+    fn use_idle(&mut self, now: Now, id: ConnId, effects: &mut Vec<Effect>) {
+        let mut conn = self.conns.take(id).expect("an idle connection is not taken");
+        conn.outbound().idle = false;
+        self.after_client(now, id, conn, effects);
+    }
+
+    /// Fails what waits for a site to which no mail can go, while the answer that says so holds.
+    fn give_up_if_hopeless(&mut self, now: Now, site: SiteId, effects: &mut Vec<Effect>) {
+        let entry = &mut self.sites.table[site as usize];
+        if let Targets::Hopeless { code, text, until } = entry.targets {
+            if now.mono < until {
+                self.fail_all(now, site, code, text, effects);
+            } else {
+                entry.targets = Targets::Unknown;
+            }
+        }
     }
 
     fn dial_more(&mut self, now: Now, site: SiteId, effects: &mut Vec<Effect>) {
@@ -202,6 +220,10 @@ impl Shard {
             {
                 return;
             }
+            if entry.tried == 0 && entry.connections > 0 {
+                self.mix_targets(now, site);
+            }
+            let entry = &self.sites.table[site as usize];
             let Some(address) = entry.target(now.mono) else {
                 self.find_targets(now, site, effects);
                 if self.sites.table[site as usize].target(now.mono).is_none() {
@@ -232,6 +254,7 @@ impl Shard {
             wish,
             tls_begun: false,
             connected: false,
+            dialled: now.mono,
             was_ready: false,
             idle: false,
             transactions: 0,
@@ -264,6 +287,22 @@ impl Shard {
         let query = QueryId(self.next_query);
         self.queries.insert(query, site);
         effects.push(Effect::Resolve { query, domain, address_only });
+    }
+
+    /// Draws lots again among hosts of equal preference, so that connections spread over them (RTE-03).
+    fn mix_targets(&mut self, now: Now, site: SiteId) {
+        let entry = &mut self.sites.table[site as usize];
+        let (Targets::Known { addresses, .. }, Some((name, false))) = (&mut entry.targets, entry.next_hop.question())
+        else {
+            return;
+        };
+        if addresses.len() > 1
+            && let Some(answer) = self.sites.answers.get(now.mono, name, false)
+            && let Plan::Try(targets) = mx::plan(&entry.next_hop, &answer, &self.sites.mx_policy, &mut self.rng)
+        {
+            let port = self.settings.route.mx_port;
+            *addresses = targets.into_iter().map(|target| SocketAddr::new(target.address, port)).collect();
+        }
     }
 
     pub(super) fn resolved(&mut self, now: Now, query: QueryId, answer: Answer, effects: &mut Vec<Effect>) {
@@ -526,10 +565,12 @@ impl Shard {
         let entry = &mut self.backlog.jobs[job as usize];
         entry.state = JobState::Offered;
         let message = &self.backlog.messages[entry.message as usize];
-        let (size_bytes, eight_bit) = (message.body_bytes, message.eight_bit);
+        let (body_bytes, eight_bit) = (message.body_bytes, message.eight_bit);
         let entry = &self.backlog.jobs[job as usize];
         let record = entry.record.clone().expect("next_job gives it at hand");
         let view = AcceptView::read(&record).expect("the record was verified when it came");
+        // Our own fields go out too, and no line of theirs begins with a dot (EXT-02; RFC 1870 6.2).
+        let size_bytes = body_bytes + view.prefix.len() as u64;
         let mut recipients = OpenRecipients {
             left: entry.open.count_ones() as usize,
             open: entry.open,
@@ -566,7 +607,7 @@ impl Shard {
         let outbound = conn.outbound();
         if outbound.client.state() == ClientState::Busy
             && outbound.client.can_take()
-            && !self.should_end(conn.outbound())
+            && !self.should_end(now.mono, conn.outbound())
             && !self.sites.table[conn.outbound().site as usize].paused(now.mono)
         {
             self.offer_job(now, &mut conn, effects);
@@ -585,10 +626,16 @@ impl Shard {
     }
 
     /// True if the connection should take no more transactions.
-    fn should_end(&self, outbound: &Outbound) -> bool {
+    fn should_end(&self, now: Mono, outbound: &Outbound) -> bool {
+        let site = &self.sites.table[outbound.site as usize];
+        // A turn serves one message at least, however long the next hop took to be ready: else shards that share one
+        // permit pass it round and deliver nothing.
+        let turn_over = site.ready.is_empty()
+            || outbound.transactions >= limits::CONNECTION_TURN_MESSAGES
+            || (outbound.transactions > 0 && now.ms_since(outbound.dialled) >= limits::CONNECTION_TURN_MS);
         self.draining.is_some()
             || outbound.transactions >= self.settings.site.messages_per_connection
-            || self.sites.permits.owed(&self.sites.table[outbound.site as usize].name) > 0
+            || (turn_over && self.sites.permits.owed(&site.name) > 0)
     }
 
     /// Looks at what a session came to: judges its verdicts, gives it work, lets it rest, or ends it.
@@ -616,7 +663,7 @@ impl Shard {
                 self.sites.table[outbound.site as usize].opening -= 1;
             }
             let site = outbound.site;
-            if self.should_end(conn.outbound()) {
+            if self.should_end(now.mono, conn.outbound()) {
                 let Conn { outbox, side: Side::Out(outbound), .. } = &mut *conn else { unreachable!() };
                 outbound.client.quit(now.mono, outbox);
             } else if self.sites.table[site as usize].paused(now.mono) || !self.offer_job(now, &mut conn, effects) {

@@ -101,7 +101,8 @@ pub enum Effect {
         /// How much.
         length_bytes: u32,
     },
-    /// Make the segment file, fill it with zeros, sync it and its directory, then `SegmentPrepared`.
+    /// Make the segment file, fill it with zeros, sync it and its directory, then `SegmentPrepared`. One that is there
+    /// is replaced whole, never overwritten in place.
     PrepareSegment {
         /// Which slot.
         slot: SegmentSlot,

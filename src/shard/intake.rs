@@ -304,7 +304,7 @@ impl Shard {
             first += count;
         }
         self.by_domain = order;
-        self.committing.push_back(Committing { ticket: appended.ticket, conn: Some(id), message });
+        self.committing.push_back(Committing { ticket: appended.ticket, conn: Some(id), message, report: None });
         true
     }
 
@@ -380,14 +380,30 @@ impl Shard {
             conn.inbound().tls_due = false;
             effects.push(Effect::StartTls { conn: id, role: TlsRole::Server });
         }
-        let crowded = conn.outbox.len() > limits::OUTBOX_MAX_BYTES;
+        let unread = conn.outbox.len() > limits::OUTBOX_MAX_BYTES;
+        let crowded = self.log.crowded();
         let inbound = conn.inbound();
-        let pause = crowded || inbound.leftover.len() > limits::LEFTOVER_MAX_BYTES;
+        let pause = crowded || unread || inbound.leftover.len() > limits::LEFTOVER_MAX_BYTES;
         if pause != inbound.paused {
             inbound.paused = pause;
             effects.push(if pause { Effect::Pause { conn: id } } else { Effect::Resume { conn: id } });
+            if pause && crowded {
+                self.held_back.push(id);
+            }
         }
         self.conns.put(id, conn);
+    }
+
+    /// Reads again from clients that were paused because too much waited for the disk, once it does not.
+    pub(super) fn let_clients_go_on(&mut self, effects: &mut Vec<Effect>) {
+        if self.held_back.is_empty() || self.log.crowded() {
+            return;
+        }
+        for id in std::mem::take(&mut self.held_back) {
+            if let Some(conn) = self.conns.take(id) {
+                self.put_inbound(id, conn, effects);
+            }
+        }
     }
 }
 

@@ -92,12 +92,16 @@ pub struct Shard {
     committing: VecDeque<Committing>,
     /// Verdicts the log had no room for; tried again with every step.
     unwritten: VecDeque<outcome::Unwritten>,
+    /// Reports whose write failed; tried again with every step.
+    to_repeat: VecDeque<Box<bounce::Report>>,
     results: Results,
     reads: rustc_hash::FxHashMap<ReadId, Reading>,
     next_read: u64,
     queries: rustc_hash::FxHashMap<QueryId, SiteId>,
     next_query: u64,
     reclaim: reclaim::Reclaim,
+    /// Clients that are not read from because too much waits for the disk.
+    held_back: Vec<ConnId>,
     /// Sites that may have something to do at the end of this step.
     to_pump: Vec<SiteId>,
     draining: Option<Mono>,
@@ -133,12 +137,14 @@ impl Shard {
             wheel: Wheel::new(now.mono),
             committing: VecDeque::new(),
             unwritten: VecDeque::new(),
+            to_repeat: VecDeque::new(),
             results: Results::default(),
             reads: Default::default(),
             next_read: 0,
             queries: Default::default(),
             next_query: 0,
             reclaim: reclaim::Reclaim::default(),
+            held_back: Vec::new(),
             to_pump: Vec::new(),
             draining: None,
             drained: false,
@@ -195,7 +201,9 @@ impl Shard {
     fn finish_step(&mut self, now: Now, effects: &mut Vec<Effect>) {
         self.fire_timers(now, effects);
         self.retry_unwritten();
+        self.repeat_reports(now);
         self.committed(now, effects);
+        self.let_clients_go_on(effects);
         self.reclaim(now, effects);
         self.pump_sites(now, effects);
         let mut orders = std::mem::take(&mut self.orders);

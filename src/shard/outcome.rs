@@ -1,7 +1,7 @@
 //! What replies mean: every verdict becomes a record, and a recipient settles, waits, or goes back to its list.
 //!
-//! Order matters. A failure's report is appended before the verdict that settles the recipient, in the same log:
-//! a crash between the two may report twice, never lose a report. A message's place is given up behind its last
+//! Order matters. A failure's report is durable before the verdict that settles the recipient is appended: a crash
+//! or a failed write between the two may report twice, never lose a report. A message's place is given up behind its last
 //! verdict; the log uses the place again only when that verdict is durable.
 
 use crate::base::ids::MessageId;
@@ -10,6 +10,7 @@ use crate::queue::{VerdictDraft, VerdictOutcome};
 use crate::schedule::backoff::Backoff;
 use crate::schedule::site::JobId;
 use crate::shard::backlog::{JobState, Message};
+use crate::shard::bounce::Reported;
 use crate::shard::timers::Timer;
 use crate::shard::{Effect, Level, Shard};
 use crate::smtp::client::{ClientVerdict, Outcome, Phase};
@@ -44,9 +45,9 @@ impl Results {
 
 /// Verdicts that found no room in the log, and what may be forgotten once they are in.
 pub(super) struct Unwritten {
-    message: MessageId,
-    verdicts: Vec<(VerdictDraft<'static>, Box<[u8]>)>,
-    then: Option<Message>,
+    pub(super) message: MessageId,
+    pub(super) verdicts: Vec<(VerdictDraft<'static>, Box<[u8]>)>,
+    pub(super) then: Option<Message>,
 }
 
 impl Shard {
@@ -100,9 +101,12 @@ impl Shard {
                 }
             }
         }
-        if entries.iter().any(|entry| entry.outcome == Outcome::Failed)
-            && !self.report_failure(now, job_id, entries, expired, effects)
-        {
+        let reported = if entries.iter().any(|entry| entry.outcome == Outcome::Failed) {
+            self.report_failure(now, job_id, entries, expired, effects)
+        } else {
+            Reported::Needless
+        };
+        if reported == Reported::NoRoom {
             // The report must not be lost: the failure is found again when there is room for it.
             entries.iter_mut().filter(|e| e.outcome == Outcome::Failed).for_each(|e| e.outcome = Outcome::Deferred);
         }
@@ -148,22 +152,31 @@ impl Shard {
             code: entry.code,
             text: &[],
         };
+        let entries = &*entries;
+        // What is being reported is noted behind its report.
+        let waits = |entry: &Entry| reported == Reported::Appended && entry.outcome == Outcome::Failed;
+        let now_noted = |entry: &Entry| entry.outcome != Outcome::NotTried && !waits(entry);
         let single;
         let several: Vec<VerdictDraft<'_>>;
         let drafts: &[VerdictDraft<'_>] = match entries {
-            [entry] if entry.outcome != Outcome::NotTried => {
+            [entry] if now_noted(entry) => {
                 single = [VerdictDraft { text: &entry.text, ..draft(entry) }];
                 &single
             }
             entries => {
                 several = entries
                     .iter()
-                    .filter(|entry| entry.outcome != Outcome::NotTried)
+                    .filter(|entry| now_noted(entry))
                     .map(|entry| VerdictDraft { text: &entry.text, ..draft(entry) })
                     .collect();
                 &several
             }
         };
+        if reported == Reported::Appended {
+            let report = self.committing.back_mut().and_then(|committing| committing.report.as_mut());
+            let about = &mut report.expect("the report is the last of what is committing").about;
+            about.verdicts = entries.iter().filter(|entry| waits(entry)).map(|e| (draft(e), e.text.clone())).collect();
+        }
         let written = drafts.is_empty() || self.write_verdicts(message, drafts);
         self.backlog.settle(job_id, settled);
         let job = &mut self.backlog.jobs[job_id as usize];
@@ -171,7 +184,7 @@ impl Shard {
             job.record = None;
             self.sites.table[job.site as usize].jobs -= 1;
             if let Some(message) = self.backlog.remove_job(job_id) {
-                self.forget_message(message, written);
+                self.forget_message(message, written, reported);
             }
         } else if deferred {
             job.record = None;
@@ -194,8 +207,11 @@ impl Shard {
     }
 
     /// All recipients are settled: its place is given up, behind the verdicts that say so.
-    fn forget_message(&mut self, message: Message, written: bool) {
-        if written {
+    fn forget_message(&mut self, message: Message, written: bool, reported: Reported) {
+        if reported == Reported::Appended {
+            let report = self.committing.back_mut().and_then(|committing| committing.report.as_mut());
+            report.expect("the report is the last of what is committing").about.then = Some(message);
+        } else if written {
             self.log.settle(message.place, &message.chunks);
         } else {
             self.unwritten.back_mut().expect("what was not written waits").then = Some(message);

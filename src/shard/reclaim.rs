@@ -12,7 +12,9 @@ use crate::base::ids::MessageId;
 use crate::base::time::{Mono, Now, UnixMs};
 use crate::mail::address::domain_of;
 use crate::queue::record::AcceptView;
-use crate::queue::{ChunkRef, Commit, CopyOf, Draft, DraftRecipient, Place, RecipientState, RecoveredMessage, Ticket};
+use crate::queue::{
+    ChunkRef, Commit, CopyOf, Draft, DraftRecipient, LogRefusal, Place, RecipientState, RecoveredMessage, Ticket,
+};
 use crate::shard::backlog::{JOB_RECIPIENTS_MAX, Job, JobState, Message, MessageSlot, NO_JOB};
 use crate::shard::delivery::Reading;
 use crate::shard::timers::Timer;
@@ -133,7 +135,11 @@ impl Shard {
     }
 
     /// All parts are appended: the accepting record follows, with what is known of each recipient now.
-    fn append_copy(&mut self, copy: &mut Copy, record: &Slice) -> Result<(), crate::queue::LogRefusal> {
+    fn append_copy(&mut self, copy: &mut Copy, record: &Slice) -> Result<(), LogRefusal> {
+        if self.is_being_reported(copy.id) {
+            // The copy would note failures whose report is not durable.
+            return Err(LogRefusal::Failing);
+        }
         let view = AcceptView::read(record).expect("the record was verified when it came");
         let mut recipients: Vec<DraftRecipient<'_>> = view
             .recipients()

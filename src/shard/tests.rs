@@ -454,6 +454,37 @@ fn a_domain_that_does_not_exist_fails() {
     assert!(world.taken[0].data.contains("5.1.2"), "{}", world.taken[0].data);
     world.pass(100);
     world.nothing_left();
+    // The answer is known now, and the site that it was for is forgotten.
+    world.send(&["again@nowhere.test"], "x\r\n");
+    assert_eq!(world.taken.len(), 2);
+    world.pass(100);
+    world.nothing_left();
+}
+
+/// DSN-01, QUE-08: the write that holds a report fails; the report is written again, and the failure noted behind it.
+#[test]
+fn a_report_survives_a_failed_write() {
+    let mut world = World::new(&[]);
+    world.rule = |line| match line {
+        line if line.starts_with("RCPT TO:<bad@") => "550 5.1.1 no such user\r\n".into(),
+        line => accept_all(line),
+    };
+    world.hold_writes = true;
+    world.send(&["bad@dest.test"], "Subject: x\r\n\r\nx\r\n");
+    world.do_write();
+    world.input(Input::Tick);
+    assert!(world.taken.is_empty(), "the report is not durable yet");
+    world.fail_writes = Some(DiskError::Io { errno: 5 });
+    world.release_writes();
+    let survivors = start_of(&world.disk).messages;
+    assert_eq!(survivors.len(), 1, "without its report the failure is not noted: {survivors:?}");
+    world.fail_writes = None;
+    world.hold_writes = false;
+    world.pass(5_000);
+    assert_eq!(world.taken.len(), 1);
+    assert_eq!(world.taken[0].recipients, ["from@source.test"]);
+    world.pass(100);
+    world.nothing_left();
 }
 
 /// A long message streams through chunk records, in both directions, also when it is no longer in memory.

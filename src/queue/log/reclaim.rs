@@ -185,8 +185,9 @@ impl Log {
         let start = Start { version: FORMAT_VERSION, segment_bytes: self.settings.segment_bytes };
         start.write(&mut bytes[HEADER_BYTES..Start::RECORD_BYTES]);
         let position = Position::new(life, 0);
-        // Says nothing about how far the log is durable: the segment lies ahead of it.
-        record::seal(&mut bytes[..Start::RECORD_BYTES], Kind::Start, position, position, self.settings.shard);
+        // It tells how far the log is durable. What this life replaces may have been copied there, and nothing else may
+        // stand behind the copy to tell its damage from a torn tail (QUE-10).
+        record::seal(&mut bytes[..Start::RECORD_BYTES], Kind::Start, position, self.durable, self.settings.shard);
         block.freeze(DISK_ALIGN_BYTES)
     }
 

@@ -4,7 +4,7 @@ use super::*;
 use crate::base::bytes::HeapBlocks;
 use crate::base::limits::{BATCH_FULL_BYTES, SEGMENT_RETRY_MS, VERDICT_DELAY_MS, WRITES_IN_FLIGHT_MAX};
 use crate::base::time::UnixMs;
-use crate::queue::record::{DraftRecipient, RecipientState, VerdictOutcome};
+use crate::queue::record::{self, DraftRecipient, RecipientState, VerdictOutcome};
 use crate::queue::{DiskError, DiskOrder};
 
 const SHARD: ShardId = ShardId(0);
@@ -204,6 +204,27 @@ fn full_log_refuses_and_goes_on() {
     assert!(bench.accept(60_000).is_ok());
     let stats = bench.log.stats();
     assert_eq!((stats.live_records, stats.hot_bytes), (1, 0));
+}
+
+/// The start of a life tells how far the log was durable: where a copy is the last record and the segment of what it
+/// replaces is used again, nothing else tells damage of the copy from a torn tail (QUE-10).
+#[test]
+fn a_start_tells_how_far_the_log_is_durable() {
+    let mut bench = Bench::new(16);
+    let mut told = Vec::new();
+    while told.len() < 3 {
+        bench.accept(60_000).unwrap();
+        bench.poll();
+        for order in &bench.orders {
+            if let DiskOrder::Write { offset_bytes: 0, block, .. } = order {
+                let (header, _) = record::open(block.bytes()).unwrap();
+                assert_eq!((header.kind, header.durable), (record::Kind::Start, bench.log.durable()));
+                told.push(header.durable);
+            }
+        }
+        bench.complete(Ok(()));
+    }
+    assert!(told.is_sorted() && told[2] > told[0]);
 }
 
 /// Hot memory stays within its bound, and what is in it is what was appended.

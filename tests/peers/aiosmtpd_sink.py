@@ -1,0 +1,50 @@
+"""Takes mail with aiosmtpd and keeps each message as N.eml and N.json: aiosmtpd_sink.py PORT DIR [CERTIFICATE KEY]
+
+With a certificate it takes mail inside TLS only.
+"""
+
+import asyncio
+import json
+import pathlib
+import ssl
+import sys
+
+from aiosmtpd.smtp import SMTP
+
+port, directory = int(sys.argv[1]), pathlib.Path(sys.argv[2])
+tls = None
+if len(sys.argv) > 3:
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(sys.argv[3], sys.argv[4])
+
+
+class Keeper:
+    count = 0
+
+    async def handle_DATA(self, server, session, envelope):
+        Keeper.count += 1
+        facts = {
+            "sender": envelope.mail_from,
+            "recipients": envelope.rcpt_tos,
+            "options": envelope.mail_options,
+            "hello": session.host_name,
+        }
+        (directory / f"{Keeper.count}.eml").write_bytes(envelope.original_content)
+        # The facts come last and by a rename, so that who sees them sees all.
+        unfinished = directory / f"{Keeper.count}.part"
+        unfinished.write_text(json.dumps(facts))
+        unfinished.rename(directory / f"{Keeper.count}.json")
+        return "250 2.0.0 kept"
+
+
+async def main():
+    loop = asyncio.get_running_loop()
+
+    def session():
+        return SMTP(Keeper(), hostname="python.example.org", tls_context=tls, require_starttls=tls is not None)
+
+    server = await loop.create_server(session, "127.0.0.1", port)
+    await server.serve_forever()
+
+
+asyncio.run(main())

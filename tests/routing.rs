@@ -1,0 +1,168 @@
+//! Routing by MX over the real relay and a real DNS server: unbound, answering for zones of the test's own.
+//!
+//! Hosts are addresses of 127.0.0.0/8 that share one port. Needs what `tests/setup` installs.
+
+#![cfg(feature = "runtime")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use common::mail::plain;
+use common::programs::{Running, need};
+use common::relay::Setup;
+use common::sink::{Act, Sink};
+use common::{free_port, wait_until};
+
+const ARRIVAL_LONGEST: Duration = Duration::from_secs(20);
+
+/// A DNS server for zones given as `name type value` lines, and names that are said not to work.
+fn dns(dir: &Path, records: &[&str], broken: &[&str]) -> (Running, SocketAddr) {
+    let unbound = need("unbound", "unbound");
+    let address: SocketAddr = format!("127.0.0.1:{}", free_port()).parse().unwrap();
+    let mut text = format!(
+        "server:\n  interface: 127.0.0.1@{}\n  do-daemonize: no\n  username: \"\"\n  chroot: \"\"\n  directory: \"{}\"\n  pidfile: \"\"\n  \
+         use-syslog: no\n  access-control: 127.0.0.0/8 allow\n  do-not-query-localhost: no\n  module-config: \"iterator\"\n  \
+         local-zone: \"test.\" static\n",
+        address.port(),
+        dir.display()
+    );
+    for name in broken {
+        // Nobody answers there, so the resolver fails.
+        text += &format!("  local-zone: \"{name}.\" transparent\n");
+    }
+    for record in records {
+        text += &format!("  local-data: \"{record}\"\n");
+    }
+    for name in broken {
+        text += &format!("forward-zone:\n  name: \"{name}.\"\n  forward-addr: 127.0.0.1@1\n");
+    }
+    let file = dir.join("unbound.conf");
+    fs::write(&file, text).unwrap();
+    let server = Running::start(Command::new(unbound).args(["-d", "-c"]).arg(&file));
+    let probe = UdpSocket::bind("127.0.0.1:0").unwrap();
+    probe.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    // A question for the A record of `test.`
+    let question = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x04test\x00\x00\x01\x00\x01";
+    let answers = wait_until(Duration::from_secs(10), || {
+        probe.send_to(question, address).unwrap();
+        probe.recv(&mut [0; 512]).is_ok()
+    });
+    assert!(answers, "unbound does not answer");
+    (server, address)
+}
+
+/// A relay that routes by MX, but for reports to `source.test`, which go to `reports`.
+fn by_mx(dns: SocketAddr, port: u16, reports: &Sink) -> Setup {
+    Setup::bare()
+        .set("dns.servers", dns)
+        .set("route.mx_port", port)
+        .set("route.allow_private", true)
+        .set("route.domains", format!("{{\"source.test\"=\"{}\"}}", reports.address()))
+}
+
+fn host(number: u8, port: u16) -> Sink {
+    Sink::at(SocketAddr::new(IpAddr::from([127, 0, 0, number]), port), |_, _| Act::Usual)
+}
+
+/// RTE-01, RTE-03, RTE-04, RTE-06: order of preference, the next host when one is down, implicit MX, a CNAME.
+#[test]
+fn mail_follows_its_mx() {
+    let (port, reports) = (free_port(), Sink::start());
+    let setup = by_mx("127.0.0.1:1".parse().unwrap(), port, &reports);
+    let records = [
+        "two.test. 60 IN MX 10 first.test.",
+        "two.test. 60 IN MX 20 second.test.",
+        "down.test. 60 IN MX 10 dead.test.",
+        "down.test. 60 IN MX 20 second.test.",
+        "plain.test. 60 IN A 127.0.0.12",
+        "alias.test. 60 IN CNAME two.test.",
+        "first.test. 60 IN A 127.0.0.11",
+        "second.test. 60 IN A 127.0.0.12",
+        "dead.test. 60 IN A 127.0.0.13",
+    ];
+    let (_dns, address) = dns(setup.dir(), &records, &[]);
+    let (first, second) = (host(11, port), host(12, port));
+    let setup = setup.set("dns.servers", address);
+    let relay = setup.start();
+    for domain in ["two.test", "down.test", "plain.test"] {
+        let reply = relay.client().deliver("a@source.test", &[&format!("b@{domain}")], &plain(domain));
+        assert!(reply.is("250 2.0.0"), "{reply:?}");
+    }
+    let at_second = second.wait_for(2, ARRIVAL_LONGEST);
+    let mut recipients: Vec<_> = at_second.iter().flat_map(|mail| mail.recipients.clone()).collect();
+    recipients.sort();
+    assert_eq!(recipients, ["b@down.test", "b@plain.test"]);
+    assert_eq!(first.wait_for(1, ARRIVAL_LONGEST)[0].recipients, ["b@two.test"]);
+    relay.client().deliver("a@source.test", &["b@alias.test"], &plain("alias"));
+    assert_eq!(first.wait_for(2, ARRIVAL_LONGEST)[1].recipients, ["b@alias.test"]);
+    assert!(reports.mails().is_empty());
+    relay.stop();
+}
+
+/// RTE-03: hosts of equal preference share the connections.
+#[test]
+fn equal_hosts_share_the_mail() {
+    let (port, reports) = (free_port(), Sink::start());
+    let setup = by_mx("127.0.0.1:1".parse().unwrap(), port, &reports).set("site.default.messages_per_connection", 5);
+    let records = [
+        "equal.test. 60 IN MX 10 first.test.",
+        "equal.test. 60 IN MX 10 second.test.",
+        "first.test. 60 IN A 127.0.0.21",
+        "second.test. 60 IN A 127.0.0.22",
+    ];
+    let (_dns, address) = dns(setup.dir(), &records, &[]);
+    let hosts = [host(21, port), host(22, port)];
+    let setup = setup.set("dns.servers", address);
+    let relay = setup.start();
+    let mut client = relay.client();
+    for number in 0..200 {
+        let reply = client.deliver("a@source.test", &["b@equal.test"], &plain(&number.to_string()));
+        assert!(reply.is("250 2.0.0"), "{reply:?}");
+    }
+    let count = || hosts.iter().map(|host| host.mails().len()).collect::<Vec<_>>();
+    assert!(wait_until(ARRIVAL_LONGEST, || count().iter().sum::<usize>() == 200), "{:?}", count());
+    assert!(count().iter().all(|&n| n >= 20), "{:?}", count());
+    relay.stop();
+}
+
+/// RTE-02, RTE-07, RTE-11: what DNS says for good is reported at once, what it fails to say is tried again.
+#[test]
+fn what_dns_says_of_failure() {
+    let (port, reports) = (free_port(), Sink::start());
+    let setup = by_mx("127.0.0.1:1".parse().unwrap(), port, &reports).set("route.allow_private", false);
+    let records = ["null.test. 60 IN MX 0 .", "inside.test. 60 IN MX 10 host.test.", "host.test. 60 IN A 127.0.0.31"];
+    let (_dns, address) = dns(setup.dir(), &records, &["broken.example"]);
+    let inside = host(31, port);
+    let setup = setup.set("dns.servers", address);
+    let relay = setup.start();
+    let mut client = relay.client();
+    for domain in ["null.test", "nowhere.test", "inside.test", "broken.example"] {
+        let reply = client.deliver("a@source.test", &[&format!("b@{domain}")], &plain(domain));
+        assert!(reply.is("250 2.0.0"), "{reply:?}");
+    }
+    let found: BTreeMap<String, &str> = reports
+        .wait_for(3, ARRIVAL_LONGEST)
+        .iter()
+        .map(|mail| {
+            assert_eq!((&*mail.sender, &mail.recipients[..]), ("", &["a@source.test".to_string()][..]));
+            let text = String::from_utf8_lossy(&mail.wire).into_owned();
+            let status =
+                ["5.1.10", "5.1.2", "5.4.4"].into_iter().find(|status| text.contains(&format!("Status: {status}\r\n")));
+            let domain =
+                ["null.test", "nowhere.test", "inside.test"].into_iter().find(|d| text.contains(&format!("b@{d}")));
+            (domain.unwrap_or("?").to_string(), status.unwrap_or("?"))
+        })
+        .collect();
+    let expected = [("inside.test", "5.4.4"), ("nowhere.test", "5.1.2"), ("null.test", "5.1.10")];
+    assert_eq!(found, expected.map(|(domain, status)| (domain.to_string(), status)).into());
+    assert_eq!(inside.connections(), 0, "private addresses are not connected to");
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(reports.mails().len(), 3, "a resolver that fails is no reason to give up");
+    relay.stop();
+}

@@ -1,0 +1,290 @@
+//! A client: a random SMTP session, pipelined in random groups, that counts its replies.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use crate::dice::Dice;
+use crate::ledger::Ledger;
+use crate::plan::Plan;
+
+/// What a reply is to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tag {
+    Greeting,
+    Hello,
+    Mail,
+    Rcpt(usize, usize),
+    Data,
+    Dot(usize),
+    /// Must be a 2yz.
+    Good,
+    /// Must be a 4yz or 5yz.
+    Bad,
+    /// Anything but a 3yz.
+    Any,
+    Quit,
+}
+
+enum Step {
+    Line(String, Tag),
+    /// Go on only when nothing is outstanding.
+    Wait,
+    /// If the DATA before was answered 354: the body of a message and its end.
+    Body(usize),
+}
+
+/// How a client that breaks off does it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Abort {
+    Close,
+    Reset,
+    Silence,
+}
+
+/// What a client wants of the network.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Wish {
+    Nothing,
+    Close,
+    Abort(Abort),
+}
+
+pub struct Client {
+    script: VecDeque<Step>,
+    outstanding: VecDeque<Tag>,
+    input: Vec<u8>,
+    /// 354 came and the body is not sent.
+    may_send: bool,
+    /// Bytes until it breaks off.
+    patience: Option<(u64, Abort)>,
+    pub over: bool,
+    /// Nothing is read from it or said to it any more.
+    pub silent: bool,
+    /// When it last sent or got something.
+    pub last_us: u64,
+}
+
+/// A body in wire form, its lines numbered so that no two are alike.
+fn body(dice: &mut Dice, number: usize, large_bodies: u64) -> (Rc<[u8]>, bool, bool) {
+    let size = match dice.below(1000) {
+        at if at < large_bodies => dice.range(20_000, 400_000),
+        at if at < 300 => dice.range(1_000, 20_000),
+        _ => dice.range(20, 1_000),
+    } as usize;
+    let eight_bit = dice.permille(100);
+    let mut text = Vec::with_capacity(size + 1000);
+    for _ in 0..dice.below(3) {
+        text.extend_from_slice(b"Received: from elsewhere by nowhere\r\n");
+    }
+    text.extend_from_slice(format!("Subject: message {number}\r\n\r\n").as_bytes());
+    let mut line = 0u64;
+    while text.len() < size {
+        line += 1;
+        match dice.below(12) {
+            0 => text.extend_from_slice(b"..\r\n"),
+            1 => text.extend_from_slice(b"..dots ..\r\n"),
+            2 => text.extend_from_slice(b"\r\n"),
+            3 => {
+                let at = text.len();
+                text.resize(at + dice.range(1, 990) as usize, b'a' + (line % 26) as u8);
+                text.extend_from_slice(b"\r\n");
+            }
+            _ => text.extend_from_slice(format!("{number} {line} {:x}\r\n", dice.number()).as_bytes()),
+        }
+    }
+    if eight_bit {
+        text.extend_from_slice("K\u{e4}se\r\n".as_bytes());
+    }
+    let poisoned = dice.permille(15);
+    if poisoned {
+        text.extend_from_slice(if dice.permille(500) { b"bare\nline feed\r\n" } else { b"bare\rreturn\r\n" });
+    }
+    (text.into(), eight_bit, poisoned)
+}
+
+impl Client {
+    pub fn new(dice: &mut Dice, plan: &Plan, ledger: &mut Ledger, now_us: u64, calm: bool) -> Client {
+        let pipelined = dice.permille(650);
+        let group = if pipelined { dice.pick(&[0, 200, 600]) } else { 1000 };
+        let mut script = VecDeque::new();
+        let mut line = |script: &mut VecDeque<Step>, dice: &mut Dice, text: String, tag: Tag| {
+            script.push_back(Step::Line(text, tag));
+            if dice.permille(group) {
+                script.push_back(Step::Wait);
+            }
+        };
+        script.push_back(Step::Wait);
+        let hello = if dice.permille(850) { "EHLO client.test" } else { "HELO client.test" };
+        script.push_back(Step::Line(hello.into(), Tag::Hello));
+        script.push_back(Step::Wait);
+        for _ in 0..dice.skewed(1, 12) {
+            match dice.below(30) {
+                0 => line(&mut script, dice, "NOOP".into(), Tag::Good),
+                1 => line(&mut script, dice, "RSET".into(), Tag::Good),
+                2 => line(&mut script, dice, "FOO bar".into(), Tag::Bad),
+                3 => line(&mut script, dice, "VRFY someone".into(), Tag::Any),
+                4 => line(&mut script, dice, "RCPT TO:<early@d0.test>".into(), Tag::Bad),
+                5 => {
+                    line(&mut script, dice, "MAIL FROM:<x@d0.test>".into(), Tag::Any);
+                    line(&mut script, dice, "RSET".into(), Tag::Good);
+                }
+                _ => {}
+            }
+            let null_sender = dice.permille(80);
+            let sender_domain = dice.below(plan.domains as u64) as usize;
+            let recipients: Vec<usize> =
+                (0..dice.skewed(1, 9)).map(|_| dice.below(plan.domains as u64) as usize).collect();
+            let (text, eight_bit, mut poisoned) = body(dice, ledger.messages.len(), plan.large_bodies);
+            poisoned |= text.len() as u64 > plan.settings.relay.message_bytes_max + text.len() as u64 / 4;
+            let number =
+                ledger.offer(plan, now_us, null_sender, sender_domain, &recipients, (text, eight_bit, poisoned));
+            let message = &ledger.messages[number];
+            let sender = message.sender.clone().unwrap_or_default();
+            line(&mut script, dice, format!("MAIL FROM:<{sender}>"), Tag::Mail);
+            for (index, recipient) in message.recipients.iter().enumerate() {
+                if dice.permille(20) {
+                    line(&mut script, dice, "RCPT TO:<no brackets".into(), Tag::Bad);
+                }
+                line(&mut script, dice, format!("RCPT TO:<{}>", recipient.address), Tag::Rcpt(number, index));
+            }
+            script.push_back(Step::Line("DATA".into(), Tag::Data));
+            script.push_back(Step::Wait);
+            script.push_back(Step::Body(number));
+            if !pipelined || dice.permille(300) {
+                script.push_back(Step::Wait);
+            }
+        }
+        script.push_back(Step::Line("QUIT".into(), Tag::Quit));
+        let patience = (!calm && dice.permille(plan.faults.client_abort))
+            .then(|| (dice.skewed(1, 60_000), dice.pick(&[Abort::Close, Abort::Reset, Abort::Silence])));
+        Client {
+            script,
+            outstanding: VecDeque::from([Tag::Greeting]),
+            input: Vec::new(),
+            may_send: false,
+            patience,
+            over: false,
+            silent: false,
+            last_us: now_us,
+        }
+    }
+
+    /// True while the relay owes it a reply.
+    pub fn waits(&self) -> bool {
+        !self.over && !self.silent && !self.outstanding.is_empty()
+    }
+
+    /// Sends what may be sent now into `out`.
+    pub fn advance(&mut self, ledger: &mut Ledger, out: &mut Vec<u8>) -> Wish {
+        while let Some(step) = self.script.front() {
+            match step {
+                Step::Wait if !self.outstanding.is_empty() => return Wish::Nothing,
+                Step::Wait => {
+                    self.script.pop_front();
+                }
+                Step::Line(..) => {
+                    let Some(Step::Line(text, tag)) = self.script.pop_front() else { unreachable!() };
+                    if let Some(wish) = self.send(out, &[text.as_bytes(), b"\r\n"]) {
+                        return wish;
+                    }
+                    self.outstanding.push_back(tag);
+                }
+                &Step::Body(number) => {
+                    self.script.pop_front();
+                    if !std::mem::take(&mut self.may_send) {
+                        continue;
+                    }
+                    let body = ledger.messages[number].body.clone();
+                    if let Some(wish) = self.send(out, &[&body[..], b".\r\n"]) {
+                        return wish;
+                    }
+                    ledger.messages[number].complete = true;
+                    self.outstanding.push_back(Tag::Dot(number));
+                }
+            }
+        }
+        Wish::Nothing
+    }
+
+    /// Sends, or breaks off in the middle.
+    fn send(&mut self, out: &mut Vec<u8>, parts: &[&[u8]]) -> Option<Wish> {
+        for part in parts {
+            if let Some((left, how)) = &mut self.patience {
+                if *left < part.len() as u64 {
+                    out.extend_from_slice(&part[..*left as usize]);
+                    self.over = *how != Abort::Silence;
+                    self.silent = true;
+                    self.script.clear();
+                    return Some(Wish::Abort(*how));
+                }
+                *left -= part.len() as u64;
+            }
+            out.extend_from_slice(part);
+        }
+        None
+    }
+
+    /// Reads what the relay said.
+    pub fn receive(&mut self, plan: &Plan, ledger: &mut Ledger, bytes: &[u8], storage_may_fail: bool) -> Wish {
+        self.input.extend_from_slice(bytes);
+        let input = std::mem::take(&mut self.input);
+        let mut rest = &input[..];
+        let mut wish = Wish::Nothing;
+        while let Some(end) = rest.windows(2).position(|two| two == b"\r\n") {
+            let line = std::str::from_utf8(&rest[..end]).expect("replies are text");
+            rest = &rest[end + 2..];
+            let code: u16 =
+                line.get(..3).and_then(|code| code.parse().ok()).unwrap_or_else(|| panic!("no reply: {line}"));
+            if line.as_bytes().get(3) != Some(&b'-') {
+                assert!(wish == Wish::Nothing, "a reply behind the last: {line}");
+                wish = self.reply(plan, ledger, code, line, storage_may_fail);
+            }
+        }
+        self.input = rest.to_vec();
+        wish
+    }
+
+    fn reply(&mut self, plan: &Plan, ledger: &mut Ledger, code: u16, line: &str, storage_may_fail: bool) -> Wish {
+        if code == 421 {
+            self.over = true;
+            return Wish::Close;
+        }
+        let tag = self.outstanding.pop_front().unwrap_or_else(|| panic!("a reply to nothing: {line}"));
+        let storage = storage_may_fail && matches!(code, 451 | 452);
+        let fine = match tag {
+            Tag::Greeting => code == 220,
+            Tag::Hello | Tag::Good => code == 250,
+            Tag::Mail => code == 250 || storage,
+            Tag::Rcpt(number, index) => {
+                ledger.messages[number].recipients[index].refused = code != 250;
+                let too_many = code == 452 && index >= plan.settings.relay.recipients_max;
+                // Behind a MAIL that found no room.
+                code == 250 || too_many || (storage_may_fail && code == 503)
+            }
+            Tag::Data => {
+                self.may_send = code == 354;
+                code == 354 || (storage_may_fail && code == 503)
+            }
+            Tag::Dot(number) => {
+                let message = &mut ledger.messages[number];
+                message.refused = code != 250;
+                let large = message.body.len() as u64 > plan.settings.relay.message_bytes_max;
+                match code {
+                    250 => !message.poisoned,
+                    552 => large,
+                    550 | 554 => message.poisoned,
+                    _ => storage,
+                }
+            }
+            Tag::Bad => code >= 400,
+            Tag::Any => !(300..400).contains(&code),
+            Tag::Quit => code == 221,
+        };
+        assert!(fine, "the reply to {tag:?} is {line}");
+        if tag == Tag::Quit {
+            self.over = true;
+            return Wish::Close;
+        }
+        Wish::Nothing
+    }
+}

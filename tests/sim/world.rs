@@ -1,0 +1,698 @@
+//! The world of one run: a clock, an order of events, and all that shards are connected to.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use ringpost::base::bytes::HeapBlocks;
+use ringpost::base::ids::{ConnId, ShardId};
+use ringpost::base::time::{Mono, Now, UnixMs};
+use ringpost::queue::{DiskError, ShardStart};
+use ringpost::route::{Answer, MailHost, QueryId};
+use ringpost::shard::parcel::Parcel;
+use ringpost::shard::{Effect, Input, Level, Setup, Shard};
+
+use crate::client::Client;
+use crate::dice::{Dice, Trace};
+use crate::disk::{self, Disk, Work};
+use crate::ledger::Ledger;
+use crate::net::{Conn, Peer, Trouble};
+use crate::plan::{Faults, Plan, SECOND_US, SMART_HOST, Zone, host_address};
+
+/// Something that will happen.
+pub enum Event {
+    Tick {
+        shard: usize,
+        wake: u64,
+    },
+    Arrive,
+    /// The bytes under way to the relay come on.
+    Deliver {
+        conn: usize,
+    },
+    /// The bytes under way from the relay come on.
+    Reach {
+        conn: usize,
+    },
+    /// The shell writes what a connection's outbox holds.
+    Pull {
+        conn: usize,
+    },
+    Dialled {
+        conn: usize,
+    },
+    Say {
+        conn: usize,
+    },
+    Trouble {
+        conn: usize,
+        trouble: Trouble,
+    },
+    DiskDone {
+        shard: usize,
+        number: u64,
+    },
+    Resolved {
+        shard: usize,
+        query: QueryId,
+        answer: Answer,
+    },
+    Parcel {
+        to: usize,
+        from: usize,
+    },
+    Crash,
+    Drain,
+    Stop {
+        whole: bool,
+    },
+    Restart,
+    /// Faults end here.
+    Calm,
+}
+
+struct Entry {
+    at: u64,
+    order: u64,
+    /// The run of the relay it belongs to; void after a crash.
+    life: Option<u32>,
+    event: Event,
+}
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        self.order == other.order
+    }
+}
+impl Eq for Entry {}
+impl PartialOrd for Entry {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Entry {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.order).cmp(&(other.at, other.order))
+    }
+}
+
+/// What one run came to.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Outcome {
+    pub hash: u64,
+    pub events: u64,
+    pub simulated_us: u64,
+    pub acked: u64,
+    pub taken: u64,
+    pub twice: u64,
+    pub windows: u64,
+    pub bounced: u64,
+    pub crashes: u64,
+    pub drains: u64,
+    pub reads: u64,
+    pub copied: u64,
+    pub refused: u64,
+}
+
+pub struct World {
+    pub plan: Plan,
+    pub dice: Dice,
+    pub trace: Trace,
+    pub ledger: Ledger,
+    pub now: u64,
+    /// The faults in force.
+    pub faults: Faults,
+    queue: BinaryHeap<Reverse<Entry>>,
+    order: u64,
+    life: u32,
+    pub shards: Vec<Option<Shard>>,
+    disks: Vec<Disk>,
+    wakes: Vec<u64>,
+    /// Steps without time going on.
+    spinning: (u64, u32),
+    effects: Vec<Effect>,
+    pub conns: Vec<Conn>,
+    pub by_name: HashMap<(usize, ConnId), usize>,
+    pub clients: Vec<Client>,
+    /// The client whose connection is being accepted.
+    accepting: Option<usize>,
+    /// Connections open at each site, over all shards.
+    pub at_site: HashMap<usize, u32>,
+    parcels: HashMap<(usize, usize), VecDeque<Parcel>>,
+    drained: Vec<bool>,
+    draining: bool,
+    /// The disk gave an error, or was too full or slow for anything to be promised, since the start of this run.
+    pub disk_trouble: bool,
+    pub calm: bool,
+    drains: u64,
+    totals: Outcome,
+}
+
+impl World {
+    pub fn new(seed: u64, trace: Trace) -> World {
+        let mut dice = Dice::new(seed);
+        let plan = Plan::draw(&mut dice);
+        let shards = plan.shards;
+        let mut world = World {
+            ledger: Ledger::new(&plan),
+            faults: plan.faults,
+            dice,
+            trace,
+            now: SECOND_US,
+            queue: BinaryHeap::new(),
+            order: 0,
+            life: 0,
+            shards: Vec::new(),
+            disks: (0..shards).map(|_| Disk::default()).collect(),
+            wakes: vec![u64::MAX; shards],
+            spinning: (0, 0),
+            effects: Vec::new(),
+            conns: Vec::new(),
+            by_name: HashMap::new(),
+            clients: Vec::new(),
+            accepting: None,
+            at_site: HashMap::new(),
+            parcels: HashMap::new(),
+            drained: vec![false; shards],
+            draining: false,
+            disk_trouble: false,
+            calm: false,
+            drains: 0,
+            totals: Outcome::default(),
+            plan,
+        };
+        for _ in 0..world.plan.sessions {
+            let at = world.dice.range(1, world.plan.safety_us);
+            world.schedule(SECOND_US + at, false, Event::Arrive);
+        }
+        for _ in 0..world.plan.late_sessions {
+            let at = world.plan.safety_us + world.dice.range(1, 20 * SECOND_US);
+            world.schedule(SECOND_US + at, false, Event::Arrive);
+        }
+        for at in world.plan.crashes.clone() {
+            world.schedule(SECOND_US + at, false, Event::Crash);
+        }
+        for at in world.plan.drains.clone() {
+            world.schedule(SECOND_US + at, false, Event::Drain);
+        }
+        let calm = SECOND_US + world.plan.safety_us;
+        world.schedule(calm, false, Event::Calm);
+        world.start(disk::recover(&world.disks));
+        world
+    }
+
+    fn schedule(&mut self, at: u64, of_this_run: bool, event: Event) {
+        self.order += 1;
+        let life = of_this_run.then_some(self.life);
+        self.queue.push(Reverse(Entry { at, order: self.order, life, event }));
+    }
+
+    /// An event of the world, which outlives the relay.
+    pub fn after(&mut self, delay_us: u64, event: Event) {
+        self.schedule(self.now + delay_us, false, event);
+    }
+
+    /// An event of the relay's machine, which ends with it.
+    pub fn after_here(&mut self, delay_us: u64, event: Event) {
+        self.schedule(self.now + delay_us, true, event);
+    }
+
+    // ---- the run ----
+
+    /// Runs to the end: all settled, and the book balanced.
+    pub fn run(&mut self) -> Outcome {
+        let end = SECOND_US + self.plan.safety_us + self.plan.liveness_us;
+        loop {
+            let Some(Reverse(entry)) = self.queue.pop() else { break };
+            if entry.life.is_some_and(|life| life != self.life) {
+                continue;
+            }
+            self.now = self.now.max(entry.at);
+            if self.now > end {
+                if self.at_rest() {
+                    break;
+                }
+                self.stuck();
+            }
+            self.happen(entry.event);
+        }
+        self.finish()
+    }
+
+    /// Nothing is left to do.
+    fn at_rest(&self) -> bool {
+        let idle = |shard: &Option<Shard>| {
+            shard.as_ref().is_some_and(|shard| {
+                let counters = shard.counters();
+                counters.messages_live + counters.connections_in + counters.connections_out == 0
+            })
+        };
+        self.shards.iter().all(idle) && !self.clients.iter().any(Client::waits)
+    }
+
+    /// Whether a client may be told that the log takes no mail now: its disk is in trouble, or it may be full.
+    pub fn storage_may_fail(&self) -> bool {
+        let preparing = self.disks.iter().any(Disk::is_preparing);
+        self.disk_trouble || preparing || self.plan.settings.queue.segments_max < 12
+    }
+
+    fn stuck(&mut self) -> ! {
+        let mut left = String::new();
+        for (index, shard) in self.shards.iter().enumerate() {
+            match shard {
+                Some(shard) => left += &format!("\nshard {index}: wake {} {:?}", self.wakes[index], shard.counters()),
+                None => left += &format!("\nshard {index} is down"),
+            }
+        }
+        let waiting = self.clients.iter().filter(|client| client.waits()).count();
+        left += &self.ledger.open_recipients();
+        panic!(
+            "the faults ended {} s ago and the world is not at rest: {waiting} clients wait, {} sites busy {left}",
+            self.plan.liveness_us / SECOND_US,
+            self.at_site.values().filter(|&&count| count > 0).count()
+        );
+    }
+
+    /// Nothing will happen any more by itself.
+    fn finish(&mut self) -> Outcome {
+        for (index, shard) in self.shards.iter().enumerate() {
+            let shard = shard.as_ref().expect("the relay runs at the end");
+            let counters = shard.counters();
+            assert_eq!(
+                (counters.messages_live, counters.recipients_open, counters.connections_in, counters.connections_out),
+                (0, 0, 0, 0),
+                "shard {index} has work left and nothing will wake it: {counters:?}{}",
+                self.ledger.open_recipients()
+            );
+        }
+        for (number, client) in self.clients.iter().enumerate() {
+            assert!(!client.waits(), "client {number} waits for a reply that never comes");
+        }
+        self.ledger.balance(&self.plan, self.now);
+        self.ledger.all_noted();
+        self.sum_up();
+        Outcome {
+            hash: self.trace.hash(),
+            events: self.trace.events(),
+            simulated_us: self.now,
+            acked: self.ledger.acked,
+            taken: self.ledger.taken,
+            twice: self.ledger.twice,
+            windows: self.ledger.windows,
+            bounced: self.ledger.bounced,
+            crashes: u64::from(self.ledger.crashes),
+            drains: self.drains,
+            ..self.totals
+        }
+    }
+
+    fn sum_up(&mut self) {
+        for shard in self.shards.iter().flatten() {
+            let counters = shard.counters();
+            self.totals.reads += counters.reads;
+            self.totals.copied += counters.copied_forward;
+            self.totals.refused += counters.refused_by_log;
+        }
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Tick { shard, wake } => {
+                if self.wakes[shard] == wake {
+                    self.wakes[shard] = u64::MAX;
+                    self.step(shard, Input::Tick);
+                }
+            }
+            Event::Arrive => self.arrive(),
+            Event::Deliver { conn } => self.deliver(conn),
+            Event::Reach { conn } => self.reach(conn),
+            Event::Pull { conn } => self.pull(conn),
+            Event::Dialled { conn } => self.dialled(conn),
+            Event::Say { conn } => self.say(conn),
+            Event::Trouble { conn, trouble } => self.trouble(conn, trouble),
+            Event::DiskDone { shard, number } => self.disk_done(shard, number),
+            Event::Resolved { shard, query, answer } => self.step(shard, Input::Resolved { query, answer }),
+            Event::Parcel { to, from } => {
+                let parcel = self.parcels.get_mut(&(from, to)).and_then(VecDeque::pop_front);
+                let parcel = parcel.expect("an event for each parcel");
+                self.step(to, Input::Parcel { from: ShardId(from as u16), parcel });
+            }
+            Event::Crash => self.crash(),
+            Event::Drain => self.drain(),
+            Event::Stop { whole } => self.stop(whole),
+            Event::Restart => {
+                let starts = disk::recover(&self.disks);
+                self.start(starts);
+            }
+            Event::Calm => self.calm_down(),
+        }
+    }
+
+    /// The faults end: disks are well, next hops do as the book says.
+    fn calm_down(&mut self) {
+        self.calm = true;
+        self.faults = Faults::default();
+        for disk in &mut self.disks {
+            disk.outage = None;
+        }
+        for conn in 0..self.conns.len() {
+            self.open_window(conn);
+        }
+        self.trace.note(self.now, "calm", 0, 0, String::new);
+    }
+
+    // ---- the relay's life ----
+
+    fn now(&self) -> Now {
+        Now { mono: Mono(self.now), wall: UnixMs(1_795_000_000_000 + self.now / 1000) }
+    }
+
+    fn start(&mut self, starts: Vec<ShardStart>) {
+        self.ledger.recovered(&starts);
+        for start in &starts {
+            assert!(start.damage.is_empty(), "a crash is no damage: {}", start.damage[0]);
+        }
+        self.trace.note(self.now, "start", self.life.into(), 0, || {
+            let open: usize = starts.iter().map(|start| start.messages.len()).sum();
+            format!("{open} messages recovered")
+        });
+        self.disk_trouble = false;
+        self.draining = false;
+        self.drained.fill(false);
+        self.shards.clear();
+        for start in starts {
+            let setup = Setup {
+                id: start.shard,
+                settings: Arc::clone(&self.plan.settings),
+                start,
+                blocks: Box::new(HeapBlocks),
+                seed: self.dice.number(),
+                now: self.now(),
+            };
+            self.shards.push(Some(Shard::new(setup)));
+        }
+        for shard in 0..self.plan.shards {
+            self.step(shard, Input::Tick);
+        }
+    }
+
+    fn is_up(&self) -> bool {
+        self.shards.first().is_some_and(Option::is_some)
+    }
+
+    fn crash(&mut self) {
+        if self.is_up() {
+            self.halt(true);
+        }
+    }
+
+    fn drain(&mut self) {
+        if !self.is_up() || self.draining {
+            return;
+        }
+        self.drains += 1;
+        self.draining = true;
+        self.trace.note(self.now, "drain", 0, 0, String::new);
+        for shard in 0..self.plan.shards {
+            self.step(shard, Input::Drain);
+        }
+        // A disk that fails may keep a drain from ending; then the operator kills it.
+        let patience = self.plan.settings.drain_ms * 1000 + 30 * SECOND_US;
+        self.after_here(patience, Event::Stop { whole: false });
+    }
+
+    fn stop(&mut self, whole: bool) {
+        assert!(whole || self.disk_trouble, "the drain does not end, and the disk is well: {:?}", self.drained);
+        if whole {
+            for conn in self.conns.iter().filter(|conn| conn.open) {
+                assert!(!conn.open, "drained with connection {:?} open", conn.name);
+            }
+        }
+        self.halt(!whole);
+    }
+
+    /// The relay ends: in the middle of everything, or after a drain.
+    fn halt(&mut self, crash: bool) {
+        self.sum_up();
+        self.trace.note(self.now, if crash { "crash" } else { "stopped" }, 0, 0, String::new);
+        self.life += 1;
+        let slowest = self.plan.write_latency_us * 2;
+        // With room and a disk that is well a verdict waits 10 ms and for two writes, its own and one before.
+        let prompt = !self.disk_trouble && self.plan.settings.queue.segments_max >= 12;
+        self.ledger.crash(self.now, prompt.then_some(if crash { 20_000 + 4 * slowest } else { 0 }));
+        for shard in &mut self.shards {
+            *shard = None;
+        }
+        let size = self.plan.settings.queue.segment_bytes;
+        for disk in &mut self.disks {
+            disk.crash(&mut self.dice, size);
+        }
+        self.ledger.forgive_refusals();
+        self.parcels.clear();
+        self.wakes.fill(u64::MAX);
+        self.by_name.clear();
+        self.at_site.clear();
+        for conn in 0..self.conns.len() {
+            self.relay_gone(conn);
+        }
+        let pause = self.dice.skewed(1_000, 20 * SECOND_US);
+        self.after(pause, Event::Restart);
+    }
+
+    // ---- steps and effects ----
+
+    /// Gives a shard an input and performs what it wants.
+    pub fn step(&mut self, index: usize, input: Input<'_>) {
+        let now = self.now();
+        if self.spinning.0 == self.now {
+            self.spinning.1 += 1;
+            assert!(self.spinning.1 < 20_000, "time does not go on");
+        } else {
+            self.spinning = (self.now, 0);
+        }
+        let mut effects = std::mem::take(&mut self.effects);
+        let shard = self.shards[index].as_mut().expect("the relay is up");
+        shard.step(now, input, &mut effects);
+        for effect in effects.drain(..) {
+            self.perform(index, effect);
+        }
+        self.effects = effects;
+    }
+
+    fn perform(&mut self, shard: usize, effect: Effect) {
+        match effect {
+            Effect::Open { conn } => {
+                let client = self.accepting.take().expect("a connection was accepted");
+                self.opened(shard, conn, client);
+            }
+            Effect::Refuse { greeting } => {
+                assert!(greeting.starts_with(b"421 "), "a refusal is temporary");
+                let client = self.accepting.take().expect("a connection was accepted");
+                self.clients[client].over = true;
+            }
+            Effect::Flush { conn } => self.flush(shard, conn),
+            Effect::Close { conn } => self.shard_closes(shard, conn, false),
+            Effect::Abort { conn } => self.shard_closes(shard, conn, true),
+            Effect::Pause { conn } => self.set_paused(shard, conn, true),
+            Effect::Resume { conn } => self.set_paused(shard, conn, false),
+            Effect::StartTls { .. } => unreachable!("nobody here says STARTTLS or offers it"),
+            Effect::Dial { conn, address, .. } => self.dial(shard, conn, address),
+            Effect::Write { write, slot, offset_bytes, block } => {
+                let number = self.next_number();
+                self.ledger.write_issued(self.now, shard, number, offset_bytes, block.bytes());
+                self.trace.note(self.now, "write", write.0, block.bytes().len() as u64, || {
+                    format!("{shard}: {number} slot {} at {offset_bytes}, {} bytes", slot.0, block.bytes().len())
+                });
+                self.begin(shard, number, Work::Write { write, slot, offset: offset_bytes, block });
+            }
+            Effect::Read { read, slot, offset_bytes, length_bytes } => {
+                let number = self.next_number();
+                self.begin(shard, number, Work::Read { read, slot, offset: offset_bytes, length: length_bytes });
+            }
+            Effect::PrepareSegment { slot } => {
+                let number = self.next_number();
+                self.begin(shard, number, Work::Prepare { slot });
+            }
+            Effect::Resolve { query, domain, address_only } => self.resolve(shard, query, &domain, address_only),
+            Effect::Parcel { to, parcel } => self.send_parcel(shard, usize::from(to.0), parcel),
+            Effect::WakeAt(wake) => {
+                self.wakes[shard] = wake.0;
+                let lateness = self.dice.skewed(0, 2_000);
+                let delay = wake.0.saturating_sub(self.now).max(1) + lateness;
+                self.after_here(delay, Event::Tick { shard, wake: wake.0 });
+            }
+            Effect::Report(level, text) => self.report(shard, level, &text),
+            Effect::Drained => {
+                self.drained[shard] = true;
+                assert!(self.draining, "drained without a drain");
+                if self.drained.iter().all(|&drained| drained) {
+                    self.after_here(1, Event::Stop { whole: true });
+                }
+            }
+        }
+    }
+
+    fn next_number(&mut self) -> u64 {
+        self.order += 1;
+        self.order
+    }
+
+    fn report(&mut self, shard: usize, level: Level, text: &str) {
+        self.trace.note(self.now, "report", shard as u64, text.len() as u64, || format!("{shard}: {text}"));
+        assert!(level != Level::Error || self.disk_trouble, "an error though the disk is well: {text}");
+        if let Some((id, _)) = text.split_once(": failed, and has no sender") {
+            self.ledger.unreported(&self.plan, self.now, id.parse().expect("a message is named"));
+        }
+    }
+
+    fn send_parcel(&mut self, from: usize, to: usize, parcel: Parcel) {
+        self.trace.note(self.now, "parcel", from as u64, to as u64, || format!("{from} to {to}: {parcel:?}"));
+        let queue = self.parcels.entry((from, to)).or_default();
+        queue.push_back(parcel);
+        // One event for each; they take the parcels in order whatever their own order.
+        let slow = self.dice.permille(self.faults.slow_parcel);
+        let delay = if slow { self.dice.skewed(1_000, SECOND_US) } else { self.dice.range(1, 50) };
+        self.after_here(delay, Event::Parcel { to, from });
+    }
+
+    // ---- the disk ----
+
+    fn begin(&mut self, shard: usize, number: u64, work: Work) {
+        let latency = self.plan.write_latency_us;
+        let mut delay = match work {
+            Work::Prepare { .. } => self.dice.range(latency, latency * 20),
+            _ => self.dice.range(latency / 2, latency * 2),
+        };
+        if self.dice.permille(self.faults.write_slow) {
+            delay += self.dice.skewed(10_000, 3 * SECOND_US);
+            self.disk_trouble = true;
+        }
+        self.disks[shard].begin(number, work);
+        self.after_here(delay, Event::DiskDone { shard, number });
+    }
+
+    fn disk_error(&mut self) -> DiskError {
+        self.disk_trouble = true;
+        if self.dice.permille(400) { DiskError::Full } else { DiskError::Io { errno: 5 } }
+    }
+
+    fn disk_done(&mut self, shard: usize, number: u64) {
+        let Some(work) = self.disks[shard].end(number) else { return };
+        if self.dice.permille(self.faults.disk_outages) {
+            let error = self.disk_error();
+            let until = self.now + self.dice.skewed(100_000, 30 * SECOND_US);
+            self.disks[shard].outage = Some((until, error));
+        }
+        let outage = self.disks[shard].outage.filter(|(until, _)| self.now < *until).map(|(_, error)| error);
+        self.disk_trouble |= outage.is_some();
+        match work {
+            Work::Write { write, slot, offset, block } => {
+                let fails = self.dice.permille(self.faults.write_error);
+                let result = if fails { Err(self.disk_error()) } else { outage.map_or(Ok(()), Err) };
+                match result {
+                    Ok(()) => self.disks[shard].write(slot, offset, &block),
+                    Err(_) => self.disks[shard].write_some(&mut self.dice, slot, offset, &block),
+                }
+                self.trace.note(self.now, "written", number, result.is_ok().into(), || {
+                    format!("{shard}: {number} {result:?}")
+                });
+                self.ledger.write_done(shard, number, result.is_ok());
+                self.step(shard, Input::Written { write, result });
+            }
+            Work::Prepare { slot } => {
+                let fails = self.dice.permille(self.faults.prepare_error);
+                let result = if fails { Err(self.disk_error()) } else { outage.map_or(Ok(()), Err) };
+                if result.is_ok() || self.dice.permille(500) {
+                    self.disks[shard].prepare(slot, self.plan.settings.queue.segment_bytes);
+                }
+                self.trace.note(self.now, "prepared", slot.0.into(), result.is_ok().into(), || {
+                    format!("{shard}: slot {} {result:?}", slot.0)
+                });
+                self.step(shard, Input::SegmentPrepared { slot, result });
+            }
+            Work::Read { read, slot, offset, length } => {
+                let fails = self.dice.permille(self.faults.read_error);
+                let result = if fails { Err(self.disk_error()) } else { self.disks[shard].read(slot, offset, length) };
+                self.trace.note(self.now, "read", offset.into(), length.into(), || {
+                    format!("{shard}: slot {} at {offset}, {length} bytes", slot.0)
+                });
+                self.step(shard, Input::ReadBack { read, result });
+            }
+        }
+    }
+
+    // ---- DNS ----
+
+    fn resolve(&mut self, shard: usize, query: QueryId, domain: &str, address_only: bool) {
+        let (site, zone) = if domain == "hub.test" {
+            assert!(address_only, "a smart host's name has no MX");
+            (SMART_HOST, Zone::Hosts)
+        } else {
+            assert!(!address_only, "mail for a domain goes by MX");
+            let site: usize = domain
+                .strip_prefix('d')
+                .and_then(|rest| rest.strip_suffix(".test"))
+                .and_then(|n| n.parse().ok())
+                .unwrap_or_else(|| panic!("a question about {domain}"));
+            (site, self.plan.zones[site])
+        };
+        let ttl_s = self.dice.pick(&[0, 5, 60]);
+        let answer = match zone {
+            _ if self.dice.permille(self.faults.dns_failure) => Answer::Temporary { text: "SERVFAIL".into() },
+            Zone::NullMx => Answer::NullMx { ttl_s },
+            Zone::Nowhere => Answer::NoSuchDomain { ttl_s },
+            Zone::Hosts if site == SMART_HOST => {
+                let host = MailHost { preference: 0, name: "hub.test".into(), addresses: vec![host_address(site, 0)] };
+                Answer::Mail { hosts: vec![host], ttl_s }
+            }
+            Zone::Hosts => {
+                let count = self.dice.range(1, 4) as usize;
+                let mut hosts: Vec<_> = (0..count)
+                    .map(|host| MailHost {
+                        preference: self.dice.below(3) as u16 * 10,
+                        name: format!("mx{host}.{domain}").into(),
+                        addresses: (0..self.dice.range(1, 2) as usize)
+                            .map(|n| host_address(site, host * 2 + n))
+                            .collect(),
+                    })
+                    .collect();
+                if self.dice.permille(200) {
+                    hosts.push(MailHost { preference: 0, name: "gone.test".into(), addresses: Vec::new() });
+                }
+                Answer::Mail { hosts, ttl_s }
+            }
+        };
+        self.trace.note(self.now, "resolve", query.0, site as u64, || format!("{shard}: {domain} {answer:?}"));
+        let slow = self.dice.permille(self.faults.dns_slow);
+        let delay = if slow { self.dice.skewed(SECOND_US, 45 * SECOND_US) } else { self.dice.range(10, 100_000) };
+        self.after_here(delay, Event::Resolved { shard, query, answer });
+    }
+
+    // ---- clients ----
+
+    fn arrive(&mut self) {
+        let listens = |shard: &Option<Shard>| shard.as_ref().is_some_and(Shard::ready);
+        if !self.disk_trouble && !self.shards.iter().all(listens) || !self.is_up() {
+            // Nobody listens yet; it comes back.
+            let delay = self.dice.range(SECOND_US, 5 * SECOND_US);
+            return self.after(delay, Event::Arrive);
+        }
+        let client = Client::new(&mut self.dice, &self.plan, &mut self.ledger, self.now, self.calm);
+        self.clients.push(client);
+        let number = self.clients.len() - 1;
+        let shard = self.dice.below(self.plan.shards as u64) as usize;
+        self.trace.note(self.now, "client", number as u64, shard as u64, || format!("{number} at shard {shard}"));
+        self.accepting = Some(number);
+        let peer = SocketAddr::from(([10, 0, 0, 1], 1024 + number as u16));
+        self.step(shard, Input::Accepted { peer, local: [127, 0, 0, 1].into() });
+        assert!(self.accepting.is_none(), "a client is taken or refused");
+    }
+
+    fn opened(&mut self, shard: usize, name: ConnId, client: usize) {
+        let conn = self.conns.len();
+        self.conns.push(Conn::new(shard, name, Peer::Client(client), true));
+        self.by_name.insert((shard, name), conn);
+        self.foresee_trouble(conn);
+    }
+}
