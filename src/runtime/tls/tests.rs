@@ -49,8 +49,8 @@ impl End {
     }
 
     fn read(&mut self, bytes: &[u8]) -> Result<(), Broken> {
-        let mut buffer = vec![0xa5; limits::RECEIVE_BYTES];
         let kept = self.tls.kept();
+        let mut buffer = vec![0xa5; kept + bytes.len()];
         buffer[kept..kept + bytes.len()].copy_from_slice(bytes);
         let opened = self.tls.open(&mut buffer, bytes.len(), &mut self.plain)?;
         assert!(opened.secured.is_none() || self.secured.is_none(), "secured once");
