@@ -138,9 +138,12 @@ pub struct HeaderScan {
 }
 
 /// Where in the header the last piece ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Place {
-    /// So many bytes of the field name matched since the line's start.
+    /// At a line's start.
+    #[default]
+    LineStart,
+    /// So many bytes of the field name matched since the line's start, or since the doubled dot there.
     Name(usize),
     /// The line began with CR: an LF makes it the empty line.
     EmptyLineCr,
@@ -148,12 +151,6 @@ enum Place {
     Rest,
     /// Behind the empty line.
     Body,
-}
-
-impl Default for Place {
-    fn default() -> Self {
-        Place::Name(0)
-    }
 }
 
 const RECEIVED: &[u8] = b"received:";
@@ -165,18 +162,21 @@ impl HeaderScan {
         while let Some(&byte) = rest.first() {
             match self.place {
                 Place::Body => return,
-                Place::Name(0) if byte == b'\r' => self.place = Place::EmptyLineCr,
+                Place::LineStart if byte == b'\r' => self.place = Place::EmptyLineCr,
+                // On the wire a dot here is not part of the line, whoever doubled it and why (DAT-05).
+                Place::LineStart if byte == b'.' => self.place = Place::Name(0),
+                Place::LineStart if byte.to_ascii_lowercase() == RECEIVED[0] => self.place = Place::Name(1),
                 Place::EmptyLineCr if byte == b'\n' => self.place = Place::Body,
                 Place::Name(matched) if byte.to_ascii_lowercase() == RECEIVED[matched] => {
                     self.name_matched(matched + 1)
                 }
-                Place::Name(_) | Place::EmptyLineCr | Place::Rest => {
+                Place::LineStart | Place::Name(_) | Place::EmptyLineCr | Place::Rest => {
                     let Some(newline) = memchr(b'\n', rest) else {
                         self.place = Place::Rest;
                         return;
                     };
                     rest = &rest[newline..];
-                    self.place = Place::Name(0);
+                    self.place = Place::LineStart;
                 }
             }
             rest = &rest[1..];
@@ -285,6 +285,15 @@ mod tests {
             scan.feed(&text[cut..]);
             assert_eq!(scan.received_fields(), 3, "cut at {cut}");
         }
+    }
+
+    #[test]
+    fn a_dot_at_a_line_start_hides_no_field() {
+        // TRC-06, DAT-05: the next hop sees the line without it.
+        let mut scan = HeaderScan::default();
+        scan.feed(b".Received: a\r\n.");
+        scan.feed(b"Received: b\r\n..Received: c\r\nx.Received: d\r\n");
+        assert_eq!(scan.received_fields(), 2);
     }
 
     proptest! {

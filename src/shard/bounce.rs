@@ -109,7 +109,7 @@ impl Shard {
             chunks: &[],
             tail: &[&report.body],
         };
-        let Ok(appended) = self.log.append_accept(&draft, &mut |_, _| {}) else { return Err(report) };
+        let Ok(appended) = self.log.append_report(&draft) else { return Err(report) };
         let slot = self.backlog.messages.insert(Message {
             id: appended.id,
             place: appended.place,

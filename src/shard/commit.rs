@@ -138,7 +138,10 @@ impl Shard {
                     }
                     self.put_inbound(id, conn, effects);
                 }
-                Side::Out(_) => self.after_client(now, id, conn, effects),
+                Side::Out(_) => {
+                    self.leave_idle(id, &mut conn);
+                    self.after_client(now, id, conn, effects);
+                }
             }
         }
     }

@@ -618,7 +618,7 @@ impl Shard {
         self.after_client(now, id, conn, effects);
     }
 
-    fn leave_idle(&mut self, id: ConnId, conn: &mut Conn) {
+    pub(super) fn leave_idle(&mut self, id: ConnId, conn: &mut Conn) {
         let outbound = conn.outbound();
         if std::mem::take(&mut outbound.idle) {
             self.sites.table[outbound.site as usize].idle.retain(|&other| other != id);

@@ -15,7 +15,7 @@ use crate::config::Settings;
 use crate::mail::address::domain_of;
 use crate::mail::envelope::Envelope;
 use crate::mail::trace::{TraceFacts, write_received};
-use crate::queue::{Draft, DraftRecipient, RecipientList, RecipientState};
+use crate::queue::{Draft, DraftRecipient, LogRefusal, RecipientList, RecipientState};
 use crate::shard::backlog::{JOB_RECIPIENTS_MAX, Message, NO_JOB};
 use crate::shard::commit::Committing;
 use crate::shard::conns::{Conn, Inbound, Side};
@@ -130,15 +130,22 @@ impl Shard {
                 ServerEvent::Body(slice) => {
                     inbound.data_bytes += slice.len() as u64;
                     if !run.push(slice) {
-                        self.keep(inbound, &run);
+                        if let Err(why) = self.keep(inbound, &run) {
+                            inbound.server.storage_refused(why);
+                        }
                         run = Run::default();
                         run.push(slice);
                     }
                 }
                 ServerEvent::MessageEnd => {
+                    let mut refusal = None;
                     if inbound.gathered.len() + run.length_bytes > limits::CHUNK_MAX_BYTES {
-                        self.keep(inbound, &run);
+                        refusal = self.keep(inbound, &run).err();
                         run = Run::default();
+                    }
+                    if let Some(why) = refusal {
+                        self.refuse(conn, why);
+                        continue;
                     }
                     let awaiting = self.message_end(now, id, conn, &run);
                     run = Run::default();
@@ -152,7 +159,9 @@ impl Shard {
                     self.forget_body(inbound);
                 }
                 ServerEvent::NeedMore => {
-                    self.keep(inbound, &run);
+                    if let Err(why) = self.keep(inbound, &run) {
+                        inbound.server.storage_refused(why);
+                    }
                     inbound.leftover.extend_from_slice(input);
                     break;
                 }
@@ -171,10 +180,11 @@ impl Shard {
         Shard::flush(id, conn, effects);
     }
 
-    /// Puts a run of body bytes away before the receive buffer goes: into records if it is long enough.
-    fn keep(&mut self, inbound: &mut Inbound, run: &Run<'_>) {
+    /// Puts a run of body bytes away before the receive buffer goes: into records if it is long enough. An error says
+    /// that the message is to be refused.
+    fn keep(&mut self, inbound: &mut Inbound, run: &Run<'_>) -> Result<(), LogRefusal> {
         if run.length_bytes == 0 {
-            return;
+            return Ok(());
         }
         let together = inbound.gathered.len() + run.length_bytes;
         if together < limits::CHUNK_MIN_BYTES {
@@ -182,8 +192,9 @@ impl Shard {
                 inbound.gathered.extend_from_slice(part);
             }
             self.counters.gathered_bytes += run.length_bytes as u64;
-            return;
+            return Ok(());
         }
+        let mut kept = Ok(());
         let gathered = std::mem::take(&mut inbound.gathered);
         let mut record: Vec<&[u8]> = Vec::with_capacity(run.count + 2);
         let mut length = 0;
@@ -195,24 +206,31 @@ impl Shard {
                 length += now.len();
                 part = later;
                 if length == limits::CHUNK_MAX_BYTES {
-                    self.append_chunk(inbound, &record);
+                    kept = kept.and(self.append_chunk(inbound, &record));
                     record.clear();
                     length = 0;
                 }
             }
         }
         if length > 0 {
-            self.append_chunk(inbound, &record);
+            kept = kept.and(self.append_chunk(inbound, &record));
         }
         inbound.gathered = gathered;
         inbound.gathered.clear();
+        kept
     }
 
-    fn append_chunk(&mut self, inbound: &mut Inbound, parts: &[&[u8]]) {
-        match self.log.append_chunk(parts) {
-            Ok(chunk) => inbound.chunks.push(chunk),
-            Err(why) => inbound.server.storage_refused(why),
-        }
+    fn append_chunk(&mut self, inbound: &mut Inbound, parts: &[&[u8]]) -> Result<(), LogRefusal> {
+        inbound.chunks.push(self.log.append_chunk(parts)?);
+        Ok(())
+    }
+
+    /// The log does not take a whole message: says so, and forgets it.
+    fn refuse(&mut self, conn: &mut Conn, why: LogRefusal) {
+        let Conn { outbox, side: Side::In(inbound), .. } = conn else { unreachable!("only clients send messages") };
+        outbox.write(|out| inbound.server.refused(why, out));
+        self.counters.refused_by_log += 1;
+        self.forget_body(inbound);
     }
 
     /// The body of a refused or broken-off message is garbage.
@@ -225,7 +243,7 @@ impl Shard {
 
     /// A whole message is there: append its accepting record. True if the session now waits for the commit.
     fn message_end(&mut self, now: Now, id: ConnId, conn: &mut Conn, run: &Run<'_>) -> bool {
-        let Conn { outbox, side: Side::In(inbound), .. } = conn else { unreachable!("only clients send messages") };
+        let Conn { side: Side::In(inbound), .. } = conn else { unreachable!("only clients send messages") };
         inbound.data_since = None;
         let envelope = inbound.server.envelope();
         let facts = inbound.server.facts();
@@ -266,9 +284,7 @@ impl Shard {
         let appended = match appended {
             Ok(appended) => appended,
             Err(why) => {
-                outbox.write(|out| inbound.server.refused(why, out));
-                self.counters.refused_by_log += 1;
-                self.forget_body(inbound);
+                self.refuse(conn, why);
                 return false;
             }
         };

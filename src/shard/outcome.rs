@@ -107,8 +107,9 @@ impl Shard {
             Reported::Needless
         };
         if reported == Reported::NoRoom {
-            // The report must not be lost: the failure is found again when there is room for it.
-            entries.iter_mut().filter(|e| e.outcome == Outcome::Failed).for_each(|e| e.outcome = Outcome::Deferred);
+            // The report must not be lost: the failure is found again when there is room for it. Nothing is noted, for
+            // that would take the room.
+            entries.iter_mut().filter(|e| e.outcome == Outcome::Failed).for_each(|e| e.outcome = Outcome::NotTried);
         }
         let job = &self.backlog.jobs[job_id as usize];
         let message = self.backlog.messages[job.message as usize].id;
@@ -116,7 +117,7 @@ impl Shard {
         let backoff = Backoff { first_ms: self.settings.retry.first_ms, longest_ms: self.settings.retry.longest_ms };
         let delay_ms = backoff.delay_ms(u32::from(attempts), &mut self.rng);
         let mut settled = 0u128;
-        let mut deferred = false;
+        let mut deferred = reported == Reported::NoRoom;
         for entry in entries.iter() {
             let index = job.recipient(entry.nth);
             let bit = 1u128 << (index - usize::from(job.first));

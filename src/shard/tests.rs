@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 
 use super::*;
 use crate::base::bytes::{HeapBlocks, heap_block};
+use crate::base::limits;
 use crate::base::time::UnixMs;
 use crate::config::{self, Machine};
 use crate::queue::{DiskError, Recovery, SegmentSlot, WriteId};
@@ -369,6 +370,34 @@ fn a_failing_disk_is_answered_and_recovered_from() {
         world.pass(100);
         world.nothing_left();
     }
+}
+
+/// QUE-07: a message of several records that comes whole, when there is nothing to append to.
+#[test]
+fn a_large_message_without_a_segment_is_refused() {
+    let mut world = World::new(&[]);
+    let conn = world.client();
+    world.say(conn, b"EHLO c.test\r\nMAIL FROM:<a@source.test>\r\nRCPT TO:<b@dest.test>\r\nDATA\r\n");
+    world.fail_writes = Some(DiskError::Full);
+    world.send(&["to@dest.test"], "x\r\n");
+    let body = "a line of text\r\n".repeat(20_000) + ".\r\n";
+    let reply = world.say(conn, body.as_bytes());
+    assert!(reply.starts_with("452 4.3.1"), "{reply}");
+    world.fail_writes = None;
+    world.pass(5_000);
+    world.nothing_left();
+}
+
+/// RTE-18: a drain says QUIT on idle connections and does not wait for who never answers it.
+#[test]
+fn a_drain_ends_also_where_quit_is_not_answered() {
+    let mut world = World::new(&[]);
+    world.rule = |line| if line == "QUIT" { String::new() } else { accept_all(line) };
+    world.send(&["to@dest.test"], "x\r\n");
+    assert_eq!(world.taken.len(), 1);
+    world.input(Input::Drain);
+    world.pass(limits::QUIT_TIMEOUT_MS + 100);
+    assert!(world.drained);
 }
 
 /// RTE-18, RTE-19: recipients of one domain together, domains apart, one body.

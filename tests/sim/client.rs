@@ -62,6 +62,8 @@ pub struct Client {
     pub silent: bool,
     /// When it last sent or got something.
     pub last_us: u64,
+    /// What it reads was sent by a relay that is gone: a 4yz of that one binds no one.
+    stale: bool,
 }
 
 /// A body in wire form, its lines numbered so that no two are alike.
@@ -107,7 +109,7 @@ impl Client {
         let pipelined = dice.permille(650);
         let group = if pipelined { dice.pick(&[0, 200, 600]) } else { 1000 };
         let mut script = VecDeque::new();
-        let mut line = |script: &mut VecDeque<Step>, dice: &mut Dice, text: String, tag: Tag| {
+        let line = |script: &mut VecDeque<Step>, dice: &mut Dice, text: String, tag: Tag| {
             script.push_back(Step::Line(text, tag));
             if dice.permille(group) {
                 script.push_back(Step::Wait);
@@ -166,6 +168,7 @@ impl Client {
             over: false,
             silent: false,
             last_us: now_us,
+            stale: false,
         }
     }
 
@@ -225,7 +228,15 @@ impl Client {
     }
 
     /// Reads what the relay said.
-    pub fn receive(&mut self, plan: &Plan, ledger: &mut Ledger, bytes: &[u8], storage_may_fail: bool) -> Wish {
+    pub fn receive(
+        &mut self,
+        plan: &Plan,
+        ledger: &mut Ledger,
+        bytes: &[u8],
+        storage_may_fail: bool,
+        stale: bool,
+    ) -> Wish {
+        self.stale = stale;
         self.input.extend_from_slice(bytes);
         let input = std::mem::take(&mut self.input);
         let mut rest = &input[..];
@@ -267,7 +278,7 @@ impl Client {
             }
             Tag::Dot(number) => {
                 let message = &mut ledger.messages[number];
-                message.refused = code != 250;
+                message.refused = code != 250 && !self.stale;
                 let large = message.body.len() as u64 > plan.settings.relay.message_bytes_max;
                 match code {
                     250 => !message.poisoned,

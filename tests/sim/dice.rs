@@ -12,11 +12,6 @@ impl Dice {
         Dice(Rng::new(seed))
     }
 
-    /// A generator of its own, so that one part's draws do not shift another's.
-    pub fn fork(&mut self) -> Dice {
-        Dice(Rng::new(self.0.next_u64()))
-    }
-
     pub fn number(&mut self) -> u64 {
         self.0.next_u64()
     }

@@ -32,6 +32,8 @@ use world::{Outcome, World};
 const TWICE_EVERY: u64 = 16;
 /// Lines of the log that a failure prints.
 const LAST_LINES: usize = 60;
+/// A campaign stops after so many failures.
+const FAILURES_TOLD: usize = 5;
 
 thread_local! {
     static SEED: RefCell<Option<u64>> = const { RefCell::new(None) };
@@ -43,6 +45,8 @@ struct Options {
     seeds: Option<(u64, u64)>,
     seconds: Option<u64>,
     log: bool,
+    /// Stop at the first failure and do not look into it.
+    first: bool,
     threads: Option<usize>,
 }
 
@@ -68,6 +72,7 @@ fn options() -> Result<Options, String> {
             "--seconds" => options.seconds = Some(number(&value()?)?),
             "--threads" => options.threads = Some(number(&value()?)? as usize),
             "--log" => options.log = true,
+            "--first" => options.first = true,
             // What the test runner is told for all targets.
             _ => {}
         }
@@ -145,7 +150,7 @@ impl Source {
     }
 }
 
-fn work(source: &Source, totals: &Mutex<Totals>, stop: &AtomicBool) {
+fn work(source: &Source, totals: &Mutex<Totals>, stop: &AtomicBool, first: bool) {
     while let Some(seed) = source.next() {
         if stop.load(Ordering::Relaxed) {
             return;
@@ -167,8 +172,12 @@ fn work(source: &Source, totals: &Mutex<Totals>, stop: &AtomicBool) {
             Err(message) => {
                 totals.runs += 1;
                 totals.failed.push(seed);
-                tell(seed, &message);
-                if totals.failed.len() >= 5 {
+                if first {
+                    println!("seed {seed} failed: {message}");
+                } else {
+                    tell(seed, &message);
+                }
+                if first || totals.failed.len() >= FAILURES_TOLD {
                     stop.store(true, Ordering::Relaxed);
                 }
             }
@@ -176,12 +185,14 @@ fn work(source: &Source, totals: &Mutex<Totals>, stop: &AtomicBool) {
     }
 }
 
-fn campaign(name: &str, source: &Source, threads: usize, totals: &Mutex<Totals>, stop: &AtomicBool) {
-    let begun = Instant::now();
+fn campaign(name: &str, source: &Source, options: &Options, totals: &Mutex<Totals>) {
+    let cores = || std::thread::available_parallelism().map_or(1, |count| count.get().min(8));
+    let threads = options.threads.unwrap_or_else(cores);
+    let (begun, stop) = (Instant::now(), AtomicBool::new(false));
     let before = totals.lock().expect("not running").runs;
     std::thread::scope(|scope| {
         for _ in 0..threads {
-            scope.spawn(|| work(source, totals, stop));
+            scope.spawn(|| work(source, totals, &stop, options.first));
         }
     });
     let runs = totals.lock().expect("not running").runs - before;
@@ -206,9 +217,6 @@ fn main() -> ExitCode {
         }
     }));
     let totals = Mutex::new(Totals::default());
-    let stop = AtomicBool::new(false);
-    let threads =
-        options.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |count| count.get().min(8)));
     let fresh = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64 * 1000);
     match (options.seeds, options.seconds) {
         (Some((from, _)), _) if options.log => {
@@ -218,16 +226,16 @@ fn main() -> ExitCode {
         }
         (Some((from, to)), seconds) => {
             let until = seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
-            campaign("these_seeds", &Source { next: from.into(), end: to, until }, threads, &totals, &stop);
+            campaign("these_seeds", &Source { next: from.into(), end: to, until }, &options, &totals);
         }
         (None, Some(seconds)) => {
             let until = Some(Instant::now() + Duration::from_secs(seconds));
-            campaign("fresh_seeds", &Source { next: fresh.into(), end: u64::MAX, until }, threads, &totals, &stop);
+            campaign("fresh_seeds", &Source { next: fresh.into(), end: u64::MAX, until }, &options, &totals);
         }
         (None, None) => {
-            campaign("fixed_seeds", &Source { next: 0.into(), end: 150, until: None }, threads, &totals, &stop);
+            campaign("fixed_seeds", &Source { next: 0.into(), end: 150, until: None }, &options, &totals);
             let until = Some(Instant::now() + Duration::from_secs(5));
-            campaign("fresh_seeds", &Source { next: fresh.into(), end: fresh + 50, until }, threads, &totals, &stop);
+            campaign("fresh_seeds", &Source { next: fresh.into(), end: fresh + 50, until }, &options, &totals);
         }
     }
     let totals = totals.into_inner().expect("all runs are over");

@@ -471,7 +471,7 @@ impl World {
         client.last_us = self.now;
         let storage_may_fail = self.storage_may_fail();
         let client = &mut self.clients[number];
-        let mut wish = client.receive(&self.plan, &mut self.ledger, bytes, storage_may_fail);
+        let mut wish = client.receive(&self.plan, &mut self.ledger, bytes, storage_may_fail, !self.conns[index].open);
         let mut out = Vec::new();
         if wish == Wish::Nothing {
             wish = client.advance(&mut self.ledger, &mut out);

@@ -145,7 +145,7 @@ fn settings(dice: &mut Dice, shards: usize, smart_host: bool) -> Settings {
         });
     }
     settings.queue.segment_bytes = dice.pick(&[384 << 10, 512 << 10, 1 << 20]);
-    settings.queue.segments_max = dice.range(4, 24) as usize;
+    settings.queue.segments_max = dice.range(8, 32) as usize;
     settings.queue.hot_bytes = dice.pick(&[0, 64 << 10, 512 << 10, 64 << 20]);
     settings.relay.message_bytes_max = dice.pick(&[20 << 10, 300 << 10, 50 << 20]);
     settings.relay.recipients_max = dice.pick(&[3, 1000]);

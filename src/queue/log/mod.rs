@@ -146,7 +146,7 @@ struct Counters {
 enum Reserve {
     /// None of it: new mail.
     Keep,
-    /// Half of it: verdicts.
+    /// Half of it: verdicts and reports.
     Half,
     /// All of it: copies, by which room is made.
     All,
@@ -303,6 +303,21 @@ impl Log {
             }
         }
         let reserve = if draft.copy_of.is_some() { Reserve::All } else { Reserve::Keep };
+        self.append_message(draft, prefix, reserve)
+    }
+
+    /// Appends a message that settles another: the report of a failure. May use as much of the reserve as verdicts
+    /// may, for without it a full queue of failed messages would never empty.
+    pub fn append_report(&mut self, draft: &Draft<'_>) -> Result<Appended, LogRefusal> {
+        self.append_message(draft, &mut |_, _| {}, Reserve::Half)
+    }
+
+    fn append_message(
+        &mut self,
+        draft: &Draft<'_>,
+        prefix: &mut dyn FnMut(MessageId, &mut Vec<u8>),
+        reserve: Reserve,
+    ) -> Result<Appended, LogRefusal> {
         self.make_room(padded(HEADER_BYTES + draft.payload_bytes(PREFIX_MAX_BYTES)), reserve)?;
         let place = self.next_position();
         let id = draft.copy_of.map_or(MessageId { shard: self.settings.shard, position: place }, |copy| copy.id);

@@ -45,6 +45,10 @@ impl Bench {
     }
 
     fn accept(&mut self, body_bytes: usize) -> Result<Appended, LogRefusal> {
+        self.append(body_bytes, false)
+    }
+
+    fn append(&mut self, body_bytes: usize, report: bool) -> Result<Appended, LogRefusal> {
         let body = vec![b'x'; body_bytes];
         let recipients =
             vec![DraftRecipient { address: b"a@x.example", state: RecipientState::Open, attempts: 0, due: UnixMs(0) }];
@@ -58,6 +62,9 @@ impl Bench {
             chunks: &[],
             tail: &[&body],
         };
+        if report {
+            return self.log.append_report(&draft);
+        }
         self.log.append_accept(&draft, &mut |_, out| out.extend_from_slice(b"Received: x\r\n"))
     }
 
@@ -193,6 +200,7 @@ fn full_log_refuses_and_goes_on() {
         bench.complete(Ok(()));
     };
     assert_eq!(refusal, LogRefusal::Full);
+    messages.push(bench.append(60_000, true).expect("reports may use the reserve, for they settle messages"));
     for message in &messages {
         bench.verdict(message.id);
         bench.log.settle(message.place, &[]);
