@@ -21,6 +21,8 @@ pub enum Protocol {
     Smtp,
     /// The client said EHLO.
     Esmtp,
+    /// The client said EHLO inside TLS.
+    Esmtps,
 }
 
 impl Protocol {
@@ -29,6 +31,7 @@ impl Protocol {
         match self {
             Protocol::Smtp => "SMTP",
             Protocol::Esmtp => "ESMTP",
+            Protocol::Esmtps => "ESMTPS",
         }
     }
 }
@@ -44,6 +47,8 @@ pub struct TraceFacts<'a> {
     pub hostname: &'a str,
     /// How it came.
     pub protocol: Protocol,
+    /// The cipher suite by its registered name, if it came inside TLS (RFC 8314 4.3).
+    pub cipher: Option<&'static str>,
     /// The message's name in our queue.
     pub id: MessageId,
     /// The recipient, if there is only one (TRC-03).
@@ -63,7 +68,11 @@ pub fn write_received(out: &mut Vec<u8>, facts: &TraceFacts<'_>) {
     }
     out.extend_from_slice(b"\r\n\tby ");
     push_clean(out, facts.hostname.as_bytes(), DOMAIN_MAX_BYTES, is_host_byte);
-    push(out, format_args!(" (Ringpost) with {}\r\n\tid {}", facts.protocol.keyword(), facts.id));
+    push(out, format_args!(" (Ringpost) with {}", facts.protocol.keyword()));
+    if let Some(cipher) = facts.cipher {
+        push(out, format_args!(" tls {cipher}"));
+    }
+    push(out, format_args!("\r\n\tid {}", facts.id));
     if let Some(recipient) = facts.for_recipient {
         out.extend_from_slice(b"\r\n\tfor <");
         push_clean(out, recipient, PATH_MAX_BYTES, |b| (b' '..=b'~').contains(&b));
@@ -207,6 +216,7 @@ mod tests {
             peer: "192.0.2.1".parse().unwrap(),
             hostname: "relay.example",
             protocol: Protocol::Esmtp,
+            cipher: None,
             id: MessageId { shard: ShardId(0), position: Position::new(3, 0x1f000) },
             for_recipient: Some(b"u@d.example"),
             when: UnixMs(1_795_483_328_000),
