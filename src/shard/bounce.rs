@@ -85,12 +85,13 @@ impl Shard {
             .chain(std::iter::once(tail));
         let mut body = Vec::new();
         dsn::write_bounce(&mut body, &bounce, &mut original);
-        let about = Unwritten { message: message.id, verdicts: Vec::new(), then: None };
+        let about = Unwritten { message: message.id, verdicts: Vec::new() };
         let report = Report { to: view.sender().into(), body: body.into(), about };
         if self.append_report(now, Box::new(report)).is_err() {
             return Reported::NoRoom;
         }
         self.counters.bounces += 1;
+        self.reports_pending += 1;
         Reported::Appended
     }
 

@@ -40,6 +40,7 @@ impl Shard {
                     let id = self.backlog.messages[message as usize].id;
                     self.release(message);
                     if let Some(report) = report {
+                        self.reports_pending -= 1;
                         self.unwritten.push_back(report.about);
                         self.retry_unwritten();
                     }

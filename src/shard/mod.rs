@@ -94,6 +94,10 @@ pub struct Shard {
     unwritten: VecDeque<outcome::Unwritten>,
     /// Reports whose write failed; tried again with every step.
     to_repeat: VecDeque<Box<bounce::Report>>,
+    /// Reports that are not durable yet.
+    reports_pending: usize,
+    /// Messages without open recipients, of which something is not in the log yet.
+    leaving: Vec<backlog::Message>,
     results: Results,
     reads: rustc_hash::FxHashMap<ReadId, Reading>,
     next_read: u64,
@@ -138,6 +142,8 @@ impl Shard {
             committing: VecDeque::new(),
             unwritten: VecDeque::new(),
             to_repeat: VecDeque::new(),
+            reports_pending: 0,
+            leaving: Vec::new(),
             results: Results::default(),
             reads: Default::default(),
             next_read: 0,

@@ -43,11 +43,10 @@ impl Results {
     }
 }
 
-/// Verdicts that found no room in the log, and what may be forgotten once they are in.
+/// Verdicts that are not in the log yet.
 pub(super) struct Unwritten {
     pub(super) message: MessageId,
     pub(super) verdicts: Vec<(VerdictDraft<'static>, Box<[u8]>)>,
-    pub(super) then: Option<Message>,
 }
 
 impl Shard {
@@ -178,14 +177,16 @@ impl Shard {
             let about = &mut report.expect("the report is the last of what is committing").about;
             about.verdicts = entries.iter().filter(|entry| waits(entry)).map(|e| (draft(e), e.text.clone())).collect();
         }
-        let written = drafts.is_empty() || self.write_verdicts(message, drafts);
+        if !drafts.is_empty() {
+            self.write_verdicts(message, drafts);
+        }
         self.backlog.settle(job_id, settled);
         let job = &mut self.backlog.jobs[job_id as usize];
         if job.open == 0 {
             job.record = None;
             self.sites.table[job.site as usize].jobs -= 1;
             if let Some(message) = self.backlog.remove_job(job_id) {
-                self.forget_message(message, written, reported);
+                self.forget_message(message);
             }
         } else if deferred {
             job.record = None;
@@ -197,36 +198,43 @@ impl Shard {
         }
     }
 
-    /// False if the log had no room; then the verdicts wait in `unwritten`.
-    fn write_verdicts(&mut self, message: MessageId, drafts: &[VerdictDraft<'_>]) -> bool {
-        if self.log.append_verdicts(message, drafts).is_ok() {
-            return true;
+    /// Verdicts that the log has no room for wait in `unwritten`.
+    fn write_verdicts(&mut self, message: MessageId, drafts: &[VerdictDraft<'_>]) {
+        if self.log.append_verdicts(message, drafts).is_err() {
+            let verdicts =
+                drafts.iter().map(|draft| (VerdictDraft { text: &[], ..*draft }, draft.text.into())).collect();
+            self.unwritten.push_back(Unwritten { message, verdicts });
         }
-        let verdicts = drafts.iter().map(|draft| (VerdictDraft { text: &[], ..*draft }, draft.text.into())).collect();
-        self.unwritten.push_back(Unwritten { message, verdicts, then: None });
-        false
     }
 
-    /// All recipients are settled: its place is given up, behind the verdicts that say so.
-    fn forget_message(&mut self, message: Message, written: bool, reported: Reported) {
-        if reported == Reported::Appended {
-            let report = self.committing.back_mut().and_then(|committing| committing.report.as_mut());
-            report.expect("the report is the last of what is committing").about.then = Some(message);
-        } else if written {
-            self.log.settle(message.place, &message.chunks);
+    /// All recipients are settled: its place is given up, behind all verdicts that say so.
+    fn forget_message(&mut self, message: Message) {
+        if self.has_unwritten(message.id) {
+            self.leaving.push(message);
         } else {
-            self.unwritten.back_mut().expect("what was not written waits").then = Some(message);
+            self.log.settle(message.place, &message.chunks);
         }
+    }
+
+    /// True if something is known of a message that is not in the log yet.
+    fn has_unwritten(&self, message: MessageId) -> bool {
+        self.unwritten.iter().any(|other| other.message == message)
+            || (self.reports_pending > 0 && self.is_being_reported(message))
     }
 
     pub(super) fn retry_unwritten(&mut self) {
         while let Some(first) = self.unwritten.front() {
+            let message = first.message;
             let drafts: Vec<VerdictDraft<'_>> =
                 first.verdicts.iter().map(|(draft, text)| VerdictDraft { text, ..*draft }).collect();
-            if self.log.append_verdicts(first.message, &drafts).is_err() {
+            if self.log.append_verdicts(message, &drafts).is_err() {
                 return;
             }
-            if let Some(message) = self.unwritten.pop_front().and_then(|written| written.then) {
+            self.unwritten.pop_front();
+            if !self.has_unwritten(message)
+                && let Some(at) = self.leaving.iter().position(|leaving| leaving.id == message)
+            {
+                let message = self.leaving.swap_remove(at);
                 self.log.settle(message.place, &message.chunks);
             }
         }
