@@ -101,6 +101,16 @@ pub struct DiskReport {
     pub counts: DiskCounts,
 }
 
+/// Flushes per second that a file system makes by itself, for its journal.
+const OTHERS_FLUSHES_PER_S: f64 = 2.0;
+
+impl DiskReport {
+    /// Flushes per message that can be the relay's own: none if there were no more over that time than a disk at rest has.
+    pub fn own_flushes_per_message(&self, spent_s: f64) -> f64 {
+        if (self.counts.flushes as f64) < OTHERS_FLUSHES_PER_S * spent_s { 0.0 } else { self.flushes_per_message }
+    }
+}
+
 /// Fewer flushes per message than this are those of others.
 pub const FLUSHES_SEEN_MIN: f64 = 0.001;
 
@@ -335,6 +345,17 @@ fn write_latency(f: &mut Formatter<'_>, name: &str, latency: &LatencySummary) ->
 mod tests {
     use super::*;
     use crate::floor::{CommitFloor, SocketFloor};
+
+    #[test]
+    fn flushes_of_a_disk_at_rest_are_nobodys() {
+        let disk = |flushes| {
+            let counts = DiskCounts { flushes, ..DiskCounts::default() };
+            let flushes_per_message = flushes as f64 / 1000.0;
+            DiskReport { writes_per_message: 0.0, written_kib_per_message: 0.0, flushes_per_message, counts }
+        };
+        assert_eq!(disk(9).own_flushes_per_message(10.0), 0.0);
+        assert_eq!(disk(500).own_flushes_per_message(10.0), 0.5);
+    }
 
     #[test]
     fn the_floor_is_taken_at_the_relays_own_batch() {

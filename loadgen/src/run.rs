@@ -452,8 +452,13 @@ impl Stage<'_> {
                 counts,
             }
         });
+        let spent_s = seconds(drained.at_ns - from.at_ns);
         let floor = self.scenario.floor.as_ref().zip(relay.as_ref()).map(|(floor, relay)| {
-            FloorRatio::new(floor, relay.cpu_us_per_message, disk.as_ref().map(|disk| disk.flushes_per_message))
+            FloorRatio::new(
+                floor,
+                relay.cpu_us_per_message,
+                disk.as_ref().map(|disk| disk.own_flushes_per_message(spent_s)),
+            )
         });
         let (trips, taken) =
             (drained.sink.round_trips - from.sink.round_trips, drained.sink.messages - from.sink.messages);

@@ -186,7 +186,8 @@ fn row(case: &Case<'_>, cases: &[Case<'_>], floor: Option<&FloorReport>) -> Vec<
             cells.push(ratio.filter(|ratio| ratio.is_finite()).map_or(String::new(), |ratio| format!("{ratio:.2}")));
         }
     }
-    let flushes = Spread::over(case.runs.iter().filter_map(|run| Some(run.disk?.flushes_per_message)));
+    let own = |run: &Report| Some(run.disk?.own_flushes_per_message(run.load_s + run.drain_s));
+    let flushes = Spread::over(case.runs.iter().filter_map(own));
     cells.push(flushes.map_or(String::new(), |spread| durability(spread.median)));
     cells.push(case.runs.iter().map(|run| run.ledger.lost).sum::<u64>().to_string());
     if let Some(floor) = floor {
