@@ -234,7 +234,7 @@ fn wrong_files_are_named() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// Bytes changed on their way are noticed, and never read; whatever comes, nothing panics.
+    /// Bytes changed on their way are never read as something else; whatever comes, nothing panics.
     #[test]
     fn changed_bytes_are_never_read(at in any::<prop::sample::Index>(), flip in 1u8.., piece in 1usize..300) {
         let (mut client, mut server) = pair();
@@ -244,7 +244,8 @@ proptest! {
         let at = at.index(records.len());
         records[at] ^= flip;
         let result = records.chunks(piece).try_for_each(|bytes| server.read(bytes));
-        prop_assert!(result.is_err() || server.plain.is_empty(), "{result:?} {}", server.plain.len());
+        // The version in a record's head is the one thing that TLS 1.3 ignores (RFC 8446 5.1).
+        prop_assert!(server.plain.is_empty() || (result.is_ok() && server.plain == [b'x'; 500]), "{result:?}");
     }
 
     #[test]

@@ -80,6 +80,7 @@ impl Session {
             received_fields_max: 2,
             command_idle_ms: 300_000,
             data_idle_ms: 180_000,
+            tls: false,
         };
         let peer = Peer { address: [192, 0, 2, 1].into(), may_relay };
         let mut session = Session {
@@ -108,6 +109,7 @@ impl Session {
                     self.body.clear();
                     self.dropped += 1;
                 }
+                ServerEvent::StartTls => unreachable!("TLS is not offered"),
                 ServerEvent::Close => {
                     assert!(input.is_empty());
                     self.closed = true;
