@@ -19,7 +19,9 @@ use ringpost::config::{self, Machine, Settings};
 use ringpost::control::resolver::{Resolver, ResolverSettings};
 use ringpost::queue::ShardStart;
 use ringpost::queue::spool::{self, SpoolSettings};
+use ringpost::route::Answer;
 use ringpost::runtime::report::Reporter;
+use ringpost::runtime::tls::Keys;
 use ringpost::runtime::{self, Ask, Build, Crew, Options};
 use ringpost::shard::{Level, Setup, Shard};
 
@@ -74,6 +76,7 @@ fn load(configuration: &Configuration) -> Result<Settings, Trouble> {
 fn check(configuration: &Configuration) -> Result<(), Trouble> {
     let settings = load(configuration)?;
     runtime::probe::io_uring().map_err(Trouble::Failed)?;
+    Keys::check(&settings).map_err(failed)?;
     say(&format!("the configuration is right, and this machine can run it with {} shards\n", settings.shards))
 }
 
@@ -93,10 +96,11 @@ fn run(configuration: &Configuration) -> Result<(), Trouble> {
     .map_err(failed)?;
     let recovered: usize = starts.iter().map(|start| start.messages.len()).sum();
     reporter.report(Level::Info, format!("{recovered} messages found in {}", settings.queue.dir.display()));
-    let resolver = Resolver::start(&ResolverSettings { servers: settings.dns_servers.clone() }).map_err(failed)?;
-    let ask: Ask = Arc::new(move |query, domain, address_only, reply| resolver.ask(query, domain, address_only, reply));
+    let (keys, note) = Keys::load(&settings).map_err(failed)?;
+    note.into_iter().for_each(|note| reporter.report(Level::Info, note));
+    let ask = resolver(&settings, &reporter);
     let mut crew =
-        Crew::start(options(&settings), builds(&settings, starts), &ask, reporter.clone()).map_err(failed)?;
+        Crew::start(options(&settings, keys), builds(&settings, starts), &ask, reporter.clone()).map_err(failed)?;
     runtime::watch_signals(crew.events()).map_err(failed)?;
     if crew.wait_ready().map_err(failed)? {
         say(&ready_line(&settings, crew.addresses()))?;
@@ -109,12 +113,27 @@ fn run(configuration: &Configuration) -> Result<(), Trouble> {
     Ok(())
 }
 
-fn options(settings: &Settings) -> Options {
+fn options(settings: &Settings, keys: Keys) -> Options {
     Options {
         listen: settings.listen.iter().map(|listener| listener.address).collect(),
+        keys,
         queue_dir: settings.queue.dir.clone(),
         segment_bytes: settings.queue.segment_bytes,
         drain_ms: settings.drain_ms,
+    }
+}
+
+/// Who answers questions about domains. Without DNS the relay runs all the same: a smart host may need none.
+fn resolver(settings: &Settings, reporter: &Reporter) -> Ask {
+    match Resolver::start(&ResolverSettings { servers: settings.dns_servers.clone() }) {
+        Ok(resolver) => Arc::new(move |query, domain, address_only, reply| {
+            resolver.ask(query, domain, address_only, reply);
+        }),
+        Err(error) => {
+            let text = format!("no DNS: {error}; mail that needs it waits; set dns.servers or mend /etc/resolv.conf");
+            reporter.report(Level::Warning, text);
+            Arc::new(|query, _, _, reply| reply(query, Answer::Temporary { text: "there is no resolver".into() }))
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::io::Write;
 
 use crate::corpus::{Corpus, Letter};
+use crate::domains::Domains;
 use crate::ledger::Fate;
 use crate::marker;
 use crate::outbox::Outbox;
@@ -16,12 +17,13 @@ use crate::outbox::Outbox;
 const REPLY_LINE_MAX_BYTES: usize = 4096;
 
 /// How commands are grouped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Pipeline {
     /// Lock step: every command waits for its reply.
     None,
     /// MAIL, RCPT and DATA together: two round trips a message.
+    #[default]
     Group,
     /// A body and the next envelope together: one round trip a message.
     Across,
@@ -33,8 +35,8 @@ pub struct Script {
     pub pipeline: Pipeline,
     /// Recipients per message, at least 1.
     pub recipients: u32,
-    /// Domains that recipients are spread over, at least 1.
-    pub domains: u32,
+    /// Domains that recipients are spread over.
+    pub domains: Domains,
     /// Messages per connection, 0 for no end.
     pub messages_per_session: u64,
     /// The run's number.
@@ -124,6 +126,7 @@ pub struct Session {
     line: Vec<u8>,
     pipelining: bool,
     size_offered: bool,
+    eight_bit_offered: bool,
     lock_step: bool,
     /// Its body is out; waits for the answer to the dot.
     current: Option<Transaction>,
@@ -143,6 +146,7 @@ impl Default for Session {
             line: Vec::new(),
             pipelining: false,
             size_offered: false,
+            eight_bit_offered: false,
             lock_step: true,
             current: None,
             next: None,
@@ -227,6 +231,7 @@ impl Session {
             let keyword = line[4..].split(|b| *b == b' ').next().unwrap_or_default();
             self.pipelining |= keyword.eq_ignore_ascii_case(b"PIPELINING");
             self.size_offered |= keyword.eq_ignore_ascii_case(b"SIZE");
+            self.eight_bit_offered |= keyword.eq_ignore_ascii_case(b"8BITMIME");
         }
         if last {
             match self.expect.pop_front() {
@@ -386,10 +391,14 @@ impl Session {
         marker::write_sender(own, id);
         // Writing to a vector cannot fail.
         let _ = if self.size_offered {
-            write!(own, "> SIZE={}\r\n", script.corpus.message_bytes(id))
+            write!(own, "> SIZE={}", script.corpus.message_bytes(id))
         } else {
-            write!(own, ">\r\n")
+            write!(own, ">")
         };
+        if self.eight_bit_offered && script.corpus.template(id).eight_bit {
+            own.extend_from_slice(b" BODY=8BITMIME");
+        }
+        own.extend_from_slice(b"\r\n");
         self.expect.push_back(Expect::Mail);
         if !self.lock_step {
             for index in 0..script.recipients {
@@ -401,10 +410,10 @@ impl Session {
 
     fn write_rcpt(&mut self, index: u32, script: &Script, out: &mut Outbox) {
         let id = self.next.as_ref().expect("an envelope was begun").message.id;
-        let domain = (id.wrapping_mul(u64::from(script.recipients)) + u64::from(index)) % u64::from(script.domains);
+        let domain = script.domains.pick(id.wrapping_mul(u64::from(script.recipients)) + u64::from(index));
         let own = out.own();
         own.extend_from_slice(b"RCPT TO:<");
-        marker::write_recipient(own, id, index, domain as u32);
+        marker::write_recipient(own, id, index, domain);
         own.extend_from_slice(b">\r\n");
         self.expect.push_back(Expect::Rcpt(index));
     }

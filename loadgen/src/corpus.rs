@@ -5,6 +5,10 @@
 //! only once ([`Template::carry`]). Bodies are in wire form (dot-stuffed), 7-bit, lines of at most 75 columns, about one
 //! in a dozen beginning with a dot. Shared read-only by all threads. Sizes too small for a header are rounded up.
 
+mod folder;
+
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::marker::{self, Marker};
@@ -29,14 +33,19 @@ pub struct Template {
     pub wire: Arc<[u8]>,
     /// Its length without the dots that were put in, in bytes.
     pub plain_bytes: u64,
+    /// True if it has bytes above 127.
+    pub eight_bit: bool,
     sum: u32,
     shift: Box<[[u32; 256]; 4]>,
 }
 
 impl Template {
     fn new(plain_bytes: usize, rng: &mut Rng) -> Template {
-        let plain = write_text(plain_bytes, rng);
-        let wire = stuff(&plain);
+        Template::of(&write_text(plain_bytes, rng))
+    }
+
+    fn of(plain: &[u8]) -> Template {
+        let wire = stuff(plain);
         // The checksum of A followed by the template is linear in the checksum of A: thirty-two columns tell it all.
         let columns: Vec<u32> = (0..32).map(|bit| crc32c::crc32c_combine(1 << bit, 0, plain.len())).collect();
         let mut shift = Box::new([[0u32; 256]; 4]);
@@ -45,7 +54,13 @@ impl Template {
                 *entry = (0..8).filter(|bit| value >> bit & 1 == 1).fold(0, |sum, bit| sum ^ columns[byte * 8 + bit]);
             }
         }
-        Template { wire: wire.into(), plain_bytes: plain.len() as u64, sum: crc32c::crc32c(&plain), shift }
+        Template {
+            wire: wire.into(),
+            plain_bytes: plain.len() as u64,
+            eight_bit: !plain.is_ascii(),
+            sum: crc32c::crc32c(plain),
+            shift,
+        }
     }
 
     /// The checksum of something with checksum `before`, followed by this template.
@@ -60,6 +75,8 @@ impl Template {
 pub struct Corpus {
     sizes: Vec<Size>,
     weight: u64,
+    /// Templates are whole messages with headers of their own; only the marker is put before them.
+    whole: bool,
 }
 
 struct Size {
@@ -93,7 +110,14 @@ impl Corpus {
             sizes.push(Size { below_weight: weight, templates });
         }
         assert!(weight > 0, "a mix has a size");
-        Corpus { sizes, weight }
+        Corpus { sizes, weight, whole: false }
+    }
+
+    /// Takes the messages of a folder, one per file, in the order of their names. An error if there is none that can be
+    /// sent: see the page on benchmarking.
+    pub fn from_folder(path: &Path) -> io::Result<Corpus> {
+        let templates = folder::load(path)?.iter().map(|plain| Template::of(plain)).collect();
+        Ok(Corpus { sizes: vec![Size { below_weight: 1, templates }], weight: 1, whole: true })
     }
 
     /// The template of a message: depends on its number alone, and follows the weights evenly.
@@ -101,17 +125,21 @@ impl Corpus {
         // Steps by the golden ratio spread any run of numbers evenly over the weights.
         let draw = ((u128::from(id.wrapping_mul(0x9e37_79b9_7f4a_7c15)) * u128::from(self.weight)) >> 64) as u64;
         let size = self.sizes.iter().find(|size| draw < size.below_weight).expect("a draw is below the whole weight");
-        &size.templates[id as usize % TEMPLATES_PER_SIZE]
+        &size.templates[id as usize % size.templates.len()]
     }
 
     /// The size of a whole message, unstuffed, as SIZE= declares it (RFC 1870), in bytes.
     pub fn message_bytes(&self, id: u64) -> u64 {
-        own_bytes() as u64 + self.template(id).plain_bytes
+        let own = if self.whole { marker_bytes() } else { own_bytes() };
+        own as u64 + self.template(id).plain_bytes
     }
 
     /// Writes what comes before the template, and puts what comes behind it, with the final dot, into `tail`.
     pub fn write(&self, letter: &Letter, head: &mut Vec<u8>, tail: &mut Vec<u8>) {
         let template = self.template(letter.id);
+        if self.whole {
+            return write_whole(template, letter, head, tail);
+        }
         write_header(head, letter);
         let size_bytes = (BLANK_LINE.len() + first_line_bytes() + last_line_bytes()) as u64 + template.plain_bytes;
         let marker = Marker {
@@ -133,6 +161,21 @@ impl Corpus {
         tail.extend_from_slice(last);
         tail.extend_from_slice(b".\r\n");
     }
+}
+
+/// The marker before a message that has a header of its own.
+fn write_whole(template: &Template, letter: &Letter, head: &mut Vec<u8>, tail: &mut Vec<u8>) {
+    let marker = Marker {
+        run: letter.run,
+        id: letter.id,
+        size_bytes: template.plain_bytes,
+        recipients: letter.recipients,
+        sent_ns: letter.sent_ns,
+        sum: 0,
+    };
+    let begun = marker::write_start(head, &marker);
+    marker::write_end(head, template.carry(begun));
+    tail.extend_from_slice(b".\r\n");
 }
 
 const BLANK_LINE: &[u8] = b"\r\n";
@@ -172,15 +215,20 @@ fn write_header(out: &mut Vec<u8>, letter: &Letter) {
     out.extend_from_slice(b"@loadgen.test>\r\nMIME-Version: 1.0\r\nContent-Type: text/plain; charset=us-ascii\r\n");
 }
 
+fn marker_bytes() -> usize {
+    let mut head = Vec::new();
+    let marker = Marker { run: 0, id: 0, size_bytes: 0, recipients: 1, sent_ns: 0, sum: 0 };
+    marker::write_start(&mut head, &marker);
+    marker::write_end(&mut head, 0);
+    head.len()
+}
+
 /// Bytes of a message that are not its template's.
 fn own_bytes() -> usize {
     let letter = Letter { run: 0, id: 0, recipients: 1, sent_ns: 0 };
     let mut head = Vec::new();
     write_header(&mut head, &letter);
-    let marker = Marker { run: 0, id: 0, size_bytes: 0, recipients: 1, sent_ns: 0, sum: 0 };
-    marker::write_start(&mut head, &marker);
-    marker::write_end(&mut head, 0);
-    head.len() + BLANK_LINE.len() + first_line_bytes() + last_line_bytes()
+    head.len() + marker_bytes() + BLANK_LINE.len() + first_line_bytes() + last_line_bytes()
 }
 
 /// Lines of text of exactly `length` bytes altogether, each with its line end.

@@ -3,7 +3,7 @@
 //! Three significant digits from 1 us to one hour; longer ones count as one hour. Nothing here fails.
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 const LONGEST_US: u64 = 3_600_000_000;
 
@@ -28,6 +28,18 @@ impl Latency {
         self.0.add(&other.0).expect("both have the same bounds");
     }
 
+    /// The whole distribution, coarser towards the middle: a point for each step of a fifth of the way to 1.
+    pub fn distribution(&self) -> Vec<Point> {
+        let points = self.0.iter_quantiles(5);
+        let mut seen = 0;
+        points
+            .map(|value| {
+                seen += value.count_since_last_iteration();
+                Point { quantile: value.quantile_iterated_to(), us: value.value_iterated_to(), count: seen }
+            })
+            .collect()
+    }
+
     /// The figures that reports show.
     pub fn summary(&self) -> LatencySummary {
         LatencySummary {
@@ -42,8 +54,19 @@ impl Latency {
     }
 }
 
+/// A point of a [`Latency`]'s distribution.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Point {
+    /// This part of all latencies, 0 to 1,
+    pub quantile: f64,
+    /// is no longer than this, in microseconds,
+    pub us: u64,
+    /// which is so many of them.
+    pub count: u64,
+}
+
 /// Figures of a [`Latency`], in microseconds.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct LatencySummary {
     /// Number of latencies counted.
     pub count: u64,
@@ -75,5 +98,9 @@ mod tests {
         let summary = a.summary();
         assert_eq!(summary.count, 3);
         assert!(summary.max_us >= LONGEST_US && summary.p50_us >= 999);
+        let points = a.distribution();
+        assert!(points.windows(2).all(|two| two[0].us <= two[1].us && two[0].quantile <= two[1].quantile));
+        assert_eq!(points.last().map(|point| (point.count, point.quantile)), Some((3, 1.0)));
+        assert!(Latency::default().distribution().iter().all(|point| point.count == 0));
     }
 }

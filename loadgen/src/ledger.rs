@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 const CHUNK_SLOTS: usize = 1 << 18;
 const CHUNKS_MAX: usize = 1 << 14;
@@ -131,7 +131,7 @@ impl Ledger {
                 }
                 let slot = (number * CHUNK_SLOTS + offset) as u64;
                 let stride = u64::from(self.recipients);
-                suspects.push(Suspect { id: slot / stride, recipient: (slot % stride) as u32, what });
+                suspects.push(Suspect { id: slot / stride, recipient: (slot % stride) as u32, what: what.to_string() });
             }
         }
         suspects
@@ -239,18 +239,18 @@ pub fn load(path: &Path) -> io::Result<Vec<Ledger>> {
 }
 
 /// A recipient to look into.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Suspect {
     /// Message.
     pub id: u64,
     /// Recipient of that message.
     pub recipient: u32,
     /// `lost`, `corrupted` or `duplicated`.
-    pub what: &'static str,
+    pub what: String,
 }
 
 /// The ledger counted up, in recipients.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tally {
     /// Begun by the sender.
     pub sent: u64,

@@ -1,6 +1,6 @@
 //! The relay under test as a child process: started, waited for, measured, killed, ended.
 //!
-//! It runs in a process group of its own, so that a kill takes its helpers along, and dies with us. Its CPU is read from a
+//! It runs in a session and process group of its own, so that a kill takes its helpers along, and dies with us. Its CPU is read from a
 //! cgroup of its own where one can be made (exact, all descendants), else from /proc, over the processes of its group and
 //! their descendants, with the children they have waited for. Its output goes to `relay.log` in its directory. Used by
 //! one thread; the thread that starts it must outlive it. Failing to start is an error with the end of that log.
@@ -14,13 +14,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 const POLL: Duration = Duration::from_millis(10);
 const LOG_TAIL_BYTES: usize = 2000;
 
 /// How CPU was measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CpuSource {
     /// `cpu.stat` of a cgroup.
@@ -30,14 +30,46 @@ pub enum CpuSource {
 }
 
 /// What the relay used so far.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Usage {
-    /// CPU of all its processes, user and system, in nanoseconds.
-    pub cpu_ns: u64,
+    /// CPU of all its processes, in nanoseconds.
+    pub cpu: Cpu,
     /// Where that is from.
     pub source: CpuSource,
-    /// Sum of its live processes' peak resident sizes, in bytes; the largest seen.
+    /// Sum of its live processes' peak resident sizes, in bytes; the largest seen. Shared pages count once per process.
     pub rss_peak_bytes: u64,
+    /// Processes at one time; the most seen.
+    pub processes_peak: u64,
+    /// Threads of all of them at one time; the most seen.
+    pub threads_peak: u64,
+}
+
+/// CPU time by mode, in nanoseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cpu {
+    /// In user mode.
+    pub user_ns: u64,
+    /// In the kernel.
+    pub system_ns: u64,
+}
+
+impl Cpu {
+    /// Both together.
+    pub fn total_ns(&self) -> u64 {
+        self.user_ns + self.system_ns
+    }
+
+    /// What was added since an earlier reading.
+    pub fn since(&self, earlier: &Cpu) -> Cpu {
+        Cpu {
+            user_ns: self.user_ns.saturating_sub(earlier.user_ns),
+            system_ns: self.system_ns.saturating_sub(earlier.system_ns),
+        }
+    }
+
+    fn plus(&self, other: &Cpu) -> Cpu {
+        Cpu { user_ns: self.user_ns + other.user_ns, system_ns: self.system_ns + other.system_ns }
+    }
 }
 
 /// A relay, running or not.
@@ -48,13 +80,23 @@ pub struct Relay {
     child: Option<Child>,
     cgroup: Option<PathBuf>,
     /// CPU of former lives that /proc has forgotten.
-    past_cpu_ns: u64,
+    past_cpu: Cpu,
+    core: Option<usize>,
     rss_peak_bytes: u64,
+    processes_peak: u64,
+    threads_peak: u64,
 }
 
 impl Relay {
-    /// Fills `{listen}`, `{sink}` and `{dir}` (also `{listen_port}`, `{sink_port}`) into the command and starts it.
-    pub fn start(argv: &[String], listen: SocketAddr, sink: SocketAddr, dir: &Path) -> io::Result<Relay> {
+    /// Fills `{listen}`, `{sink}` and `{dir}` (also `{listen_port}`, `{sink_port}`) into the command and starts it, on one
+    /// core alone if one is given.
+    pub fn start(
+        argv: &[String],
+        listen: SocketAddr,
+        sink: SocketAddr,
+        dir: &Path,
+        core: Option<usize>,
+    ) -> io::Result<Relay> {
         let fill = |word: &String| {
             word.replace("{listen}", &listen.to_string())
                 .replace("{sink}", &sink.to_string())
@@ -68,7 +110,18 @@ impl Relay {
         }
         let cgroup = make_cgroup();
         let dir = dir.to_path_buf();
-        let mut relay = Relay { argv, listen, dir, child: None, cgroup, past_cpu_ns: 0, rss_peak_bytes: 0 };
+        let mut relay = Relay {
+            argv,
+            listen,
+            dir,
+            child: None,
+            cgroup,
+            past_cpu: Cpu::default(),
+            core,
+            rss_peak_bytes: 0,
+            processes_peak: 0,
+            threads_peak: 0,
+        };
         relay.launch()?;
         Ok(relay)
     }
@@ -78,16 +131,24 @@ impl Relay {
         assert!(self.child.is_none(), "one life at a time");
         let log = OpenOptions::new().create(true).append(true).open(self.log())?;
         let mut command = Command::new(&self.argv[0]);
-        command.args(&self.argv[1..]).process_group(0).stdin(std::process::Stdio::null());
+        command.args(&self.argv[1..]).stdin(std::process::Stdio::null());
         command.stdout(log.try_clone()?).stderr(log);
         let procs = self.cgroup.as_ref().and_then(|path| {
             let file = OpenOptions::new().write(true).open(path.join("cgroup.procs")).ok()?;
             Some(std::os::fd::OwnedFd::from(file))
         });
-        // SAFETY: between fork and exec only prctl and write are called, both async-signal-safe.
+        let core = self.core;
+        // SAFETY: between fork and exec only setsid, prctl, sched_setaffinity and write are called, which need no lock.
         unsafe {
             command.pre_exec(move || {
+                // A session of its own is a group of its own as well; some daemons insist on leading one.
+                libc::setsid();
                 libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                if let Some(core) = core
+                    && !crate::system::pin_to_core(core)
+                {
+                    return Err(io::ErrorKind::InvalidInput.into());
+                }
                 if let Some(procs) = &procs {
                     // "0" is the writer itself. Failing only means that CPU reads as nothing, which shows.
                     libc::write(std::os::fd::AsRawFd::as_raw_fd(procs), b"0".as_ptr().cast(), 1);
@@ -129,7 +190,8 @@ impl Relay {
         self.usage();
         if let Some(mut child) = self.child.take() {
             if self.cgroup.is_none() {
-                self.past_cpu_ns += proc_usage(child.id()).0;
+                let last = proc_cpu(&belonging(child.id()));
+                self.past_cpu = self.past_cpu.plus(&last);
             }
             self.kill_all(child.id());
             // The child is ours and killed: waiting ends at once.
@@ -158,13 +220,51 @@ impl Relay {
 
     /// What it used so far, over all its lives.
     pub fn usage(&mut self) -> Usage {
-        let (proc_cpu_ns, rss_bytes) = self.child.as_ref().map_or((0, 0), |child| proc_usage(child.id()));
+        let exact = self.cgroup.as_ref().and_then(|path| cgroup_cpu(path)).filter(|cpu| cpu.total_ns() > 0);
+        let (pids, cpu, source) = match exact {
+            Some(cpu) => (self.pids(), cpu, CpuSource::Cgroup),
+            None => {
+                let belonging = self.child.as_ref().map(|child| belonging(child.id())).unwrap_or_default();
+                let cpu = self.past_cpu.plus(&proc_cpu(&belonging));
+                (belonging.into_iter().map(|(pid, _)| pid).collect(), cpu, CpuSource::Proc)
+            }
+        };
+        let (mut rss_bytes, mut threads) = (0, 0);
+        for pid in &pids {
+            let status = read_status(*pid);
+            rss_bytes += status.peak_rss_bytes;
+            threads += status.threads;
+        }
         self.rss_peak_bytes = self.rss_peak_bytes.max(rss_bytes);
-        let exact = self.cgroup.as_ref().and_then(|path| cgroup_cpu_ns(path)).filter(|ns| *ns > 0);
+        self.processes_peak = self.processes_peak.max(pids.len() as u64);
+        self.threads_peak = self.threads_peak.max(threads);
         Usage {
-            cpu_ns: exact.unwrap_or(self.past_cpu_ns + proc_cpu_ns),
-            source: if exact.is_some() { CpuSource::Cgroup } else { CpuSource::Proc },
+            cpu,
+            source,
             rss_peak_bytes: self.rss_peak_bytes,
+            processes_peak: self.processes_peak,
+            threads_peak: self.threads_peak,
+        }
+    }
+
+    /// Its memory now with shared pages divided among who shares them (PSS), in bytes; None where the kernel does not
+    /// tell. The kernel walks all page tables for this: ask once.
+    pub fn pss_bytes(&self) -> Option<u64> {
+        let read = |pid: &u32| {
+            let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+            field_kib(&text, "Pss:").map(|kib| kib * 1024)
+        };
+        let sizes: Vec<u64> = self.pids().iter().filter_map(read).collect();
+        (!sizes.is_empty()).then(|| sizes.iter().sum())
+    }
+
+    /// Its live processes.
+    fn pids(&self) -> Vec<u32> {
+        let listed = self.cgroup.as_ref().and_then(|path| fs::read_to_string(path.join("cgroup.procs")).ok());
+        match (listed, &self.child) {
+            (Some(text), _) => text.lines().filter_map(|line| line.parse().ok()).collect(),
+            (None, Some(child)) => belonging(child.id()).into_iter().map(|(pid, _)| pid).collect(),
+            (None, None) => Vec::new(),
         }
     }
 
@@ -231,7 +331,7 @@ fn make_cgroup() -> Option<PathBuf> {
     let root = words.find(|words| words.get(2) == Some(&"cgroup2"))?[1].to_string();
     let path = Path::new(&root).join(own.trim_start_matches('/')).join(name);
     fs::create_dir(&path).ok()?;
-    if cgroup_cpu_ns(&path).is_none() || OpenOptions::new().write(true).open(path.join("cgroup.procs")).is_err() {
+    if cgroup_cpu(&path).is_none() || OpenOptions::new().write(true).open(path.join("cgroup.procs")).is_err() {
         // Left empty behind if it cannot be removed.
         let _ = fs::remove_dir(&path);
         return None;
@@ -239,16 +339,20 @@ fn make_cgroup() -> Option<PathBuf> {
     Some(path)
 }
 
-fn cgroup_cpu_ns(path: &Path) -> Option<u64> {
+fn cgroup_cpu(path: &Path) -> Option<Cpu> {
     let text = fs::read_to_string(path.join("cpu.stat")).ok()?;
-    let us = text.lines().find_map(|line| line.strip_prefix("usage_usec "))?;
-    Some(us.trim().parse::<u64>().ok()? * 1000)
+    let ns = |name: &str| {
+        let us = text.lines().find_map(|line| line.strip_prefix(name))?;
+        Some(us.trim().parse::<u64>().ok()? * 1000)
+    };
+    Some(Cpu { user_ns: ns("user_usec ")?, system_ns: ns("system_usec ")? })
 }
 
 struct Process {
     parent: u32,
     group: u32,
-    cpu_ticks: u64,
+    user_ticks: u64,
+    system_ticks: u64,
 }
 
 fn read_process(pid: u32) -> Option<Process> {
@@ -256,15 +360,16 @@ fn read_process(pid: u32) -> Option<Process> {
     // The name in brackets may hold anything, so count from its end.
     let fields: Vec<&str> = text[text.rfind(')')? + 1..].split_ascii_whitespace().collect();
     let number = |index: usize| fields.get(index)?.parse::<u64>().ok();
-    let cpu_ticks = number(11)? + number(12)? + number(13)? + number(14)?;
-    Some(Process { parent: number(1)? as u32, group: number(2)? as u32, cpu_ticks })
+    // Its own, and that of the children it has waited for.
+    let (user_ticks, system_ticks) = (number(11)? + number(13)?, number(12)? + number(14)?);
+    Some(Process { parent: number(1)? as u32, group: number(2)? as u32, user_ticks, system_ticks })
 }
 
-/// CPU in nanoseconds and peak resident bytes of a group and all descendants of its leader.
-fn proc_usage(leader: u32) -> (u64, u64) {
-    let Ok(entries) = fs::read_dir("/proc") else { return (0, 0) };
+/// A group and all descendants of its leader.
+fn belonging(leader: u32) -> Vec<(u32, Process)> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
-    let processes: HashMap<u32, Process> = pids.filter_map(|pid| Some((pid, read_process(pid)?))).collect();
+    let mut processes: HashMap<u32, Process> = pids.filter_map(|pid| Some((pid, read_process(pid)?))).collect();
     let belongs = |pid: u32| {
         let mut at = pid;
         for _ in 0..64 {
@@ -276,18 +381,49 @@ fn proc_usage(leader: u32) -> (u64, u64) {
         }
         false
     };
-    // SAFETY: plain call.
-    let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) }.max(1) as u64;
-    let (mut ticks, mut rss_bytes) = (0, 0);
-    for (pid, process) in processes.iter().filter(|(pid, _)| belongs(**pid)) {
-        ticks += process.cpu_ticks;
-        rss_bytes += peak_rss_bytes(*pid);
-    }
-    (ticks * (1_000_000_000 / per_second), rss_bytes)
+    let pids: Vec<u32> = processes.keys().copied().filter(|pid| belongs(*pid)).collect();
+    pids.into_iter().filter_map(|pid| Some((pid, processes.remove(&pid)?))).collect()
 }
 
-fn peak_rss_bytes(pid: u32) -> u64 {
+fn proc_cpu(processes: &[(u32, Process)]) -> Cpu {
+    let tick_ns = crate::system::tick_ns();
+    processes.iter().fold(Cpu::default(), |sum, (_, process)| {
+        sum.plus(&Cpu { user_ns: process.user_ticks * tick_ns, system_ns: process.system_ticks * tick_ns })
+    })
+}
+
+struct Status {
+    peak_rss_bytes: u64,
+    threads: u64,
+}
+
+/// Zeros for a process that is gone.
+fn read_status(pid: u32) -> Status {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or_default();
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap_or(0) * 1024
+    Status {
+        peak_rss_bytes: field_kib(&text, "VmHWM:").unwrap_or(0) * 1024,
+        threads: field_kib(&text, "Threads:").unwrap_or(0),
+    }
+}
+
+/// The number behind a name at the start of a line, with or without ` kB` behind it.
+fn field_kib(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.trim().trim_end_matches(" kB").trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_reads_as_what_it_is() {
+        let own = std::process::id();
+        let status = read_status(own);
+        assert!(status.peak_rss_bytes > 0 && status.threads >= 1);
+        assert!(belonging(own).iter().any(|(pid, _)| *pid == own));
+        assert_eq!(read_status(u32::MAX).threads, 0);
+        assert_eq!(field_kib("Rss:  7 kB\nPss:     12 kB\n", "Pss:"), Some(12));
+        assert_eq!(field_kib("Pss: x\n", "Pss:"), None);
+    }
 }

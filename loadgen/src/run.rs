@@ -11,12 +11,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::{Clock, SECOND_NS, nanos, seconds};
+use crate::disk::{Disk, DiskCounts};
+use crate::floor::FloorReport;
+use crate::latency::Latency;
 use crate::ledger::{Ledger, Tally};
 use crate::progress::Progress;
-use crate::relay::{Relay, Usage};
-use crate::report::{Asked, RelayReport, Report};
+use crate::relay::{Cpu, Relay, Usage};
+use crate::report::{self, Asked, DiskReport, FloorRatio, RelayReport, Report};
 use crate::rng::Rng;
 use crate::send::{SendCounts, SendPlan, Sender};
+use crate::series::{Reading, Series};
 use crate::sink::{Book, Sink, SinkCounts, SinkPlan};
 use crate::system;
 
@@ -62,6 +66,10 @@ pub struct Scenario {
     pub end_longest: Duration,
     /// Where to keep the ledger.
     pub ledger_file: Option<PathBuf>,
+    /// Core that the relay alone runs on.
+    pub relay_core: Option<usize>,
+    /// The kernel's floor, for the relay's ratio to it.
+    pub floor: Option<FloorReport>,
 }
 
 impl Default for Scenario {
@@ -77,6 +85,8 @@ impl Default for Scenario {
             drain_longest: Duration::from_secs(60),
             end_longest: Duration::from_secs(15),
             ledger_file: None,
+            relay_core: None,
+            floor: None,
         }
     }
 }
@@ -103,7 +113,8 @@ struct Sample {
     at_ns: u64,
     sender: SendCounts,
     sink: SinkCounts,
-    relay_cpu_ns: u64,
+    relay_cpu: Cpu,
+    disk: Option<DiskCounts>,
 }
 
 struct Stage<'a> {
@@ -112,6 +123,8 @@ struct Stage<'a> {
     sink: Option<Sink>,
     relay: Option<Relay>,
     sender: Option<Sender>,
+    disk: Option<Disk>,
+    series: Series,
     ledger: Arc<Ledger>,
     begun_ns: u64,
     last_shown: Sample,
@@ -134,7 +147,9 @@ pub fn run(scenario: &Scenario, progress: &mut dyn FnMut(&Progress)) -> io::Resu
         None => (None, sink_address),
         Some(argv) => {
             let listen = scenario.listen.map_or_else(free_port, Ok)?;
-            let mut relay = Relay::start(argv, listen, sink_address, &dir)?;
+            // What others left to be written must not be counted as the relay's.
+            system::sync_disks();
+            let mut relay = Relay::start(argv, listen, sink_address, &dir, scenario.relay_core)?;
             relay.await_greeting(scenario.start_longest)?;
             (Some(relay), listen)
         }
@@ -144,8 +159,10 @@ pub fn run(scenario: &Scenario, progress: &mut dyn FnMut(&Progress)) -> io::Resu
         scenario,
         clock,
         sink: Some(sink),
+        disk: relay.as_ref().and_then(|_| Disk::below(&dir)),
         relay,
         sender: None,
+        series: Series::default(),
         ledger,
         begun_ns: clock.now_ns(),
         last_shown: Sample::default(),
@@ -184,6 +201,8 @@ pub fn send_only(
         sink: None,
         relay: None,
         sender: None,
+        disk: None,
+        series: Series::default(),
         ledger: Arc::clone(ledger),
         begun_ns: clock.now_ns(),
         last_shown: Sample::default(),
@@ -227,6 +246,8 @@ impl Stage<'_> {
         }
         self.begun_ns = self.clock.now_ns();
         self.last_shown.at_ns = self.begun_ns;
+        let first = self.reading();
+        self.series.begin(first);
         self.sender = Some(sender);
         self.plan_kill();
         while self.clock.now_ns() < measure_from_ns && !self.sender_done() {
@@ -240,15 +261,18 @@ impl Stage<'_> {
             }
         }
         let sent = self.sample();
+        let pss_bytes = self.relay.as_ref().and_then(Relay::pss_bytes);
         if self.sink.is_some() {
             self.drain(progress)?;
         }
         let drained = self.sample();
+        let last = self.reading();
+        self.series.end(last);
         let usage = self.relay.as_mut().map(Relay::usage);
         let ended = self.end_relay();
         // What the relay still sent while it ended counts as well: a moment for it to be read.
         std::thread::sleep(STEP * 10);
-        Ok(self.report(target, [from, sent, drained], usage, ended))
+        Ok(self.report(target, [from, sent, drained], usage.map(|usage| (usage, pss_bytes)), ended))
     }
 
     fn sender_done(&self) -> bool {
@@ -266,7 +290,21 @@ impl Stage<'_> {
             at_ns: self.clock.now_ns(),
             sender: self.sender.as_ref().map(Sender::counts).unwrap_or_default(),
             sink: self.sink.as_ref().map(Sink::counts).unwrap_or_default(),
-            relay_cpu_ns: self.relay.as_mut().map_or(0, |relay| relay.usage().cpu_ns),
+            relay_cpu: self.relay.as_mut().map_or(Cpu::default(), |relay| relay.usage().cpu),
+            disk: self.disk.as_ref().and_then(Disk::read),
+        }
+    }
+
+    /// For the series. Asking for the relay's usage also follows its peaks.
+    fn reading(&mut self) -> Reading {
+        let sample = self.sample();
+        Reading {
+            at_ns: sample.at_ns,
+            acknowledged: sample.sender.acknowledged,
+            arrived: sample.sink.recipients,
+            in_flight: sample.sender.in_flight(),
+            relay_cpu: sample.relay_cpu,
+            ends_cpu_ns: sample.sender.cpu_ns + sample.sink.cpu_ns,
         }
     }
 
@@ -276,8 +314,12 @@ impl Stage<'_> {
             at_ns: self.clock.now_ns(),
             sender: self.sender.as_ref().map(Sender::counts).unwrap_or_default(),
             sink: self.sink.as_ref().map(Sink::counts).unwrap_or_default(),
-            relay_cpu_ns: 0,
+            ..Sample::default()
         };
+        if self.series.is_due(now.at_ns) {
+            let reading = self.reading();
+            self.series.add(reading);
+        }
         let past_ns = now.at_ns - self.last_shown.at_ns;
         if past_ns >= SHOW_EVERY_NS {
             let rate = |now: u64, before: u64| now.saturating_sub(before) as f64 / seconds(past_ns);
@@ -370,7 +412,7 @@ impl Stage<'_> {
         &mut self,
         target: SocketAddr,
         samples: [Sample; 3],
-        usage: Option<Usage>,
+        usage: Option<(Usage, Option<u64>)>,
         ended_in_order: bool,
     ) -> Report {
         let [from, sent, drained] = samples;
@@ -386,24 +428,51 @@ impl Stage<'_> {
         let arrived = drained.sink.recipients - from.sink.recipients;
         let load_s = seconds(sender.last_acknowledged_ns.max(from.at_ns) - from.at_ns);
         let delivery_s = seconds(drained.sink.last_arrival_ns.max(from.at_ns) - from.at_ns);
-        let relay = usage.map(|usage| RelayReport {
-            cpu_us_per_message: per(drained.relay_cpu_ns.saturating_sub(from.relay_cpu_ns), arrived, 1000.0),
-            cpu_ns: drained.relay_cpu_ns.saturating_sub(from.relay_cpu_ns),
+        let cpu = drained.relay_cpu.since(&from.relay_cpu);
+        let relay = usage.map(|(usage, pss_bytes)| RelayReport {
+            cpu_us_per_message: per(cpu.total_ns(), arrived, 1000.0),
+            user_us_per_message: per(cpu.user_ns, arrived, 1000.0),
+            system_us_per_message: per(cpu.system_ns, arrived, 1000.0),
+            cpu_ns: cpu.total_ns(),
             cpu_source: usage.source,
             rss_peak_bytes: usage.rss_peak_bytes,
+            pss_bytes,
+            processes_peak: usage.processes_peak,
+            threads_peak: usage.threads_peak,
+            core: self.scenario.relay_core,
             kills: self.kills_done,
             ended_in_order,
         });
+        let disk = drained.disk.zip(from.disk).map(|(after, before)| {
+            let counts = after.since(&before);
+            DiskReport {
+                writes_per_message: per(counts.writes, accepted, 1.0),
+                written_kib_per_message: per(counts.written_bytes, accepted, 1024.0),
+                flushes_per_message: per(counts.flushes, accepted, 1.0),
+                counts,
+            }
+        });
+        let spent_s = seconds(drained.at_ns - from.at_ns);
+        let floor = self.scenario.floor.as_ref().zip(relay.as_ref()).map(|(floor, relay)| {
+            FloorRatio::new(
+                floor,
+                relay.cpu_us_per_message,
+                disk.as_ref().map(|disk| disk.own_flushes_per_message(spent_s)),
+            )
+        });
+        let (trips, taken) =
+            (drained.sink.round_trips - from.sink.round_trips, drained.sink.messages - from.sink.messages);
         Report {
+            kind: report::KIND.into(),
             asked: Asked {
                 target: target.to_string(),
                 relay: self.scenario.relay.clone(),
                 sessions: load.sessions,
                 pipeline: load.pipeline,
-                sizes: load.sizes.to_string(),
+                sizes: load.folder.as_ref().map_or(load.sizes.to_string(), |folder| folder.display().to_string()),
                 recipients: load.recipients,
                 messages_per_session: load.messages_per_session,
-                rate: load.rate,
+                schedule: load.schedule.as_ref().map(ToString::to_string),
                 seed: load.seed,
             },
             load_s,
@@ -412,10 +481,16 @@ impl Stage<'_> {
             delivered_per_s: sink.map(|_| arrived as f64 / delivery_s.max(1e-9)),
             accept: send_latency.corrected.summary(),
             accept_raw: send_latency.raw.summary(),
-            end_to_end: sink_latency.map(|latency| latency.summary()),
+            end_to_end: sink_latency.as_ref().map(Latency::summary),
             sender_cpu_us_per_message: per(sent.sender.cpu_ns - from.sender.cpu_ns, accepted, 1000.0),
             sink_cpu_us_per_message: sink.map(|_| per(drained.sink.cpu_ns - from.sink.cpu_ns, arrived, 1000.0)),
             relay,
+            disk,
+            floor,
+            sink_round_trips_per_message: sink.map(|_| per(trips, taken, 1.0)),
+            series: std::mem::take(&mut self.series).moments(),
+            accept_distribution: send_latency.corrected.distribution(),
+            end_to_end_distribution: sink_latency.as_ref().map(Latency::distribution),
             sender,
             sink,
             ledger,

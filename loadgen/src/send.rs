@@ -1,7 +1,7 @@
 //! The sender: many client sessions on a few threads, closed loop or on a fixed schedule.
 //!
-//! Closed loop: each session sends its next message when the last has its answer. Open loop: starts are planned at a fixed
-//! rate whatever the relay does; a start that finds no free session waits, and its latency counts from the plan (raw
+//! Closed loop: each session sends its next message when the last has its answer. Open loop: starts are planned on a
+//! schedule whatever the relay does; a start that finds no free session waits, and its latency counts from the plan (raw
 //! latency, from the true start, is kept beside it), so that a stall is not hidden by sending less meanwhile. Starts later
 //! than [`LATE_NS`] and starts never made are counted. Memory is bounded by sessions, not by messages: a backlog is a
 //! number. Errors of a connection end that connection; they never end the run.
@@ -10,18 +10,21 @@ mod worker;
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::client::{Pipeline, Script};
 use crate::clock::{Clock, nanos};
 use crate::corpus::Corpus;
+use crate::domains::{Domains, ZIPF_MAX};
 use crate::latency::Latency;
 use crate::ledger::Ledger;
+use crate::schedule::Schedule;
 use crate::units::SizeMix;
 
 /// A start later than this after its plan counts as late, in nanoseconds.
@@ -42,16 +45,22 @@ pub struct SendPlan {
     pub duration: Duration,
     /// Time at the start whose messages do not count for latencies and rates.
     pub warm_up: Duration,
-    /// Starts per second on a fixed schedule; 0 for closed loop.
-    pub rate: f64,
+    /// When messages are started, whatever the relay does; None for closed loop.
+    pub schedule: Option<Schedule>,
+    /// Shortest and longest wait of a session between a last word and its next message.
+    pub think: Option<(Duration, Duration)>,
     /// Messages per connection; 0 for no end.
     pub messages_per_session: u64,
     /// Sizes.
     pub sizes: SizeMix,
     /// Recipients per message.
     pub recipients: u32,
+    /// A folder of messages to send in the place of made-up ones, in turn.
+    pub folder: Option<PathBuf>,
     /// Domains that recipients are spread over.
     pub domains: u32,
+    /// Exponent of their shares (Zipf); 0 for even ones.
+    pub zipf: f64,
     /// Grouping of commands.
     pub pipeline: Pipeline,
     /// Connect again, with back-off, when a connection is lost or refused.
@@ -75,11 +84,14 @@ impl Default for SendPlan {
             messages: 0,
             duration: Duration::ZERO,
             warm_up: Duration::ZERO,
-            rate: 0.0,
+            schedule: None,
+            think: None,
             messages_per_session: 0,
             sizes: SizeMix::fixed(10 << 10),
             recipients: 1,
+            folder: None,
             domains: 1,
+            zipf: 0.0,
             pipeline: Pipeline::Group,
             reconnect: true,
             reply_timeout: Duration::from_secs(60),
@@ -100,14 +112,15 @@ impl SendPlan {
             plan if plan.sessions == 0 || plan.sessions > SESSIONS_MAX => wrong("sessions must be 1 to 1048576"),
             plan if plan.recipients == 0 || plan.recipients > RECIPIENTS_MAX => wrong("recipients must be 1 to 1000"),
             plan if plan.domains == 0 => wrong("domains must be at least 1"),
-            plan if !(0.0..=1e8).contains(&plan.rate) => wrong("the rate must be 0 to 100000000 per second"),
+            plan if !(0.0..=10.0).contains(&plan.zipf) => wrong("the exponent of Zipf must be 0 to 10"),
+            plan if plan.zipf > 0.0 && plan.domains > ZIPF_MAX => wrong("a Zipf spread has at most 1048576 domains"),
             _ => Ok(()),
         }
     }
 }
 
 /// What a sender has counted, in messages.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SendCounts {
     /// Begun.
     pub started: u64,
@@ -210,13 +223,17 @@ impl Sender {
     pub fn start(plan: &SendPlan, target: SocketAddr, ledger: Arc<Ledger>, clock: Clock) -> io::Result<Sender> {
         plan.check().map_err(|text| io::Error::new(io::ErrorKind::InvalidInput, text))?;
         let workers = plan.workers.clamp(1, plan.sessions as usize);
+        let corpus = match &plan.folder {
+            Some(folder) => Corpus::from_folder(folder)?,
+            None => Corpus::new(&plan.sizes, plan.seed),
+        };
         let script = Script {
             pipeline: plan.pipeline,
             recipients: plan.recipients,
-            domains: plan.domains,
+            domains: Domains::zipf(plan.domains, plan.zipf),
             messages_per_session: plan.messages_per_session,
             run: ledger.run(),
-            corpus: Corpus::new(&plan.sizes, plan.seed),
+            corpus,
         };
         let start_ns = clock.now_ns();
         let measure_from_ns = start_ns + nanos(plan.warm_up);

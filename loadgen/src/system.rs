@@ -30,6 +30,65 @@ pub fn thread_cpu_ns() -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
+/// CPU time of a thread, in nanoseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ThreadUsage {
+    /// In user mode.
+    pub user_ns: u64,
+    /// In the kernel.
+    pub system_ns: u64,
+}
+
+impl ThreadUsage {
+    /// What was added since an earlier reading.
+    pub fn since(&self, earlier: &ThreadUsage) -> ThreadUsage {
+        ThreadUsage {
+            user_ns: self.user_ns.saturating_sub(earlier.user_ns),
+            system_ns: self.system_ns.saturating_sub(earlier.system_ns),
+        }
+    }
+}
+
+/// CPU time of the calling thread so far.
+pub fn thread_usage() -> ThreadUsage {
+    // SAFETY: an rusage is valid when zeroed, and the call writes to it alone.
+    let usage = unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        libc::getrusage(libc::RUSAGE_THREAD, &mut usage);
+        usage
+    };
+    let ns = |time: libc::timeval| time.tv_sec as u64 * 1_000_000_000 + time.tv_usec as u64 * 1000;
+    ThreadUsage { user_ns: ns(usage.ru_utime), system_ns: ns(usage.ru_stime) }
+}
+
+/// Hands everything that waits to be written to the disks, and waits for it.
+pub fn sync_disks() {
+    // SAFETY: plain call.
+    unsafe { libc::sync() };
+}
+
+/// CPU time of the whole machine so far, idle time not counted, in nanoseconds; 0 if the kernel does not tell.
+pub fn machine_cpu_ns() -> u64 {
+    let text = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+    let line = text.lines().next().unwrap_or_default();
+    let fields: Vec<u64> = line.split_ascii_whitespace().skip(1).map_while(|word| word.parse().ok()).collect();
+    // user, nice, system, (idle, iowait), irq, softirq, steal
+    let ticks: u64 = fields.iter().take(3).chain(fields.iter().skip(5).take(3)).sum();
+    ticks * tick_ns()
+}
+
+/// A tick of the kernel's accounting, in nanoseconds.
+pub fn tick_ns() -> u64 {
+    // SAFETY: plain call.
+    let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) }.max(1) as u64;
+    1_000_000_000 / per_second
+}
+
+/// Cores of the machine that this process may use, at least 1.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// Raises the limit of open files as far as allowed, and returns it.
 pub fn raise_file_limit() -> u64 {
     // SAFETY: an rlimit is valid when zeroed, and both calls use it alone.

@@ -17,23 +17,38 @@ pub struct Share {
 
 /// The sizes of messages: one, or several with weights.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SizeMix(Vec<Share>);
+pub struct SizeMix {
+    shares: Vec<Share>,
+    /// As written, where the shares would not tell.
+    name: Option<String>,
+}
+
+/// Classes of equal weight that a log-normal distribution is cut into.
+const LOG_NORMAL_CLASSES: u32 = 40;
 
 impl SizeMix {
     /// All messages of one size.
     pub fn fixed(size_bytes: u64) -> SizeMix {
-        SizeMix(vec![Share { size_bytes, weight: 1 }])
+        SizeMix { shares: vec![Share { size_bytes, weight: 1 }], name: None }
     }
 
     /// The sizes; never empty, weights never all 0.
     pub fn shares(&self) -> &[Share] {
-        &self.0
+        &self.shares
+    }
+
+    /// Log-normal sizes around a median: `sigma` is the standard deviation of their natural logarithm.
+    pub fn log_normal(median_bytes: u64, sigma: f64) -> SizeMix {
+        let sizes = normal_classes(LOG_NORMAL_CLASSES).into_iter().map(|z| median_bytes as f64 * (sigma * z).exp());
+        let share = |size: f64| Share { size_bytes: (size as u64).clamp(1, SIZE_MAX_BYTES), weight: 1 };
+        let name = Some(format!("lognormal:{},{sigma}", human_bytes(median_bytes)));
+        SizeMix { shares: sizes.map(share).collect(), name }
     }
 
     /// The mean size in bytes.
     pub fn mean_bytes(&self) -> f64 {
-        let weight: f64 = self.0.iter().map(|s| f64::from(s.weight)).sum();
-        self.0.iter().map(|s| s.size_bytes as f64 * f64::from(s.weight)).sum::<f64>() / weight
+        let weight: f64 = self.shares.iter().map(|s| f64::from(s.weight)).sum();
+        self.shares.iter().map(|s| s.size_bytes as f64 * f64::from(s.weight)).sum::<f64>() / weight
     }
 }
 
@@ -41,6 +56,12 @@ impl std::str::FromStr for SizeMix {
     type Err = String;
 
     fn from_str(text: &str) -> Result<SizeMix, String> {
+        if let Some(rest) = text.strip_prefix("lognormal:") {
+            let (median, sigma) = rest.split_once(',').unwrap_or((rest, "1"));
+            let sigma = sigma.trim().parse::<f64>().ok().filter(|sigma| (0.0..=3.0).contains(sigma));
+            let sigma = sigma.ok_or("write lognormal:MEDIAN,SIGMA with a sigma of 0 to 3, as lognormal:10KiB,1.2")?;
+            return Ok(SizeMix::log_normal(parse_size(median)?, sigma));
+        }
         let mut shares = Vec::new();
         for part in text.split(',') {
             let (size, weight) = part.split_once(':').unwrap_or((part, "1"));
@@ -51,21 +72,39 @@ impl std::str::FromStr for SizeMix {
         if shares.iter().all(|share| share.weight == 0) || shares.len() > 16 {
             return Err("a mix needs 1 to 16 sizes, at least one with a weight above 0".into());
         }
-        Ok(SizeMix(shares))
+        Ok(SizeMix { shares, name: None })
     }
 }
 
 impl std::fmt::Display for SizeMix {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for (index, share) in self.0.iter().enumerate() {
+        if let Some(name) = &self.name {
+            return f.write_str(name);
+        }
+        for (index, share) in self.shares.iter().enumerate() {
             let comma = if index == 0 { "" } else { "," };
             write!(f, "{comma}{}", human_bytes(share.size_bytes))?;
-            if self.0.len() > 1 {
+            if self.shares.len() > 1 {
                 write!(f, ":{}", share.weight)?;
             }
         }
         Ok(())
     }
+}
+
+/// The normal distribution cut into classes of equal weight: the middle of each, by summing up its density.
+fn normal_classes(classes: u32) -> Vec<f64> {
+    const STEP: f64 = 0.001;
+    let (mut z, mut weight, mut middles) = (-6.0, 0.0, Vec::new());
+    while (middles.len() as u32) < classes {
+        weight += (-z * z / 2.0_f64).exp() / std::f64::consts::TAU.sqrt() * STEP;
+        // The last classes may fall short by rounding: they end where the tail does.
+        if weight >= (middles.len() as f64 + 0.5) / f64::from(classes) || z >= 6.0 {
+            middles.push(z);
+        }
+        z += STEP;
+    }
+    middles
 }
 
 /// Parses a size: bytes, or with `K`, `KB`, `KiB`, `M`, `MB`, `MiB` behind (all binary).
@@ -147,6 +186,14 @@ mod tests {
         assert_eq!(mix.shares()[1], Share { size_bytes: 10240, weight: 25 });
         assert_eq!(mix.to_string(), "1KiB:70,10KiB:25,100KiB:5");
         assert!("1KiB:0".parse::<SizeMix>().is_err());
+        let mix: SizeMix = "lognormal:10KiB,1.0".parse().unwrap();
+        assert_eq!((mix.to_string().as_str(), mix.shares().len()), ("lognormal:10KiB,1", 40));
+        // The mean of a log-normal distribution is its median times e^(sigma^2/2); the cut tail takes some of it.
+        let ratio = mix.mean_bytes() / 10240.0;
+        assert!((1.5..1.65).contains(&ratio), "{ratio}");
+        let below = mix.shares().iter().filter(|share| share.size_bytes < 10240).count();
+        assert_eq!(below, 20);
+        assert!("lognormal:10KiB,9".parse::<SizeMix>().is_err() && "lognormal:x".parse::<SizeMix>().is_err());
     }
 
     #[test]

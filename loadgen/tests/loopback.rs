@@ -9,9 +9,10 @@ use loadgen::client::Pipeline;
 use loadgen::clock::Clock;
 use loadgen::ledger::{self, Ledger, Tally};
 use loadgen::run::{Outcome, Scenario, run};
+use loadgen::schedule::Schedule;
 use loadgen::send::{SendPlan, Sender};
 use loadgen::sink::faults::{Denial, Faults};
-use loadgen::sink::{Book, Sink, SinkPlan};
+use loadgen::sink::{Book, Sink, SinkPlan, profiles};
 use support::{ANY_PORT, Meddler};
 
 fn plan(messages: u64) -> SendPlan {
@@ -56,19 +57,27 @@ fn several_workers_share_the_work() {
 #[test]
 fn open_loop_keeps_to_its_schedule_or_says_so() {
     // A rate that no machine makes with one lock-step session: all is sent late, and corrected latency tells.
-    let load = SendPlan { rate: 1e7, sessions: 1, pipeline: Pipeline::None, ..plan(3000) };
+    let load =
+        SendPlan { schedule: Some(Schedule::constant(1e7)), sessions: 1, pipeline: Pipeline::None, ..plan(3000) };
     let report = straight(load, Faults::default()).report;
     assert_eq!(report.ledger.arrived, 3000);
     assert!(report.sender.late_starts > 0);
     assert!(report.accept.p99_us >= report.accept_raw.p99_us);
     // With an end in time, what was not begun is counted as missed.
     let duration = Duration::from_millis(100);
-    let load = SendPlan { rate: 1e7, sessions: 1, pipeline: Pipeline::None, duration, ..plan(0) };
+    let load = SendPlan {
+        schedule: Some(Schedule::constant(1e7)),
+        sessions: 1,
+        pipeline: Pipeline::None,
+        duration,
+        ..plan(0)
+    };
     let report = straight(load, Faults::default()).report;
     let planned = report.sender.started + report.sender.missed_starts;
     assert!(planned.abs_diff(1_000_000) <= 1, "{planned}");
     // A modest rate is planned and made message by message.
-    let report = straight(SendPlan { rate: 2000.0, ..plan(200) }, Faults::default()).report;
+    let report =
+        straight(SendPlan { schedule: Some(Schedule::constant(2000.0)), ..plan(200) }, Faults::default()).report;
     assert_eq!((report.ledger.arrived, report.sender.missed_starts), (200, 0));
 }
 
@@ -220,4 +229,62 @@ fn a_standing_sink_keeps_runs_apart() {
         assert_eq!(sent.tally().arrived, 50 * u64::from(sent.recipients()));
     }
     std::fs::remove_file(&path).unwrap();
+}
+
+#[test]
+fn every_schedule_sends_what_it_plans() {
+    for text in ["poisson:4000", "steps:1000,4000@50ms", "ramp:500..4000@100ms", "burst:500,8000@20ms/50ms"] {
+        let load = SendPlan { schedule: Some(text.parse().unwrap()), workers: 2, ..plan(300) };
+        let outcome = straight(load, Faults::default());
+        let sender = outcome.report.sender;
+        assert_eq!((outcome.report.ledger.arrived, sender.missed_starts), (300, 0), "{text}");
+        assert!(outcome.is_good() && outcome.report.to_string().contains(text));
+    }
+}
+
+#[test]
+fn sessions_think_between_messages() {
+    for pipeline in [Pipeline::None, Pipeline::Across] {
+        let think = Some((Duration::from_millis(1), Duration::from_millis(4)));
+        let load = SendPlan { think, pipeline, messages_per_session: 5, ..plan(100) };
+        let outcome = straight(load, Faults::default());
+        assert_eq!(outcome.report.ledger.arrived, 100);
+        assert!(outcome.is_good());
+        // Nobody sends without having thought, so no two messages share a round trip: three answers each at least.
+        assert!(outcome.report.sink.unwrap().round_trips >= 2 * 100);
+    }
+    // An end in the middle of a thought is no fault.
+    let think = Some((Duration::from_secs(60), Duration::from_secs(60)));
+    let load = SendPlan { think, duration: Duration::from_millis(100), ..plan(0) };
+    let outcome = straight(load, Faults::default());
+    assert_eq!((outcome.report.sender.started, outcome.report.sender.connections_lost), (0, 0));
+}
+
+#[test]
+fn each_connection_meets_one_kind_of_receiver() {
+    let text = "[[receiver]]\nname = \"yes\"\n[[receiver]]\nname = \"no\"\nrefuse_mail = 1.0\n";
+    let profiles = profiles::parse(text).unwrap();
+    let sink = SinkPlan { profiles, ..SinkPlan::new(ANY_PORT) };
+    // One connection after the other, so that each has its four messages.
+    let load = SendPlan { messages_per_session: 4, sessions: 1, ..plan(400) };
+    let tally = run(&Scenario { load, sink, ..Scenario::default() }, &mut |_| {}).unwrap().report.ledger;
+    assert_eq!(tally.acknowledged + tally.refused, 400);
+    assert!(tally.acknowledged.is_multiple_of(4) && tally.acknowledged > 0 && tally.refused > 0, "{tally:?}");
+    assert_eq!((tally.arrived, tally.lost), (tally.acknowledged, 0));
+}
+
+#[test]
+fn a_folder_of_messages_arrives_as_it_is() {
+    let dir = std::env::temp_dir().join(format!("loadgen-mail-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    std::fs::write(dir.join("a.eml"), "From: a@b\nSubject: plain\n\n.\n..two\nend").unwrap();
+    std::fs::write(dir.join("b.eml"), format!("Subject: long\r\n\r\n{}", "h\u{e9}llo w\u{f6}rld\r\n".repeat(9000)))
+        .unwrap();
+    for pipeline in [Pipeline::None, Pipeline::Group, Pipeline::Across] {
+        let load = SendPlan { folder: Some(dir.clone()), pipeline, domains: 10, zipf: 1.1, ..plan(100) };
+        let outcome = straight(load, Faults::default());
+        assert!(outcome.is_good(), "{}", outcome.report);
+        assert_eq!((outcome.report.ledger.arrived, outcome.report.sink.unwrap().unmarked), (100, 0));
+    }
+    std::fs::remove_dir_all(&dir).unwrap();
 }

@@ -5,6 +5,7 @@ mod support;
 use std::net::TcpListener;
 use std::time::Duration;
 
+use loadgen::compare::{ComparePlan, Comparison, Contender, How, compare};
 use loadgen::run::{Kills, Outcome, Scenario, run};
 use loadgen::send::SendPlan;
 
@@ -33,7 +34,9 @@ fn a_relay_is_started_measured_and_ended() {
     assert!(outcome.is_good(), "{report}");
     assert_eq!((report.ledger.arrived, report.ledger.acknowledged), (3000, 3000));
     let relay = report.relay.unwrap();
-    assert!(relay.rss_peak_bytes > 0 && relay.kills == 0);
+    assert!(relay.rss_peak_bytes > 0 && relay.processes_peak >= 1 && relay.threads_peak >= 2 && relay.kills == 0);
+    assert!(!report.series.is_empty() && report.accept_distribution.last().is_some_and(|point| point.count == 3000));
+    assert!(report.sink_round_trips_per_message.is_some_and(|trips| trips >= 1.0));
     assert!(outcome.dir.is_none(), "the temporary directory of a good run is removed");
 }
 
@@ -56,4 +59,40 @@ fn a_relay_that_does_not_start_is_told_with_its_last_words() {
     let load = SendPlan { messages: 1, ..SendPlan::default() };
     let error = run(&Scenario { relay, load, ..Scenario::default() }, &mut |_| {}).unwrap_err();
     assert!(error.to_string().contains("no such luck"), "{error}");
+}
+
+#[test]
+fn relays_take_turns_and_a_bad_one_stops_nobody() {
+    let contender = |name: &str, how| Contender { name: name.into(), how };
+    let bad = vec!["/bin/sh".into(), "-c".into(), "echo no such luck; exit 3".into()];
+    let load = SendPlan { messages: 200, sessions: 5, ..SendPlan::default() };
+    let plan = ComparePlan {
+        contenders: vec![
+            contender("straight", How::Nothing),
+            contender("relayed", How::Command(relay().unwrap())),
+            contender("bad", How::Command(bad)),
+        ],
+        rounds: 2,
+        scenario: Scenario { load, ..Scenario::default() },
+        parent: std::env::temp_dir(),
+        quiet_longest: Duration::ZERO,
+    };
+    let mut turns = Vec::new();
+    let comparison = compare(&plan, &mut |turn| {
+        if turn.progress.is_none() {
+            turns.push((turn.round, turn.name.to_string()));
+        }
+    });
+    let comparison = comparison.unwrap();
+    let names = ["straight", "relayed", "bad"];
+    let wanted: Vec<_> = [1, 2].into_iter().flat_map(|round| names.map(|name| (round, name.to_string()))).collect();
+    assert_eq!(turns, wanted);
+    assert_eq!(comparison.entries.iter().map(|entry| entry.runs.len()).collect::<Vec<_>>(), [2, 2, 0]);
+    assert!(comparison.entries[2].troubles[0].contains("no such luck") && !comparison.is_good());
+    assert!(comparison.entries[..2].iter().all(|entry| entry.troubles.is_empty()));
+    // What is written is read again.
+    let text = serde_json::to_string(&comparison).unwrap();
+    let again: Comparison = serde_json::from_str(&text).unwrap();
+    assert_eq!(again.to_string(), comparison.to_string());
+    assert_eq!(again.entries[1].runs[1].ledger, comparison.entries[1].runs[1].ledger);
 }

@@ -57,7 +57,11 @@ impl FromStr for MessageId {
     fn from_str(text: &str) -> Result<Self, BadMessageId> {
         let mut fields = text.split('-');
         let mut field = |digits_max: usize| {
-            let digits = fields.next().filter(|d| !d.is_empty() && d.len() <= digits_max).ok_or(BadMessageId)?;
+            let digits = fields.next().ok_or(BadMessageId)?;
+            // The number parser would take a sign.
+            if digits.len() > digits_max || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+                return Err(BadMessageId);
+            }
             u32::from_str_radix(digits, 16).map_err(|_| BadMessageId)
         };
         let shard = u16::try_from(field(4)?).map_err(|_| BadMessageId)?;
@@ -100,7 +104,7 @@ mod tests {
         let id = MessageId { shard: ShardId(3), position: Position::new(7, 0x1f000) };
         assert_eq!(id.to_string(), "3-7-1f000");
         assert_eq!("3-7-1f000".parse(), Ok(id));
-        for bad in ["", "3", "3-7", "3-7-1f000-2", "x-1-1", "12345-1-1", "0--1", "0-1-123456789"] {
+        for bad in ["", "3", "3-7", "3-7-1f000-2", "x-1-1", "12345-1-1", "0--1", "0-1-123456789", "+0-1-1", "0-+1-1"] {
             assert_eq!(bad.parse::<MessageId>(), Err(BadMessageId), "{bad}");
         }
     }

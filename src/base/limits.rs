@@ -133,6 +133,18 @@ pub const DATA_TIMEOUT_MS: u64 = 120_000;
 pub const DATA_BLOCK_TIMEOUT_MS: u64 = 180_000;
 /// The reply after the final dot (RFC 5321 4.5.3.2.6).
 pub const DATA_END_TIMEOUT_MS: u64 = 600_000;
+/// A TLS handshake, on either side (`timeout.tls_ms`) (TLS-13). Over: the connection is closed.
+pub const TLS_TIMEOUT_MS: u64 = 30_000;
+/// After a TLS handshake failed, an address is tried in clear for so long where the policy is `may` (TLS-06).
+pub const TLS_FALLBACK_MS: u64 = 600_000;
+/// Addresses of one site remembered for failed TLS handshakes; the oldest is forgotten.
+pub const TLS_FALLBACKS_MAX: usize = 16;
+/// TLS sessions remembered for resumption, for all next hops together; more: the longest unused is forgotten.
+pub const TLS_SESSIONS_MAX: usize = 4096;
+/// Plain bytes sealed into TLS records at a time; a connection holds no more records than these.
+pub const TLS_SEAL_BYTES: usize = 64 << 10;
+/// Bytes of an unfinished record or handshake message kept by one connection. More: the connection is closed.
+pub const TLS_KEPT_MAX_BYTES: usize = 96 << 10;
 /// QUIT's reply is not waited for longer (RTE-18).
 pub const QUIT_TIMEOUT_MS: u64 = 2_000;
 /// Connect attempts for one job before it is deferred (RTE-04).
@@ -195,6 +207,7 @@ const _: () = assert!(
 );
 const _: () = assert!(MESSAGE_MAX_BYTES <= MESSAGE_CEILING_BYTES && SEGMENT_BYTES <= SEGMENT_CEILING_BYTES);
 const _: () = assert!(SEGMENT_MIN_BYTES <= SEGMENT_BYTES);
+const _: () = assert!(TLS_KEPT_MAX_BYTES < RECEIVE_BYTES, "what is kept stands in front of what is read");
 const _: () = assert!(COMMAND_LINE_MAX_BYTES >= 1036, "SIZ-03");
 const _: () = assert!(TRACE_MAX_BYTES >= 2 * DOMAIN_MAX_BYTES + PATH_MAX_BYTES + 512);
 

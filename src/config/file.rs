@@ -133,6 +133,30 @@ static KEYS: &[Key] = &[
     ),
     time("relay.idle_ms", limits::COMMAND_IDLE_MS, "A client silent for so long before a command gets 421 4.4.2."),
     time("relay.data_idle_ms", limits::DATA_IDLE_MS, "A client silent for so long inside message data gets 421 4.4.2."),
+    // ---- TLS ----
+    Key {
+        name: "tls.offer",
+        kind: Kind::Flag { default: true },
+        manual: "Offer STARTTLS to clients. TLS 1.2 and 1.3 only.",
+    },
+    text(
+        "tls.certificate",
+        "",
+        "PEM file with the relay's certificate and the ones it is signed by, the relay's first. Empty: a self-signed one is \
+         made at the first start and kept in `queue.dir`.",
+    ),
+    text("tls.key", "", "PEM file with the certificate's key; goes with `tls.certificate`."),
+    text(
+        "tls.roots",
+        "/etc/ssl/certs/ca-certificates.crt",
+        "PEM file with the authorities that certificates of next hops must come from where the policy is `verify`.",
+    ),
+    Key {
+        name: "tls.domains",
+        kind: Kind::Names,
+        manual: "Policies of single domains in place of `site.default.tls`: `\"example.org\" = \"verify\"`; a leading dot, \
+                 `\".example.org\"`, stands for every domain below.",
+    },
     // ---- the queue ----
     text(
         "queue.dir",
@@ -206,6 +230,13 @@ static KEYS: &[Key] = &[
         limits::RECIPIENTS_MAX as u64,
         "Recipients in one outbound transaction.",
     ),
+    text(
+        "site.default.tls",
+        "may",
+        "Whether mail goes to next hops inside TLS: `none`, never; `may`, if offered, with any certificate, and in clear if \
+         the handshake fails; `encrypt`, always, with any certificate; `verify`, always, with a certificate for the host's \
+         name from `tls.roots`. Where it cannot be met, mail waits.",
+    ),
     time("site.default.idle_ms", limits::CONNECTION_IDLE_MS, "An idle outbound connection is kept so long."),
     time(
         "retry.first_ms",
@@ -240,6 +271,7 @@ static KEYS: &[Key] = &[
          makes duplicates.",
     ),
     time("timeout.quit_ms", limits::QUIT_TIMEOUT_MS, "For the reply to QUIT."),
+    time("timeout.tls_ms", limits::TLS_TIMEOUT_MS, "For a TLS handshake, with clients too."),
     // ---- the rest ----
     text("log.level", "info", "What is logged: `error`, `warning`, `info` or `debug`, each with all before it."),
     time("drain_ms", limits::DRAIN_MS, "On SIGTERM, deliveries on their way have so long to end."),
@@ -297,9 +329,12 @@ impl Values {
             return Err(ConfigError::new(set, None, "not KEY=VALUE, for instance shards=1"));
         };
         let (name, value) = (name.trim(), value.trim());
-        if let Some(domain) = name.strip_prefix("route.domains.") {
-            let entry = Table::from_iter([(domain.to_owned(), plain_or_toml(value, Value::is_str))]);
-            return self.put(find("route.domains").expect("a key"), &Value::Table(entry));
+        let names = KEYS.iter().filter(|key| key.kind == Kind::Names);
+        for key in names {
+            if let Some(domain) = name.strip_prefix(key.name).and_then(|rest| rest.strip_prefix('.')) {
+                let entry = Table::from_iter([(domain.to_owned(), plain_or_toml(value, Value::is_str))]);
+                return self.put(key, &Value::Table(entry));
+            }
         }
         let key = find(name).ok_or_else(|| unknown(name))?;
         let fits: fn(&Value) -> bool = match key.kind {

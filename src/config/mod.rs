@@ -15,7 +15,7 @@ use std::fmt;
 pub use file::reference;
 pub use settings::{
     Host, HostPort, Listener, LogLevel, QueueSettings, RelaySettings, RetrySettings, Role, RouteSettings, Settings,
-    SiteSettings, TimeoutSettings,
+    SiteSettings, TimeoutSettings, TlsPolicies, TlsPolicy, TlsSettings,
 };
 
 /// What the defaults need to know of the machine; the shell finds it out.

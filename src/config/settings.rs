@@ -3,6 +3,7 @@
 //! Plain data, cloned to every shard when it starts. Texts are parsed here, once; relations between keys are
 //! checked here too. Every failure is a [`ConfigError`] with key, value and remedy; defaults never fail (a test).
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -26,6 +27,8 @@ pub struct Settings {
     pub relay: RelaySettings,
     /// Next hops.
     pub route: RouteSettings,
+    /// TLS, both ways.
+    pub tls: TlsSettings,
     /// The spool.
     pub queue: QueueSettings,
     /// Number of shards, `1..=limits::SHARDS_MAX`.
@@ -104,6 +107,81 @@ pub struct RouteSettings {
     pub mx_port: u16,
 }
 
+/// TLS (`tls.*`, `site.default.tls`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsSettings {
+    /// Clients are offered STARTTLS.
+    pub offer: bool,
+    /// PEM files with certificate and key; none: a self-signed pair in the spool.
+    pub pair: Option<(PathBuf, PathBuf)>,
+    /// PEM file with the authorities trusted for `TlsPolicy::Verify`.
+    pub roots: PathBuf,
+    /// By domain.
+    pub policies: TlsPolicies,
+}
+
+/// Which domains' mail goes inside TLS (TLS-07).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsPolicies {
+    /// Where nothing else is said.
+    pub default: TlsPolicy,
+    /// By domain in lower case; a leading dot stands for every domain below.
+    pub domains: BTreeMap<Box<str>, TlsPolicy>,
+}
+
+impl TlsPolicies {
+    /// The policy of a domain in lower case: its own, that of the longest suffix, or the default.
+    pub fn of_domain(&self, domain: &[u8]) -> TlsPolicy {
+        if self.domains.is_empty() {
+            return self.default;
+        }
+        let Ok(name) = std::str::from_utf8(domain) else { return self.default };
+        let suffixes = name.match_indices('.').map(|(dot, _)| &name[dot..]);
+        std::iter::once(name).chain(suffixes).find_map(|key| self.domains.get(key).copied()).unwrap_or(self.default)
+    }
+
+    /// True if certificates are verified for any domain.
+    pub fn verifies(&self) -> bool {
+        self.default == TlsPolicy::Verify || self.domains.values().any(|policy| *policy == TlsPolicy::Verify)
+    }
+}
+
+/// Whether mail goes to a next hop inside TLS (TLS-07).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsPolicy {
+    /// Never.
+    None,
+    /// If offered; with any certificate; in clear if the handshake fails (RFC 7435).
+    May,
+    /// Always, with any certificate.
+    Encrypt,
+    /// Always, with a certificate for the host's name from an authority we trust.
+    Verify,
+}
+
+impl TlsPolicy {
+    fn parse(text: &str) -> Result<TlsPolicy, &'static str> {
+        match text {
+            "none" => Ok(TlsPolicy::None),
+            "may" => Ok(TlsPolicy::May),
+            "encrypt" => Ok(TlsPolicy::Encrypt),
+            "verify" => Ok(TlsPolicy::Verify),
+            _ => Err("must be one of none, may, encrypt and verify"),
+        }
+    }
+}
+
+impl fmt::Display for TlsPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            TlsPolicy::None => "none",
+            TlsPolicy::May => "may",
+            TlsPolicy::Encrypt => "encrypt",
+            TlsPolicy::Verify => "verify",
+        })
+    }
+}
+
 /// The spool (`queue.*`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueueSettings {
@@ -168,6 +246,8 @@ pub struct TimeoutSettings {
     pub data_end_ms: u64,
     /// To answer QUIT.
     pub quit_ms: u64,
+    /// To do a TLS handshake; clients too.
+    pub tls_ms: u64,
 }
 
 /// What is logged (`log.level`): this and everything above.
@@ -253,6 +333,7 @@ impl Settings {
             http: optional(values, "listen.http", |text| text.parse().map_err(|_| ADDRESS_REMEDY))?,
             relay: relay(values)?,
             route: route(values)?,
+            tls: tls(values)?,
             queue: queue(values)?,
             shards: shards(values, machine),
             site: SiteSettings {
@@ -273,6 +354,7 @@ impl Settings {
                 data_block_ms: values.number("timeout.data_block_ms"),
                 data_end_ms: values.number("timeout.data_end_ms"),
                 quit_ms: values.number("timeout.quit_ms"),
+                tls_ms: values.number("timeout.tls_ms"),
             },
             dns_servers: each(values, "dns.servers", |text| text.parse().map_err(|_| ADDRESS_REMEDY))?,
             source: optional(values, "source.address", |text| {
@@ -355,6 +437,35 @@ fn route(values: &Values) -> Result<RouteSettings, ConfigError> {
         domains,
         allow_private: values.flag("route.allow_private"),
         mx_port: values.number("route.mx_port") as u16,
+    })
+}
+
+fn tls(values: &Values) -> Result<TlsSettings, ConfigError> {
+    let pair = match (values.text("tls.certificate"), values.text("tls.key")) {
+        ("", "") => None,
+        (certificate, "") => {
+            return Err(ConfigError::new("tls.certificate", certificate.to_owned(), "needs tls.key beside it"));
+        }
+        ("", key) => return Err(ConfigError::new("tls.key", key.to_owned(), "needs tls.certificate beside it")),
+        (certificate, key) => Some((certificate.into(), key.into())),
+    };
+    let policy =
+        |key: &str, text: &str| TlsPolicy::parse(text).map_err(|remedy| ConfigError::new(key, text.to_owned(), remedy));
+    let mut domains = BTreeMap::new();
+    for (name, text) in values.names("tls.domains") {
+        let key = format!("tls.domains.{name}");
+        let (dot, rest) = name.strip_prefix('.').map_or(("", name), |rest| (".", rest));
+        let domain = domain_name(rest).ok_or_else(|| {
+            ConfigError::new(&key, text.to_owned(), "must be a domain name, for instance example.org or .example.org")
+        })?;
+        domains.insert(format!("{dot}{domain}").into(), policy(&key, text)?);
+    }
+    let default = policy("site.default.tls", values.text("site.default.tls"))?;
+    Ok(TlsSettings {
+        offer: values.flag("tls.offer"),
+        pair,
+        roots: values.text("tls.roots").into(),
+        policies: TlsPolicies { default, domains },
     })
 }
 

@@ -158,7 +158,8 @@ pub fn status_of(recipient: &FailedRecipient<'_>) -> EnhancedCode {
 }
 
 /// Copies the header of a message in wire form, up to its empty line or the bound, whole lines only. Stuffed dots stay,
-/// octets that are not ASCII become `?`, and whatever is longer than a line may be is cut off (SIZ-07, DAT-04).
+/// octets that are not ASCII become `?`, and whatever is longer than a line may be is cut off (SIZ-07, DAT-04). A line
+/// that only bare line ends leave as a single dot, which wire form never has, is doubled: it must not end the report.
 fn copy_header(out: &mut Vec<u8>, original: &mut dyn Iterator<Item = &[u8]>) {
     let bound = out.len() + limits::BOUNCE_HEADER_MAX_BYTES;
     let mut line_start = out.len();
@@ -168,7 +169,7 @@ fn copy_header(out: &mut Vec<u8>, original: &mut dyn Iterator<Item = &[u8]>) {
                 b'\r' => {}
                 b'\n' if out.len() == line_start => return,
                 b'\n' => {
-                    out.extend_from_slice(b"\r\n");
+                    end_line(out, line_start);
                     line_start = out.len();
                 }
                 _ if out.len() - line_start >= LINE_TEXT_MAX_BYTES => {}
@@ -182,8 +183,15 @@ fn copy_header(out: &mut Vec<u8>, original: &mut dyn Iterator<Item = &[u8]>) {
         }
     }
     if out.len() > line_start {
-        out.extend_from_slice(b"\r\n");
+        end_line(out, line_start);
     }
+}
+
+fn end_line(out: &mut Vec<u8>, line_start: usize) {
+    if &out[line_start..] == b"." {
+        out.push(b'.');
+    }
+    out.extend_from_slice(b"\r\n");
 }
 
 /// Longest text of a line, without its CRLF (RFC 5322 2.1.1).
@@ -395,6 +403,15 @@ Subject: hi
         let report = write(&[recipient(550, b"no", Phase::Rcpt)], &[&header]);
         assert!(report.len() < limits::BOUNCE_HEADER_MAX_BYTES + 4096);
         assert!(report.ends_with(b"x\r\n\r\n--=_0-3-1f000-18bcfe6eea0_--\r\n"));
+    }
+
+    /// DAT-04: not even a header that is no wire form ends the report early.
+    #[test]
+    fn a_lone_dot_in_a_header_ends_nothing() {
+        for header in [&b"a: b\r\n.\r\r\nc: d\r\n"[..], b"a: b\n.\nc: d\n", b"a: b\r\n."] {
+            let report = String::from_utf8(write(&[recipient(550, b"no", Phase::Rcpt)], &[header])).unwrap();
+            assert!(report.contains("a: b\r\n..\r\n") && !report.contains("\r\n.\r\n"), "{report}");
+        }
     }
 
     proptest! {

@@ -21,6 +21,8 @@ pub enum Protocol {
     Smtp,
     /// The client said EHLO.
     Esmtp,
+    /// The client said EHLO inside TLS.
+    Esmtps,
 }
 
 impl Protocol {
@@ -29,6 +31,7 @@ impl Protocol {
         match self {
             Protocol::Smtp => "SMTP",
             Protocol::Esmtp => "ESMTP",
+            Protocol::Esmtps => "ESMTPS",
         }
     }
 }
@@ -44,6 +47,8 @@ pub struct TraceFacts<'a> {
     pub hostname: &'a str,
     /// How it came.
     pub protocol: Protocol,
+    /// The cipher suite by its registered name, if it came inside TLS (RFC 8314 4.3).
+    pub cipher: Option<&'static str>,
     /// The message's name in our queue.
     pub id: MessageId,
     /// The recipient, if there is only one (TRC-03).
@@ -63,7 +68,11 @@ pub fn write_received(out: &mut Vec<u8>, facts: &TraceFacts<'_>) {
     }
     out.extend_from_slice(b"\r\n\tby ");
     push_clean(out, facts.hostname.as_bytes(), DOMAIN_MAX_BYTES, is_host_byte);
-    push(out, format_args!(" (Ringpost) with {}\r\n\tid {}", facts.protocol.keyword(), facts.id));
+    push(out, format_args!(" (Ringpost) with {}", facts.protocol.keyword()));
+    if let Some(cipher) = facts.cipher {
+        push(out, format_args!(" tls {cipher}"));
+    }
+    push(out, format_args!("\r\n\tid {}", facts.id));
     if let Some(recipient) = facts.for_recipient {
         out.extend_from_slice(b"\r\n\tfor <");
         push_clean(out, recipient, PATH_MAX_BYTES, |b| (b' '..=b'~').contains(&b));
@@ -129,9 +138,12 @@ pub struct HeaderScan {
 }
 
 /// Where in the header the last piece ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Place {
-    /// So many bytes of the field name matched since the line's start.
+    /// At a line's start.
+    #[default]
+    LineStart,
+    /// So many bytes of the field name matched since the line's start, or since the doubled dot there.
     Name(usize),
     /// The line began with CR: an LF makes it the empty line.
     EmptyLineCr,
@@ -139,12 +151,6 @@ enum Place {
     Rest,
     /// Behind the empty line.
     Body,
-}
-
-impl Default for Place {
-    fn default() -> Self {
-        Place::Name(0)
-    }
 }
 
 const RECEIVED: &[u8] = b"received:";
@@ -156,18 +162,21 @@ impl HeaderScan {
         while let Some(&byte) = rest.first() {
             match self.place {
                 Place::Body => return,
-                Place::Name(0) if byte == b'\r' => self.place = Place::EmptyLineCr,
+                Place::LineStart if byte == b'\r' => self.place = Place::EmptyLineCr,
+                // On the wire a dot here is not part of the line, whoever doubled it and why (DAT-05).
+                Place::LineStart if byte == b'.' => self.place = Place::Name(0),
+                Place::LineStart if byte.to_ascii_lowercase() == RECEIVED[0] => self.place = Place::Name(1),
                 Place::EmptyLineCr if byte == b'\n' => self.place = Place::Body,
                 Place::Name(matched) if byte.to_ascii_lowercase() == RECEIVED[matched] => {
                     self.name_matched(matched + 1)
                 }
-                Place::Name(_) | Place::EmptyLineCr | Place::Rest => {
+                Place::LineStart | Place::Name(_) | Place::EmptyLineCr | Place::Rest => {
                     let Some(newline) = memchr(b'\n', rest) else {
                         self.place = Place::Rest;
                         return;
                     };
                     rest = &rest[newline..];
-                    self.place = Place::Name(0);
+                    self.place = Place::LineStart;
                 }
             }
             rest = &rest[1..];
@@ -207,6 +216,7 @@ mod tests {
             peer: "192.0.2.1".parse().unwrap(),
             hostname: "relay.example",
             protocol: Protocol::Esmtp,
+            cipher: None,
             id: MessageId { shard: ShardId(0), position: Position::new(3, 0x1f000) },
             for_recipient: Some(b"u@d.example"),
             when: UnixMs(1_795_483_328_000),
@@ -275,6 +285,15 @@ mod tests {
             scan.feed(&text[cut..]);
             assert_eq!(scan.received_fields(), 3, "cut at {cut}");
         }
+    }
+
+    #[test]
+    fn a_dot_at_a_line_start_hides_no_field() {
+        // TRC-06, DAT-05: the next hop sees the line without it.
+        let mut scan = HeaderScan::default();
+        scan.feed(b".Received: a\r\n.");
+        scan.feed(b"Received: b\r\n..Received: c\r\nx.Received: d\r\n");
+        assert_eq!(scan.received_fields(), 2);
     }
 
     proptest! {

@@ -340,7 +340,7 @@ impl Recovery {
                 Ok(true)
             }
             Kind::Cut => {
-                for cut in CutEntry::read(payload) {
+                for cut in CutEntry::read(payload).filter(|cut| is_life(cut.life)) {
                     if cut.failed {
                         reading.oldest_reference = reading.oldest_reference.min(cut.life);
                     }
@@ -361,7 +361,8 @@ impl Recovery {
     fn take_accept(&mut self, reading: &mut Reading, header: Header, payload: &[u8], void: bool) -> bool {
         let Some(view) = AcceptView::read(payload) else { return false };
         let here = MessageId { shard: reading.shard, position: header.position };
-        if view.recipients().count() != view.recipient_count() || (view.copies == 0 && view.id != here) {
+        let whole = view.recipients().count() == view.recipient_count() && is_life(view.id.position.life());
+        if !whole || (view.copies == 0 && view.id != here) {
             return false;
         }
         if view.copies > 0 {
@@ -387,7 +388,9 @@ impl Recovery {
     }
 
     fn take_verdict(&mut self, reading: &mut Reading, position: Position, payload: &[u8]) -> bool {
-        let Some(view) = VerdictView::read(payload) else { return false };
+        let Some(view) = VerdictView::read(payload).filter(|view| is_life(view.message.position.life())) else {
+            return false;
+        };
         reading.refer(view.message);
         let entry = self.messages.entry(view.message).or_insert_with(|| Entry::Open(Box::default()));
         if let Entry::Open(open) = entry {
@@ -582,6 +585,11 @@ fn message(view: &AcceptView<'_>, place: Place) -> RecoveredMessage {
     }
 }
 
+/// True for a life that a log can have had. One beyond is a lie, and believing it would leave none for this run.
+fn is_life(life: u32) -> bool {
+    (1..=LIFE_MAX).contains(&life)
+}
+
 fn claim(claims: &mut FxHashMap<u32, u32>, life: u32, offset: u32) {
     let known = claims.entry(life).or_insert(0);
     *known = offset.max(*known);
@@ -600,6 +608,9 @@ struct Window<'a> {
     filled: usize,
     ended: bool,
 }
+
+/// No log gets as far: so many segments of the least size are 8 PiB.
+const LIFE_MAX: u32 = u32::MAX / 2;
 
 const WINDOW_BYTES: usize = 2 * BLOCK_MAX_BYTES;
 
@@ -634,7 +645,8 @@ impl<'a> Window<'a> {
     fn record(&mut self, shard: ShardId, offset: u32) -> io::Result<Option<(Header, &[u8])>> {
         let Some(header) = record::header(self.at(offset, HEADER_BYTES)?) else { return Ok(None) };
         let length = HEADER_BYTES + header.length_bytes as usize;
-        if header.shard != shard || header.position.offset_bytes() != offset || length > BLOCK_MAX_BYTES {
+        let here = header.position.offset_bytes() == offset && is_life(header.position.life());
+        if header.shard != shard || !here || length > BLOCK_MAX_BYTES {
             return Ok(None);
         }
         Ok(record::open(self.at(offset, length)?))

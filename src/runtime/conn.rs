@@ -2,12 +2,12 @@
 //!
 //! Lives on the shard's thread. Bytes are read into the shard's one scratch buffer and handed to the shard inside the
 //! poll, so that an idle connection holds no buffer. There are no timers here: deadlines are the shard's, which
-//! aborts. The errors of the socket become `Closed`; nothing here panics on what a peer does.
+//! aborts. Inside TLS the same bytes go through `tls` on their way in and out. The errors of the socket become `Closed`; nothing here panics on what a peer does.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
-use std::net::Shutdown;
+use std::net::{IpAddr, Ipv4Addr, Shutdown};
 use std::os::fd::{AsRawFd as _, BorrowedFd, RawFd};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -18,6 +18,7 @@ use glommio::net::TcpStream;
 use socket2::SockRef;
 
 use super::executor::Shell;
+use super::tls::{self, Opened, Tls};
 use crate::base::ids::ConnId;
 use crate::shard::{CloseReason, Input};
 
@@ -42,6 +43,11 @@ pub(crate) struct Conn {
     writing: Cell<bool>,
     reader: RefCell<Option<Waker>>,
     writer: RefCell<Option<Waker>>,
+    /// Inside TLS, or on the way there: `tls` holds it. A flag of its own, so that the path in clear looks at nothing else.
+    sealed: Cell<bool>,
+    tls: RefCell<Option<Tls>>,
+    /// Who is at the other end, for what TLS has to report of it.
+    peer: Cell<IpAddr>,
 }
 
 /// How far a write came.
@@ -69,7 +75,21 @@ impl Conn {
             writing: Cell::new(false),
             reader: RefCell::new(None),
             writer: RefCell::new(None),
+            sealed: Cell::new(false),
+            tls: RefCell::new(None),
+            peer: Cell::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
         })
+    }
+
+    /// From here on everything is TLS, the handshake first. The outbox is empty: nothing in clear is left to write.
+    pub(crate) fn begin_tls(&self, tls: Tls) {
+        assert!(!self.sealed.replace(true), "TLS is begun once");
+        *self.tls.borrow_mut() = Some(tls);
+    }
+
+    /// True if records wait that the socket did not take yet.
+    fn has_records(&self) -> bool {
+        self.sealed.get() && self.tls.borrow().as_ref().is_some_and(|tls| !tls.outgoing().is_empty())
     }
 
     pub(crate) fn pause(&self) {
@@ -84,6 +104,9 @@ impl Conn {
     /// Closes in order: what was written still arrives. What the peer had sent already is thrown away first, for
     /// unread bytes would turn the close into a reset that can overtake our last reply.
     pub(crate) fn end(&self) {
+        if let Some(tls) = self.tls.borrow_mut().as_mut() {
+            tls::last_words(tls, |slices| send(self.fd, slices));
+        }
         let mut waste = [0u8; 4096];
         for _ in 0..LAST_READS_MAX {
             if !matches!(receive(self.fd, &mut waste), Ok(count) if count == waste.len()) {
@@ -99,6 +122,19 @@ impl Conn {
     pub(crate) fn abort(&self) {
         let _ = SockRef::from(&self.socket()).set_linger(Some(std::time::Duration::ZERO));
         self.stop_tasks();
+    }
+
+    /// Looks who is at the other end, while it is there. Unspecified if it was gone already.
+    pub(crate) fn learn_peer(&self) -> IpAddr {
+        if let Ok(address) = self.stream.borrow().peer_addr() {
+            self.peer.set(address.ip());
+        }
+        self.peer.get()
+    }
+
+    /// Who was at the other end when somebody looked.
+    pub(crate) fn peer(&self) -> IpAddr {
+        self.peer.get()
     }
 
     fn socket(&self) -> BorrowedFd<'_> {
@@ -185,6 +221,9 @@ fn poll_read(shell: &Rc<Shell>, conn: &Rc<Conn>, cx: &mut Context<'_>) -> Poll<b
         conn.remember(&conn.reader, cx);
         return Poll::Pending;
     }
+    if conn.sealed.get() {
+        return poll_read_sealed(shell, conn, cx);
+    }
     let mut scratch = shell.scratch.borrow_mut();
     let read = Pin::new(&mut *conn.stream.borrow_mut()).poll_read(cx, &mut scratch);
     match read {
@@ -211,6 +250,56 @@ fn poll_read(shell: &Rc<Shell>, conn: &Rc<Conn>, cx: &mut Context<'_>) -> Poll<b
             Poll::Ready(false)
         }
     }
+}
+
+/// One read inside TLS: at most one flight of a handshake, which waits for our answer, so that a core does one
+/// handshake's work between others' turns (TLS-13).
+fn poll_read_sealed(shell: &Rc<Shell>, conn: &Rc<Conn>, cx: &mut Context<'_>) -> Poll<bool> {
+    let mut scratch = shell.scratch.borrow_mut();
+    let mut place = conn.tls.borrow_mut();
+    let tls = place.as_mut().expect("a sealed connection has its TLS");
+    let kept = tls.kept();
+    let count = match Pin::new(&mut *conn.stream.borrow_mut()).poll_read(cx, &mut scratch[kept..]) {
+        Poll::Pending => {
+            conn.remember(&conn.reader, cx);
+            return Poll::Pending;
+        }
+        Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::Interrupted => return Poll::Ready(true),
+        Poll::Ready(result) => result,
+    };
+    let mut plain = shell.plain.borrow_mut();
+    plain.clear();
+    let opened = match &count {
+        Ok(count) if *count > 0 => tls.open(&mut scratch, *count, &mut plain),
+        _ => Ok(Opened::default()),
+    };
+    drop((place, scratch));
+    let reason = match (count, opened) {
+        (Ok(count), Ok(Opened { secured, ended })) if count > 0 => {
+            if let Some(info) = secured {
+                shell.step(Input::Secured { conn: conn.id, info });
+            }
+            if !plain.is_empty() {
+                shell.step(Input::Received { conn: conn.id, bytes: &plain });
+            }
+            ended.then_some(CloseReason::PeerClosed)
+        }
+        // The end without close_notify: whatever was not whole by then is not (TLS-12).
+        (Ok(_), Ok(_)) => Some(CloseReason::PeerClosed),
+        (Err(error), _) => Some(failed(&error)),
+        (Ok(_), Err(broken)) => {
+            shell.tls_broken(conn.id, &broken);
+            Some(CloseReason::Failed { errno: libc::EPROTO })
+        }
+    };
+    drop(plain);
+    // What the handshake answers is in no outbox, so that no effect speaks of it.
+    flush(shell, conn);
+    shell.perform();
+    if let Some(reason) = reason {
+        gone(shell, conn, reason);
+    }
+    Poll::Ready(!conn.over.get())
 }
 
 fn failed(error: &io::Error) -> CloseReason {
@@ -273,6 +362,9 @@ async fn write_loop(shell: Rc<Shell>, conn: Rc<Conn>) {
 
 /// Writes until nothing is left, the socket is full or the turn is over; steps after each write.
 fn write(shell: &Rc<Shell>, conn: &Rc<Conn>) -> Written {
+    if conn.sealed.get() {
+        return write_sealed(shell, conn);
+    }
     let mut turn_bytes = 0;
     while turn_bytes < WRITE_TURN_BYTES {
         let sent = shell.with_outbox(conn.id, |outbox| {
@@ -293,19 +385,71 @@ fn write(shell: &Rc<Shell>, conn: &Rc<Conn>) -> Written {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Written::Blocked,
             Err(error) => {
                 last_words(shell, conn);
-                if shell.forget(conn.id) {
-                    conn.end();
-                    shell.step(Input::Closed { conn: conn.id, reason: failed(&error) });
-                }
-                return Written::Gone;
+                return lost(shell, conn, failed(&error));
             }
         }
     }
     Written::Turn
 }
 
+/// Like `write`, with the outbox sealed into records, which wait here until the socket has taken them all: only then are
+/// their plain bytes `Sent`, so that the shard never takes for sent what is not.
+fn write_sealed(shell: &Rc<Shell>, conn: &Rc<Conn>) -> Written {
+    let mut turn_bytes = 0;
+    while turn_bytes < WRITE_TURN_BYTES {
+        let mut place = conn.tls.borrow_mut();
+        let tls = place.as_mut().expect("a sealed connection has its TLS");
+        if tls.outgoing().is_empty() && tls.can_seal() {
+            let sealed = shell.with_outbox(conn.id, |outbox| {
+                let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+                let filled = outbox.map_or(0, |outbox| outbox.gather(&mut slices));
+                tls.seal(&slices[..filled], &mut shell.plain.borrow_mut())
+            });
+            if let Err(broken) = sealed {
+                drop(place);
+                shell.tls_broken(conn.id, &broken);
+                return lost(shell, conn, CloseReason::Failed { errno: libc::EPROTO });
+            }
+        }
+        if tls.outgoing().is_empty() {
+            drop(place);
+            finish_close(shell, conn);
+            return Written::All;
+        }
+        match send(conn.fd, &[IoSlice::new(tls.outgoing())]) {
+            Ok(count) => {
+                turn_bytes += count;
+                let out = tls.took(count);
+                drop(place);
+                if out > 0 {
+                    shell.step(Input::Sent { conn: conn.id, count: out });
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Written::Blocked,
+            Err(error) => {
+                drop(place);
+                return lost(shell, conn, failed(&error));
+            }
+        }
+    }
+    Written::Turn
+}
+
+/// The connection broke while writing: tells the shard, unless the shard ended it first; leaves the effects to the caller.
+fn lost(shell: &Rc<Shell>, conn: &Rc<Conn>, reason: CloseReason) -> Written {
+    if shell.forget(conn.id) {
+        conn.end();
+        shell.step(Input::Closed { conn: conn.id, reason });
+    }
+    Written::Gone
+}
+
 /// Waits for the socket to take more; glommio's only way to do so is to write, so the first slice goes along.
 fn poll_writable(shell: &Rc<Shell>, conn: &Rc<Conn>, cx: &mut Context<'_>) -> Poll<()> {
+    if conn.sealed.get() {
+        return poll_writable_sealed(shell, conn, cx);
+    }
     let ready = shell.with_outbox(conn.id, |outbox| {
         let mut slices = [IoSlice::new(&[]); 1];
         match outbox.map_or(0, |outbox| outbox.gather(&mut slices)) {
@@ -324,10 +468,30 @@ fn poll_writable(shell: &Rc<Shell>, conn: &Rc<Conn>, cx: &mut Context<'_>) -> Po
     }
 }
 
+fn poll_writable_sealed(shell: &Rc<Shell>, conn: &Rc<Conn>, cx: &mut Context<'_>) -> Poll<()> {
+    let mut place = conn.tls.borrow_mut();
+    let tls = place.as_mut().expect("a sealed connection has its TLS");
+    if tls.outgoing().is_empty() {
+        return Poll::Ready(());
+    }
+    match Pin::new(&mut *conn.stream.borrow_mut()).poll_write(cx, tls.outgoing()) {
+        Poll::Pending => Poll::Pending,
+        Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(()),
+        Poll::Ready(Ok(count)) => {
+            let out = tls.took(count);
+            drop(place);
+            if out > 0 {
+                shell.step(Input::Sent { conn: conn.id, count: out });
+            }
+            Poll::Ready(())
+        }
+    }
+}
+
 /// Ends a connection that the shard closed, once nothing is left to send.
 pub(crate) fn finish_close(shell: &Rc<Shell>, conn: &Rc<Conn>) {
     let empty = shell.with_outbox(conn.id, |outbox| outbox.is_none_or(|outbox| outbox.is_empty()));
-    if conn.closing.get() && empty && shell.forget(conn.id) {
+    if conn.closing.get() && empty && !conn.has_records() && shell.forget(conn.id) {
         conn.end();
     }
 }

@@ -22,12 +22,13 @@ use super::conn::{self, Conn};
 use super::disk::{Disk, DmaBlocks};
 use super::mesh::{Letter, Mailbox};
 use super::report::Reporter;
+use super::tls::{Broken, Keys};
 use super::{Ask, Event, listen};
 use crate::base::bytes::{BlockSource, Outbox};
 use crate::base::ids::{ConnId, ShardId};
 use crate::base::limits;
 use crate::base::time::{Mono, Now};
-use crate::shard::{CloseReason, Effect, Input, Level, Shard};
+use crate::shard::{CloseReason, Effect, Input, Level, Shard, TlsRole};
 
 /// Letters and effects' tasks handled before others get their turn.
 const LETTERS_PER_TURN: usize = 64;
@@ -45,6 +46,7 @@ pub(crate) struct Berth {
     pub(crate) ask: Ask,
     pub(crate) events: std::sync::mpsc::Sender<Event>,
     pub(crate) reporter: Reporter,
+    pub(crate) keys: Keys,
     pub(crate) build: super::Build,
 }
 
@@ -56,6 +58,9 @@ pub(crate) struct Shell {
     alarm: Alarm,
     /// What every connection reads into.
     pub(super) scratch: RefCell<Box<[u8]>>,
+    /// What one read held inside TLS, or what one write seals.
+    pub(super) plain: RefCell<Vec<u8>>,
+    keys: Keys,
     effects: RefCell<VecDeque<Effect>>,
     fresh: RefCell<Vec<Effect>>,
     performing: Cell<bool>,
@@ -86,6 +91,8 @@ pub(crate) async fn live(berth: Berth) {
         clock,
         alarm: Alarm::new(),
         scratch: RefCell::new(vec![0; limits::RECEIVE_BYTES].into_boxed_slice()),
+        plain: RefCell::default(),
+        keys: berth.keys,
         effects: RefCell::default(),
         fresh: RefCell::default(),
         performing: Cell::new(false),
@@ -194,6 +201,7 @@ impl Shell {
             }
             Effect::Pause { conn } => self.conn(conn).into_iter().for_each(|conn| conn.pause()),
             Effect::Resume { conn } => self.conn(conn).into_iter().for_each(|conn| conn.resume()),
+            Effect::StartTls { conn, role } => self.start_tls(conn, role),
             Effect::Dial { conn, address, source } => match super::dial::dial(address, source) {
                 Ok(stream) => {
                     let conn = self.add(conn, stream);
@@ -218,6 +226,29 @@ impl Shell {
             // The main thread is gone only when the process ends.
             Effect::Drained => drop(self.events.send(Event::Drained(self.id))),
         }
+    }
+
+    fn start_tls(self: &Rc<Self>, id: ConnId, role: TlsRole) {
+        let Some(conn) = self.conn(id) else { return };
+        match self.keys.begin(role, conn.learn_peer()) {
+            Ok(tls) => {
+                conn.begin_tls(tls);
+                conn::flush(self, &conn);
+            }
+            Err(broken) => {
+                self.tls_broken(id, &broken);
+                if self.forget(id) {
+                    conn.end();
+                    self.step(Input::Closed { conn: id, reason: CloseReason::Failed { errno: libc::EPROTO } });
+                }
+            }
+        }
+    }
+
+    /// Tells the operator what was wrong with a connection's TLS.
+    pub(super) fn tls_broken(&self, id: ConnId, broken: &Broken) {
+        let peer = self.conn(id).map_or_else(|| "a peer that is gone".to_owned(), |conn| conn.peer().to_string());
+        self.reporter.report(Level::Info, format!("shard {}: TLS with {peer} failed: {broken}", self.id.0));
     }
 
     fn order_disk(self: &Rc<Self>, effect: Effect) {

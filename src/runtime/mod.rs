@@ -5,6 +5,7 @@
 //!
 //! - `probe`: is io_uring there, and what to do if not. `report`: lines for the operator.
 //! - `executor`: the shell of a shard. `listen`, `conn`, `dial`: its sockets. `disk`: its segments.
+//! - `tls`: the only file that names rustls; keys, and one connection's records.
 //! - `mesh`: what comes from other threads. `clock`: the moment of a step, and the one timer.
 
 mod clock;
@@ -16,6 +17,7 @@ mod listen;
 mod mesh;
 pub mod probe;
 pub mod report;
+pub mod tls;
 
 #[cfg(test)]
 mod tests;
@@ -40,6 +42,7 @@ use executor::Berth;
 pub use executor::allowed_cores;
 use mesh::{Letter, Mailbox};
 use report::Reporter;
+use tls::Keys;
 
 /// Memory registered with each of an executor's three rings. Small, so that the default limit on locked memory
 /// serves many shards: blocks live long and come from the allocator.
@@ -58,6 +61,8 @@ pub type Build = Box<dyn FnOnce(ShardId, Box<dyn BlockSource>, Now) -> Shard + S
 pub struct Options {
     /// Where to listen; port 0 lets the kernel choose.
     pub listen: Vec<SocketAddr>,
+    /// For TLS, both ways.
+    pub keys: Keys,
     /// The spool.
     pub queue_dir: PathBuf,
     /// Size of a segment file.
@@ -130,6 +135,7 @@ impl Crew {
                 ask: ask.clone(),
                 events: sender.clone(),
                 reporter: reporter.clone(),
+                keys: options.keys.clone(),
                 build,
             };
             let note = EndNote(id, sender.clone());

@@ -31,11 +31,18 @@ fn build(shards: usize) -> Build {
     })
 }
 
+fn keys(dir: &std::path::Path) -> Keys {
+    let machine = Machine { hostname: "relay.example".into(), cores: 1 };
+    let settings = config::load(None, &[format!("queue.dir={}", dir.display())], &machine).unwrap();
+    Keys::load(&settings).unwrap().0
+}
+
 impl Relay {
     fn start(shards: usize) -> Relay {
         let dir = tempfile::tempdir().unwrap();
         let options = Options {
             listen: vec!["127.0.0.1:0".parse().unwrap()],
+            keys: keys(dir.path()),
             queue_dir: dir.path().to_owned(),
             segment_bytes: SEGMENT_MIN_BYTES,
             drain_ms: 5000,
@@ -213,9 +220,11 @@ fn a_slow_reader_gets_everything() {
 #[test]
 fn an_address_in_use_is_a_clear_failure() {
     let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
+    let dir = tempfile::tempdir().unwrap();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let options = Options {
         listen: vec![taken.local_addr().unwrap()],
+        keys: keys(dir.path()),
         queue_dir: "/nonexistent".into(),
         segment_bytes: SEGMENT_MIN_BYTES,
         drain_ms: 1,

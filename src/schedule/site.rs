@@ -6,14 +6,17 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use crate::base::ids::ConnId;
 use crate::base::limits;
 use crate::base::rng::Rng;
 use crate::base::time::Mono;
+use crate::config::TlsPolicy;
 use crate::route::NextHop;
 use crate::schedule::backoff::Backoff;
 use crate::shard::parcel::SiteName;
+use crate::smtp::client::TlsWish;
 
 /// Index of a site in its shard's table.
 pub type SiteId = u32;
@@ -32,6 +35,8 @@ pub enum Targets {
     Known {
         /// Addresses in order of preference.
         addresses: Vec<SocketAddr>,
+        /// The name of the host at each of them; the address itself where there is none.
+        hosts: Vec<Arc<str>>,
         /// When the answer is too old.
         until: Mono,
     },
@@ -73,6 +78,10 @@ pub struct Site {
     pub failures: u32,
     /// No attempt before this moment.
     pub paused_until: Mono,
+    /// Whether mail goes to it inside TLS.
+    pub tls: TlsPolicy,
+    /// Addresses whose TLS handshake failed, and until when they are tried in clear (TLS-06).
+    clear: Vec<(SocketAddr, Mono)>,
     /// Tokens of the rate limit, in thousandths of a message, and when they were counted.
     tokens_milli: u64,
     counted: Mono,
@@ -80,7 +89,7 @@ pub struct Site {
 
 impl Site {
     /// A site that nothing is known of.
-    pub fn new(name: SiteName, next_hop: NextHop) -> Site {
+    pub fn new(name: SiteName, next_hop: NextHop, tls: TlsPolicy) -> Site {
         Site {
             name,
             next_hop,
@@ -94,6 +103,8 @@ impl Site {
             tried: 0,
             failures: 0,
             paused_until: Mono::default(),
+            tls,
+            clear: Vec::new(),
             tokens_milli: 0,
             counted: Mono::default(),
         }
@@ -113,11 +124,37 @@ impl Site {
     /// The address for the next dial, if known and fresh.
     pub fn target(&self, now: Mono) -> Option<SocketAddr> {
         match &self.targets {
-            Targets::Known { addresses, until } if now < *until => {
+            Targets::Known { addresses, until, .. } if now < *until => {
                 addresses.get(self.next_target % addresses.len().max(1)).copied()
             }
             _ => None,
         }
+    }
+
+    /// The name of the host at an address.
+    pub fn host(&self, address: SocketAddr) -> Option<Arc<str>> {
+        let Targets::Known { addresses, hosts, .. } = &self.targets else { return None };
+        addresses.iter().position(|known| *known == address).map(|at| hosts[at].clone())
+    }
+
+    /// Whether the next connection to an address is to go inside TLS (TLS-06, TLS-07).
+    pub fn tls_wish(&self, now: Mono, address: SocketAddr) -> TlsWish {
+        match self.tls {
+            TlsPolicy::None => TlsWish::Never,
+            TlsPolicy::May if self.clear.iter().any(|&(at, until)| at == address && now < until) => TlsWish::Never,
+            TlsPolicy::May => TlsWish::IfOffered,
+            TlsPolicy::Encrypt | TlsPolicy::Verify => TlsWish::Always,
+        }
+    }
+
+    /// The TLS handshake with an address failed: it is tried in clear for a while. Panics unless the policy lets it.
+    pub fn go_clear(&mut self, now: Mono, address: SocketAddr) {
+        assert_eq!(self.tls, TlsPolicy::May, "only an opportunistic site goes in clear");
+        self.clear.retain(|&(at, until)| at != address && now < until);
+        if self.clear.len() == limits::TLS_FALLBACKS_MAX {
+            self.clear.remove(0);
+        }
+        self.clear.push((address, now.plus_ms(limits::TLS_FALLBACK_MS)));
     }
 
     /// A connection to an address failed before it could be used. The next address is tried; when enough were,

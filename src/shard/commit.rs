@@ -10,6 +10,7 @@ use crate::shard::backlog::{JobState, MessageSlot};
 use crate::shard::bounce::Report;
 use crate::shard::conns::{Conn, Side};
 use crate::shard::{Effect, Level, Shard};
+use crate::smtp::server::Waiting;
 
 /// A message whose accepting record is on its way to disk.
 pub(super) struct Committing {
@@ -127,6 +128,10 @@ impl Shard {
             let Some(mut conn) = self.conns.take(id) else { continue };
             match &mut conn.side {
                 Side::In(inbound) if inbound.awaiting => self.conns.put(id, conn),
+                Side::In(inbound) if inbound.server.waiting() == Waiting::Handshake => {
+                    self.forget_client(id, conn);
+                    effects.push(Effect::Abort { conn: id });
+                }
                 Side::In(inbound) => {
                     if !conn.closing {
                         conn.outbox.write(|out| inbound.server.shut_down(out));

@@ -13,7 +13,7 @@ use crate::base::time::Mono;
 use crate::queue::ChunkRef;
 use crate::schedule::site::SiteId;
 use crate::schedule::wheel::TimerId;
-use crate::smtp::client::Client;
+use crate::smtp::client::{Client, TlsWish};
 use crate::smtp::server::Server;
 
 /// One connection, either way.
@@ -49,6 +49,8 @@ pub(super) struct Inbound {
     pub(super) awaiting: bool,
     /// The shell was told not to read.
     pub(super) paused: bool,
+    /// STARTTLS was answered; the handshake begins when the reply is out.
+    pub(super) tls_due: bool,
     /// When the data of the current message began, and how much of it came: for the least rate (DAT-14).
     pub(super) data_since: Option<Mono>,
     pub(super) data_bytes: u64,
@@ -59,6 +61,9 @@ pub(super) struct Outbound {
     pub(super) client: Client,
     pub(super) site: SiteId,
     pub(super) address: SocketAddr,
+    pub(super) wish: TlsWish,
+    /// The shell was told to begin the handshake.
+    pub(super) tls_begun: bool,
     pub(super) connected: bool,
     pub(super) dialled: Mono,
     /// The session came so far that a transaction could be begun.

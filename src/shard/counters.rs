@@ -33,6 +33,14 @@ pub struct Counters {
     pub accepted_connections: u64,
     /// Inbound connections refused because all places were taken (SES-26).
     pub refused_connections: u64,
+    /// Inbound connections that went inside TLS.
+    pub tls_in: u64,
+    /// Outbound connections that went inside TLS.
+    pub tls_out: u64,
+    /// Of both, those that took up an earlier TLS session.
+    pub tls_resumed: u64,
+    /// TLS handshakes begun with next hops that did not come to their end (TLS-06).
+    pub tls_failed_out: u64,
     /// Messages answered 250.
     pub accepted_messages: u64,
     /// Messages answered 4xx because the log could not take them.

@@ -11,7 +11,7 @@ use crate::base::bytes::{Outbox, Slice};
 use crate::base::ids::{ConnId, Position};
 use crate::base::limits;
 use crate::base::time::{Mono, Now};
-use crate::config::Settings;
+use crate::config::{Settings, TlsPolicy};
 use crate::queue::record::{AcceptView, RecipientView};
 use crate::queue::{Log, ReadId, record};
 use crate::route::mx::{self, Plan};
@@ -57,6 +57,7 @@ pub(super) fn client_settings(settings: &Settings) -> ClientSettings {
         data_block_ms: limits.data_block_ms,
         data_end_ms: limits.data_end_ms,
         quit_ms: limits.quit_ms,
+        tls_ms: limits.tls_ms,
     };
     ClientSettings { hello: settings.hostname.clone(), timeouts }
 }
@@ -244,11 +245,14 @@ impl Shard {
         entry.connections += 1;
         entry.opening += 1;
         self.counters.dials += 1;
-        let client = Client::new(self.client_settings.clone(), now.mono);
+        let wish = entry.tls_wish(now.mono, address);
+        let client = Client::new(self.client_settings.clone(), now.mono).with_tls(wish);
         let id = self.conns.insert(Side::Out(Outbound {
             client,
             site,
             address,
+            wish,
+            tls_begun: false,
             connected: false,
             dialled: now.mono,
             was_ready: false,
@@ -318,8 +322,11 @@ impl Shard {
         };
         match mx::plan(&entry.next_hop, answer, &self.sites.mx_policy, &mut self.rng) {
             Plan::Try(targets) => {
-                let addresses = targets.into_iter().map(|target| SocketAddr::new(target.address, port)).collect();
-                entry.targets = Targets::Known { addresses, until };
+                let (addresses, hosts) = targets
+                    .into_iter()
+                    .map(|target| (SocketAddr::new(target.address, port), target.host.into()))
+                    .unzip();
+                entry.targets = Targets::Known { addresses, hosts, until };
                 entry.next_target = 0;
                 self.want_pump(site);
             }
@@ -581,7 +588,7 @@ impl Shard {
         let Some(mut conn) = self.conns.take(id) else { return };
         let outbound = conn.outbound();
         outbound.connected = true;
-        outbound.client = Client::new(self.client_settings.clone(), now.mono);
+        outbound.client = Client::new(self.client_settings.clone(), now.mono).with_tls(outbound.wish);
         conn.deadline = outbound.client.deadline();
         self.watch(now.mono, id, &mut conn);
         self.conns.put(id, conn);
@@ -640,6 +647,13 @@ impl Shard {
             match outbound.client.state() {
                 ClientState::Over(end) => return self.end_session(now, id, conn, end, true, effects),
                 ClientState::Ready => {}
+                ClientState::Handshake => {
+                    conn.deadline = outbound.client.deadline();
+                    if !self.begin_tls(id, &mut conn, effects) {
+                        return self.cut(now, id, conn, effects);
+                    }
+                    break;
+                }
                 ClientState::Opening | ClientState::Busy | ClientState::Closing => {
                     conn.deadline = outbound.client.deadline();
                     break;
@@ -710,7 +724,7 @@ impl Shard {
         now: Now,
         id: ConnId,
         mut conn: Box<Conn>,
-        end: SessionEnd,
+        mut end: SessionEnd,
         tell_shell: bool,
         effects: &mut Vec<Effect>,
     ) {
@@ -730,6 +744,14 @@ impl Shard {
         if !outbound.was_ready {
             entry.opening -= 1;
             self.counters.failed_dials += 1;
+        }
+        if end == SessionEnd::TlsFailed {
+            self.counters.tls_failed_out += 1;
+            if entry.tls == TlsPolicy::May {
+                // Not the next hop's failure yet: it is tried in clear at once (TLS-06).
+                entry.go_clear(now.mono, outbound.address);
+                end = SessionEnd::Quit;
+            }
         }
         let in_vain = !outbound.useful && end != SessionEnd::Quit && (!outbound.was_ready || outbound.transactions > 0);
         if outbound.useful {

@@ -1,6 +1,7 @@
 //! What a shard wants done. The shell performs effects in order; each is remembered nowhere else.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use crate::base::bytes::Block;
 use crate::base::ids::{ConnId, ShardId};
@@ -9,6 +10,20 @@ pub use crate::config::LogLevel as Level;
 use crate::queue::{ReadId, SegmentSlot, WriteId};
 use crate::route::QueryId;
 use crate::shard::parcel::Parcel;
+
+/// Which side of a TLS handshake is ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TlsRole {
+    /// The client began it.
+    Server,
+    /// We begin it.
+    Client {
+        /// The next hop's name, or its address if it has none.
+        host: Arc<str>,
+        /// Only a certificate for that name, from an authority we trust, will do.
+        verify: bool,
+    },
+}
 
 /// One thing to do.
 pub enum Effect {
@@ -46,6 +61,14 @@ pub enum Effect {
     Resume {
         /// Which connection.
         conn: ConnId,
+    },
+    /// The connection's outbox is empty: do the TLS handshake, then `Secured`; or `Closed` if it fails. What came in clear
+    /// after the bytes the shard was given is taken for part of the handshake, never for mail.
+    StartTls {
+        /// Which connection.
+        conn: ConnId,
+        /// Which side of the handshake is ours.
+        role: TlsRole,
     },
     /// Connect; then `Connected`, or `Closed` with the reason. Deadlines are the shard's: it sends `Abort`.
     Dial {

@@ -38,6 +38,14 @@ pub enum Input<'a> {
         /// Which connection.
         conn: ConnId,
     },
+    /// The TLS handshake that `StartTls` began is done: from here on `Received` is what came inside TLS, and what is in
+    /// the outbox goes out inside it. If it fails, `Closed` comes instead.
+    Secured {
+        /// Which connection.
+        conn: ConnId,
+        /// What was agreed on.
+        info: TlsInfo,
+    },
     /// The connection is gone: the peer closed, an error, or a dial that failed. Not given after `Close` was performed.
     Closed {
         /// Which connection.
@@ -84,6 +92,15 @@ pub enum Input<'a> {
     Tick,
     /// Stop taking work: 421 to every client, finish or defer what is on its way, then `Drained`.
     Drain,
+}
+
+/// What the two sides of a TLS connection agreed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TlsInfo {
+    /// The cipher suite by its registered name.
+    pub cipher: &'static str,
+    /// An earlier session was taken up again.
+    pub resumed: bool,
 }
 
 /// Why a connection ended.

@@ -19,7 +19,7 @@ use crate::queue::{Draft, DraftRecipient, LogRefusal, RecipientList, RecipientSt
 use crate::shard::backlog::{JOB_RECIPIENTS_MAX, Message, NO_JOB};
 use crate::shard::commit::Committing;
 use crate::shard::conns::{Conn, Inbound, Side};
-use crate::shard::{Effect, Shard};
+use crate::shard::{Effect, Shard, TlsRole};
 use crate::smtp::server::{Peer, Server, ServerEvent, ServerSettings, Waiting};
 
 pub(super) fn server_settings(settings: &Settings) -> ServerSettings {
@@ -31,6 +31,7 @@ pub(super) fn server_settings(settings: &Settings) -> ServerSettings {
         received_fields_max: settings.relay.received_fields_max,
         command_idle_ms: settings.relay.command_idle_ms,
         data_idle_ms: settings.relay.data_idle_ms,
+        tls: settings.tls.offer,
     }
 }
 
@@ -86,6 +87,7 @@ impl Shard {
             chunks: Vec::new(),
             awaiting: false,
             paused: false,
+            tls_due: false,
             data_since: None,
             data_bytes: 0,
         }));
@@ -161,6 +163,10 @@ impl Shard {
                         inbound.server.storage_refused(why);
                     }
                     inbound.leftover.extend_from_slice(input);
+                    break;
+                }
+                ServerEvent::StartTls => {
+                    inbound.tls_due = true;
                     break;
                 }
                 ServerEvent::Close => {
@@ -255,6 +261,7 @@ impl Shard {
             peer: inbound.peer,
             hostname: &self.settings.hostname,
             protocol: inbound.server.protocol(),
+            cipher: inbound.server.cipher(),
             for_recipient: (envelope.len() == 1).then(|| envelope.recipient(0)),
             when: now.wall,
             id: MessageId { shard: self.id, position: Position::default() },
@@ -329,6 +336,7 @@ impl Shard {
                 self.settings.relay.data_idle_ms
             }
             Waiting::Command => self.settings.relay.command_idle_ms,
+            Waiting::Handshake => self.settings.timeout.tls_ms,
             // The disk's turn, not the client's.
             Waiting::Verdict | Waiting::Over => self.settings.relay.command_idle_ms,
         };
@@ -344,8 +352,8 @@ impl Shard {
     /// The client said nothing for too long: 421 and close (SES-23, DAT-14).
     pub(super) fn client_silent(&mut self, now: Now, id: ConnId, mut conn: Box<Conn>, effects: &mut Vec<Effect>) {
         let Conn { outbox, closing, side: Side::In(inbound), .. } = &mut *conn else { unreachable!() };
-        if *closing {
-            // It does not even take our last words.
+        if *closing || inbound.server.waiting() == Waiting::Handshake {
+            // It does not even take our last words, or could not be told any (TLS-13).
             self.forget_client(id, conn);
             effects.push(Effect::Abort { conn: id });
             return;
@@ -369,7 +377,7 @@ impl Shard {
         self.forget_client(id, conn);
     }
 
-    fn forget_client(&mut self, id: ConnId, mut conn: Box<Conn>) {
+    pub(super) fn forget_client(&mut self, id: ConnId, mut conn: Box<Conn>) {
         self.unwatch(&mut conn);
         let Side::In(inbound) = &mut conn.side else { unreachable!() };
         self.forget_body(inbound);
@@ -383,6 +391,10 @@ impl Shard {
             effects.push(Effect::Close { conn: id });
             self.forget_client(id, conn);
             return;
+        }
+        if conn.inbound().tls_due && conn.outbox.is_empty() {
+            conn.inbound().tls_due = false;
+            effects.push(Effect::StartTls { conn: id, role: TlsRole::Server });
         }
         let unread = conn.outbox.len() > limits::OUTBOX_MAX_BYTES;
         let crowded = self.log.crowded();

@@ -7,6 +7,7 @@
 //! - `intake`: from the first byte of a client to the 250.
 //! - `commit`: what happens when the log says *durable*, and only then.
 //! - `delivery`: from a site's list to the next hop's reply; `outcome`: what the reply means.
+//! - `tls`: when a connection goes inside TLS, either way.
 //! - `backlog`: the live messages; `conns`: the connections; `reclaim`: moving stragglers; `bounce`: reports.
 //!
 //! Panics mean a broken invariant of our own, never something from outside; errors are answered to the peer
@@ -26,6 +27,7 @@ pub mod parcel;
 mod reclaim;
 mod sites;
 mod timers;
+mod tls;
 
 #[cfg(test)]
 mod tests;
@@ -47,8 +49,8 @@ use crate::smtp::client::ClientSettings;
 use crate::smtp::server::ServerSettings;
 
 pub use counters::Counters;
-pub use effect::{Effect, Level};
-pub use input::{CloseReason, Input};
+pub use effect::{Effect, Level, TlsRole};
+pub use input::{CloseReason, Input, TlsInfo};
 
 use backlog::Backlog;
 use commit::Committing;
@@ -172,6 +174,7 @@ impl Shard {
             Input::Received { conn, bytes } => self.received(now, conn, bytes, effects),
             Input::Sent { conn, count } => self.sent(now, conn, count, effects),
             Input::Connected { conn } => self.connected(now, conn),
+            Input::Secured { conn, info } => self.secured(now, conn, info, effects),
             Input::Closed { conn, reason } => self.closed(now, conn, reason, effects),
             Input::Written { write, result } => {
                 if let Err(error) = result {

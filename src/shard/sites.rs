@@ -7,7 +7,7 @@ use rustc_hash::FxHashMap;
 use slab::Slab;
 
 use crate::base::ids::ShardId;
-use crate::config::{HostPort, RouteSettings, Settings};
+use crate::config::{HostPort, RouteSettings, Settings, TlsPolicies};
 use crate::route::NextHop;
 use crate::route::cache::Cache;
 use crate::route::mx::MxPolicy;
@@ -25,6 +25,7 @@ pub(super) struct Sites {
     by_domain: FxHashMap<Box<[u8]>, SiteId>,
     lower: Vec<u8>,
     routes: RouteTable,
+    tls: TlsPolicies,
     /// Permits this shard holds, and those it lends as a home.
     pub(super) permits: Permits,
     pub(super) mx_policy: MxPolicy,
@@ -54,6 +55,7 @@ impl Sites {
             by_domain: FxHashMap::default(),
             lower: Vec::new(),
             routes: route_table(&settings.route),
+            tls: settings.tls.policies.clone(),
             permits: Permits::new(me, settings.shards, settings.site.connections),
             mx_policy: MxPolicy {
                 own_names: vec![settings.hostname.to_ascii_lowercase().into()],
@@ -73,11 +75,16 @@ impl Sites {
             return site;
         }
         let next_hop = self.routes.next_hop(&self.lower);
-        let name = next_hop.site_name();
+        let tls = self.tls.of_domain(&self.lower);
+        let mut name = next_hop.site_name();
+        if tls != self.tls.default {
+            // A connection serves one policy only; the site's limit holds for each.
+            name = format!("{name} tls={tls}").into();
+        }
         let site = match self.by_name.get(&name) {
             Some(&site) => site,
             None => {
-                let site = self.table.insert(Site::new(name.clone(), next_hop)) as SiteId;
+                let site = self.table.insert(Site::new(name.clone(), next_hop, tls)) as SiteId;
                 self.by_name.insert(name, site);
                 site
             }

@@ -45,6 +45,11 @@ pub enum Command<'a> {
     Help,
     /// VRFY of something.
     Verify,
+    /// STARTTLS (RFC 3207 4).
+    StartTls {
+        /// True if something followed the verb: an error, but one that the session judges.
+        argument: bool,
+    },
 }
 
 /// Why a line is no command that a session can take.
@@ -83,10 +88,12 @@ pub fn parse(line: &[u8]) -> Result<Command<'_>, CommandError> {
         b"QUIT" => alone(argument, Command::Quit),
         b"NOOP" => Ok(Command::Noop),
         b"HELP" => Ok(Command::Help),
+        b"STARTTLS" => Ok(Command::StartTls { argument: !argument.is_empty() }),
         b"VRFY" if argument.is_empty() => Err(CommandError::Argument),
         b"VRFY" => Ok(Command::Verify),
-        b"EXPN" | b"TURN" | b"SEND" | b"SOML" | b"SAML" | b"ETRN" | b"ATRN" | b"AUTH" | b"BDAT" | b"BURL"
-        | b"STARTTLS" => Err(CommandError::NotImplemented),
+        b"EXPN" | b"TURN" | b"SEND" | b"SOML" | b"SAML" | b"ETRN" | b"ATRN" | b"AUTH" | b"BDAT" | b"BURL" => {
+            Err(CommandError::NotImplemented)
+        }
         _ => Err(CommandError::Unknown),
     }
 }
@@ -253,7 +260,7 @@ mod tests {
         {
             assert_eq!(parse(unknown.as_bytes()), Err(CommandError::Unknown), "{unknown}");
         }
-        for known in ["EXPN list", "BDAT 5 LAST", "starttls", "AUTH PLAIN", "TURN"] {
+        for known in ["EXPN list", "BDAT 5 LAST", "AUTH PLAIN", "TURN"] {
             assert_eq!(parse(known.as_bytes()), Err(CommandError::NotImplemented), "{known}");
         }
         for argument in
@@ -263,6 +270,8 @@ mod tests {
         }
         assert_eq!(parse(b"DATA"), Ok(Command::Data { argument: false }));
         assert_eq!(parse(b"data x"), Ok(Command::Data { argument: true }));
+        assert_eq!(parse(b"starttls"), Ok(Command::StartTls { argument: false }));
+        assert_eq!(parse(b"STARTTLS x"), Ok(Command::StartTls { argument: true }));
         assert_eq!(parse(b"ehlo [192.0.2.1]"), Ok(Command::Hello { extended: true, name: b"[192.0.2.1]" }));
     }
 

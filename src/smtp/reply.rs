@@ -67,6 +67,12 @@ replies! {
 
     /// A verb that nobody knows (SES-09).
     UNKNOWN_COMMAND = "500 5.5.1 Unknown command";
+    /// STARTTLS: the handshake comes next (TLS-01).
+    START_TLS = "220 2.0.0 Ready to start TLS";
+    /// STARTTLS where none is offered (TLS-01).
+    NO_TLS = "454 4.7.0 TLS not available";
+    /// STARTTLS inside TLS (TLS-01).
+    TLS_ALREADY = "503 5.5.1 TLS is on already";
     /// A line with bare CR or LF (DAT-02).
     BROKEN_LINE = "500 5.5.2 Bare CR or LF in a command; lines end with CR LF";
     /// A command line over the bound (SIZ-04).
@@ -143,14 +149,15 @@ pub fn write_refusing_greeting(out: &mut Vec<u8>, hostname: &str) {
     push(out, format_args!("554 {hostname} No SMTP service for you here\r\n"));
 }
 
-/// The reply to EHLO with the extensions offered (SES-03), or to HELO.
-pub fn write_hello(out: &mut Vec<u8>, hostname: &str, extended: bool, message_bytes_max: u64) {
+/// The reply to EHLO with the extensions offered (SES-03), STARTTLS among them if `tls`; or to HELO.
+pub fn write_hello(out: &mut Vec<u8>, hostname: &str, extended: bool, message_bytes_max: u64, tls: bool) {
     if extended {
+        let start_tls = if tls { "250-STARTTLS\r\n" } else { "" };
         push(
             out,
             format_args!(
                 "250-{hostname}\r\n250-PIPELINING\r\n250-SIZE {message_bytes_max}\r\n250-8BITMIME\r\n\
-                 250-ENHANCEDSTATUSCODES\r\n250 HELP\r\n"
+                 250-ENHANCEDSTATUSCODES\r\n{start_tls}250 HELP\r\n"
             ),
         );
     } else {
@@ -225,8 +232,8 @@ mod tests {
         let mut out = Vec::new();
         write_greeting(&mut out, &hostname);
         write_refusing_greeting(&mut out, &hostname);
-        write_hello(&mut out, &hostname, true, u64::MAX);
-        write_hello(&mut out, &hostname, false, 1);
+        write_hello(&mut out, &hostname, true, u64::MAX, true);
+        write_hello(&mut out, &hostname, false, 1, true);
         write_queued(&mut out, MessageId { shard: ShardId(u16::MAX), position: Position(u64::MAX) });
         assert_eq!(assert_replies(&out), [220, 554, 250, 250, 250]);
     }

@@ -8,6 +8,7 @@
 //! Policies, each in one place:
 //! - Bare CR or LF: the message is refused at its end (DAT-03), a command is refused (DAT-02); never repaired.
 //! - Source routes are dropped (SES-17). No leniency in `MAIL FROM:` and `RCPT TO:` (SES-21).
+//! - Whatever comes in clear behind STARTTLS is dropped unread (TLS-02).
 //! - Whatever comes in one receive behind DATA, before its reply can have been read, is a breach of RFC 2920 3.1:
 //!   554 and the connection ends, so that a body sent too early is never run as commands (DAT-13).
 //! - Commands answered 5xx count as errors until a message is accepted; beyond the limit the reply to the next
@@ -46,6 +47,8 @@ pub struct ServerSettings {
     pub command_idle_ms: u64,
     /// Idle time inside data (DAT-14); kept by the caller.
     pub data_idle_ms: u64,
+    /// STARTTLS is offered (TLS-01): the caller can do the handshake.
+    pub tls: bool,
 }
 
 /// The client.
@@ -71,6 +74,9 @@ pub enum ServerEvent<'b> {
     MessageDropped,
     /// The session is over: send what is to be sent, then close. A message not ended is dropped.
     Close,
+    /// Send what is to be sent, then do the TLS handshake, then call `secured`. What the client sent in clear behind
+    /// STARTTLS is gone already; whatever else comes in clear is dropped too (TLS-02).
+    StartTls,
 }
 
 /// What the session waits for, so that the caller knows its deadline.
@@ -82,6 +88,8 @@ pub enum Waiting {
     Data,
     /// The caller's `accepted` or `refused`.
     Verdict,
+    /// The caller's `secured`: the TLS handshake is on. Nothing can be said to the client meanwhile.
+    Handshake,
     /// Nothing: it is over.
     Over,
 }
@@ -111,6 +119,8 @@ pub struct Server {
     turned_away: bool,
     /// A verdict is awaited, after which the session ends (SES-24).
     ends_after_verdict: bool,
+    /// Inside TLS: the cipher suite.
+    cipher: Option<&'static str>,
     /// Empty before EHLO or HELO.
     hello: Vec<u8>,
     protocol: Protocol,
@@ -134,6 +144,7 @@ impl Server {
             waiting: Waiting::Command,
             turned_away: false,
             ends_after_verdict: false,
+            cipher: None,
             hello: Vec::new(),
             protocol: Protocol::Smtp,
             in_transaction: false,
@@ -167,6 +178,10 @@ impl Server {
                 Waiting::Command => self.next_command(input, out),
                 Waiting::Data => Some(self.next_data(input, out)),
                 Waiting::Verdict => panic!("the message before has no verdict yet"),
+                Waiting::Handshake => {
+                    *input = &[];
+                    Some(ServerEvent::NeedMore)
+                }
                 Waiting::Over => {
                     *input = &[];
                     Some(ServerEvent::Close)
@@ -202,6 +217,23 @@ impl Server {
     /// EHLO or HELO.
     pub fn protocol(&self) -> Protocol {
         self.protocol
+    }
+
+    /// The cipher suite, if the session is inside TLS.
+    pub fn cipher(&self) -> Option<&'static str> {
+        self.cipher
+    }
+
+    /// The TLS handshake that `ServerEvent::StartTls` asked for is done. All that was said before is forgotten: name,
+    /// sender, recipients (TLS-03; RFC 3207 4.2). The count of errors stays.
+    pub fn secured(&mut self, cipher: &'static str) {
+        assert_eq!(self.waiting, Waiting::Handshake, "a handshake follows STARTTLS");
+        self.cipher = Some(cipher);
+        self.end_transaction();
+        self.hello.clear();
+        self.protocol = Protocol::Smtp;
+        self.lines = LineReader::default();
+        self.waiting = Waiting::Command;
     }
 
     /// The client.
@@ -241,11 +273,13 @@ impl Server {
     /// The client idled too long: 421, session over (SES-23, DAT-14).
     pub fn timed_out(&mut self, out: &mut Vec<u8>) {
         assert_ne!(self.waiting, Waiting::Verdict, "the client waits for us");
+        assert_ne!(self.waiting, Waiting::Handshake, "nothing can be said during a handshake");
         self.end_session(reply::IDLE_TOO_LONG, out);
     }
 
     /// The relay stops: 421, session over; at once, or behind the verdict that is due (SES-24).
     pub fn shut_down(&mut self, out: &mut Vec<u8>) {
+        assert_ne!(self.waiting, Waiting::Handshake, "nothing can be said during a handshake");
         if self.waiting == Waiting::Verdict {
             self.ends_after_verdict = true;
         } else {
@@ -270,6 +304,16 @@ impl Server {
                     self.end_session(reply::DATA_NOT_AWAITED, out);
                     return None;
                 }
+                Ok(Command::StartTls { argument }) => match self.refuse_tls(argument) {
+                    Some(refusal) => refusal,
+                    None => {
+                        reply::START_TLS.write(out);
+                        // Not by the client, or not meant to be read as if it were (TLS-02; CVE-2011-0411).
+                        *input = &[];
+                        self.waiting = Waiting::Handshake;
+                        return Some(ServerEvent::StartTls);
+                    }
+                },
                 Ok(Command::Hello { extended, name }) => {
                     self.take_hello(extended, name, out);
                     return None;
@@ -312,7 +356,7 @@ impl Server {
             Command::Noop => reply::NOOP,
             Command::Help => reply::HELP,
             Command::Verify => reply::CANNOT_VERIFY,
-            Command::Quit | Command::Hello { .. } => unreachable!("answered before"),
+            Command::Quit | Command::Hello { .. } | Command::StartTls { .. } => unreachable!("answered before"),
         }
     }
 
@@ -321,8 +365,26 @@ impl Server {
         self.end_transaction();
         self.hello.clear();
         self.hello.extend_from_slice(name);
-        self.protocol = if extended { Protocol::Esmtp } else { Protocol::Smtp };
-        reply::write_hello(out, &self.settings.hostname, extended, self.settings.message_bytes_max);
+        self.protocol = match (extended, self.cipher) {
+            (false, _) => Protocol::Smtp,
+            (true, None) => Protocol::Esmtp,
+            (true, Some(_)) => Protocol::Esmtps,
+        };
+        let tls = self.settings.tls && self.cipher.is_none();
+        reply::write_hello(out, &self.settings.hostname, extended, self.settings.message_bytes_max, tls);
+    }
+
+    /// Why STARTTLS is not obeyed, if it is not (TLS-01; RFC 3207 4).
+    fn refuse_tls(&self, argument: bool) -> Option<Reply> {
+        if argument {
+            Some(reply::BAD_ARGUMENT)
+        } else if self.cipher.is_some() {
+            Some(reply::TLS_ALREADY)
+        } else if !self.settings.tls {
+            Some(reply::NO_TLS)
+        } else {
+            None
+        }
     }
 
     fn mail(&mut self, sender: Path<'_>, parameters: Parameters<'_>) -> Reply {
@@ -332,7 +394,7 @@ impl Server {
         if self.in_transaction {
             return reply::SENDER_GIVEN;
         }
-        let known = match MailParameters::read(parameters, self.protocol == Protocol::Esmtp) {
+        let known = match MailParameters::read(parameters, self.protocol != Protocol::Smtp) {
             Ok(known) => known,
             Err(ParameterError::Malformed) => return reply::BAD_PARAMETER,
             Err(ParameterError::Unknown) => return reply::UNKNOWN_PARAMETER,

@@ -1,13 +1,21 @@
-"""Takes mail with aiosmtpd and keeps each message as N.eml and N.json: aiosmtpd_sink.py PORT DIR"""
+"""Takes mail with aiosmtpd and keeps each message as N.eml and N.json: aiosmtpd_sink.py PORT DIR [CERTIFICATE KEY]
+
+With a certificate it takes mail inside TLS only.
+"""
 
 import asyncio
 import json
 import pathlib
+import ssl
 import sys
 
 from aiosmtpd.smtp import SMTP
 
 port, directory = int(sys.argv[1]), pathlib.Path(sys.argv[2])
+tls = None
+if len(sys.argv) > 3:
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(sys.argv[3], sys.argv[4])
 
 
 class Keeper:
@@ -31,7 +39,11 @@ class Keeper:
 
 async def main():
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: SMTP(Keeper(), hostname="python.example.org"), "127.0.0.1", port)
+
+    def session():
+        return SMTP(Keeper(), hostname="python.example.org", tls_context=tls, require_starttls=tls is not None)
+
+    server = await loop.create_server(session, "127.0.0.1", port)
     await server.serve_forever()
 
 

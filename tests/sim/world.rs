@@ -496,6 +496,7 @@ impl World {
             Effect::Abort { conn } => self.shard_closes(shard, conn, true),
             Effect::Pause { conn } => self.set_paused(shard, conn, true),
             Effect::Resume { conn } => self.set_paused(shard, conn, false),
+            Effect::StartTls { .. } => unreachable!("nobody here says STARTTLS or offers it"),
             Effect::Dial { conn, address, .. } => self.dial(shard, conn, address),
             Effect::Write { write, slot, offset_bytes, block } => {
                 let number = self.next_number();

@@ -1,4 +1,4 @@
-//! The sending side of the protocol, against scripted servers and any split of their replies.
+//! Tests of the sending side of the protocol.
 
 use super::*;
 use crate::units::SizeMix;
@@ -21,7 +21,7 @@ impl Feed for Supply {
 
 fn script(pipeline: Pipeline, recipients: u32) -> Script {
     let corpus = Corpus::new(&SizeMix::fixed(1024), 1);
-    Script { pipeline, recipients, domains: 1, messages_per_session: 0, run: 1, corpus }
+    Script { pipeline, recipients, domains: Domains::even(1), messages_per_session: 0, run: 1, corpus }
 }
 
 /// Plays server replies to a session, cut into pieces of `step` bytes; returns what it sent and the fates.

@@ -1,4 +1,4 @@
-//! The ledger's arithmetic.
+//! Tests of the ledger.
 
 use super::*;
 
@@ -30,8 +30,8 @@ fn every_fault_is_told_apart() {
     assert_eq!((tally.lost, tally.duplicated, tally.corrupted, tally.bounced), (1, 2, 1, 1));
     assert!(!tally.clean());
     let suspects = ledger.suspects(10);
-    assert_eq!(suspects[0], Suspect { id: 3, recipient: 1, what: "duplicated" });
-    assert_eq!(suspects[2], Suspect { id: 5, recipient: 1, what: "lost" });
+    assert_eq!(suspects[0], Suspect { id: 3, recipient: 1, what: "duplicated".into() });
+    assert_eq!(suspects[2], Suspect { id: 5, recipient: 1, what: "lost".into() });
 }
 
 #[test]

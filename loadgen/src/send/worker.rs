@@ -19,6 +19,8 @@ use crate::client::{Assignment, End, Feed, Session, State, Transaction};
 use crate::clock::{SECOND_NS, nanos};
 use crate::ledger::Fate;
 use crate::outbox::Outbox;
+use crate::rng::Rng;
+use crate::schedule::Planner;
 use crate::system::{self, Timer};
 
 const EVENTS_MAX: usize = 1024;
@@ -39,16 +41,19 @@ struct Slot {
     peer_closed: bool,
     failures: u32,
     heard_ns: u64,
+    /// When it may send again (think time).
+    thinks_until_ns: u64,
 }
 
 /// The worker's view of the run, as its sessions see it.
 struct Desk {
     shared: Arc<Shared>,
     index: u64,
-    workers: u64,
     now_ns: u64,
-    /// Starts taken from the schedule so far (open loop).
-    planned: u64,
+    /// Its part of the schedule (open loop).
+    planner: Option<Planner>,
+    /// False while sessions have to think first.
+    may_begin: bool,
     exhausted: bool,
     counts: SendCounts,
     latency: SendLatency,
@@ -57,9 +62,7 @@ struct Desk {
 impl Desk {
     /// When this worker's next start is planned; None in closed loop.
     fn next_planned_ns(&self) -> Option<u64> {
-        let rate = self.shared.plan.rate;
-        let number = self.planned * self.workers + self.index;
-        (rate > 0.0).then(|| self.shared.start_ns + (number as f64 * (SECOND_NS as f64 / rate)) as u64)
+        self.planner.as_ref().map(|planner| self.shared.start_ns + planner.next_ns())
     }
 
     fn claim(&mut self, planned_ns: u64) -> Option<Assignment> {
@@ -82,18 +85,18 @@ impl Desk {
         if messages > 0 && self.shared.next_id.load(Ordering::Relaxed) >= messages {
             return;
         }
-        while let Some(planned) = self.next_planned_ns().filter(|p| *p < self.shared.deadline_ns.min(self.now_ns)) {
-            let behind = self.shared.deadline_ns.min(self.now_ns) - planned;
-            let share = self.shared.plan.rate / self.workers as f64;
-            let count = ((behind as f64 * share / SECOND_NS as f64).ceil() as u64).max(1);
-            self.counts.missed_starts += count;
-            self.planned += count;
+        let limit_ns = self.shared.deadline_ns.min(self.now_ns).saturating_sub(self.shared.start_ns);
+        if let Some(planner) = &mut self.planner {
+            self.counts.missed_starts += planner.pass_over(limit_ns);
         }
     }
 }
 
 impl Feed for Desk {
     fn next(&mut self) -> Option<Assignment> {
+        if !self.may_begin {
+            return None;
+        }
         if self.exhausted || self.now_ns >= self.shared.deadline_ns {
             self.exhausted = true;
             return None;
@@ -105,7 +108,9 @@ impl Feed for Desk {
             return None;
         }
         let assignment = self.claim(planned_ns)?;
-        self.planned += 1;
+        if let Some(planner) = &mut self.planner {
+            planner.advance();
+        }
         self.counts.late_starts += u64::from(self.now_ns - planned_ns > LATE_NS);
         Some(assignment)
     }
@@ -148,6 +153,9 @@ pub(super) struct Worker {
     idle: Vec<usize>,
     /// Slots that wait to connect, and when.
     waiting: BinaryHeap<Reverse<(u64, usize)>>,
+    /// Sessions that think, and until when.
+    thinking: BinaryHeap<Reverse<(u64, usize)>>,
+    rng: Rng,
     connected: usize,
     /// When any session last heard from the server, or had nothing to hear.
     heard_ns: u64,
@@ -162,16 +170,19 @@ impl Worker {
         let poll = Poll::new()?;
         let timer = Timer::new()?;
         poll.registry().register(&mut SourceFd(&timer.fd()), TIMER, Interest::READABLE)?;
+        let schedule = shared.plan.schedule.as_ref();
+        let planner = schedule.map(|plan| Planner::new(plan, index as u64, workers as u64, shared.plan.seed));
         let desk = Desk {
             shared: Arc::clone(&shared),
             index: index as u64,
-            workers: workers as u64,
             now_ns: shared.start_ns,
-            planned: 0,
+            planner,
+            may_begin: shared.plan.think.is_none(),
             exhausted: false,
             counts: SendCounts::default(),
             latency: SendLatency::default(),
         };
+        let rng = Rng::new(shared.plan.seed ^ ((index as u64) << 32));
         Ok(Worker {
             shared,
             poll,
@@ -180,6 +191,8 @@ impl Worker {
             slots: (0..own).map(|_| Slot::default()).collect(),
             idle: Vec::new(),
             waiting: (0..own).map(|slot| Reverse((0, slot))).collect(),
+            thinking: BinaryHeap::new(),
+            rng,
             connected: 0,
             heard_ns: shared_start_ns,
             desk,
@@ -196,6 +209,7 @@ impl Worker {
             self.desk.exhausted |= self.shared.stop.load(Ordering::Relaxed);
             self.desk.exhausted |= self.desk.now_ns >= self.shared.deadline_ns;
             self.connect_waiting();
+            self.end_thoughts();
             self.start_idle();
             if self.desk.exhausted {
                 let since = *exhausted_at_ns.get_or_insert(self.desk.now_ns);
@@ -241,7 +255,8 @@ impl Worker {
     }
 
     fn timeout(&self) -> Duration {
-        let next = self.waiting.peek().map_or(u64::MAX, |Reverse((due, _))| *due);
+        let due = |heap: &BinaryHeap<Reverse<(u64, usize)>>| heap.peek().map_or(u64::MAX, |Reverse((due, _))| *due);
+        let next = due(&self.waiting).min(due(&self.thinking));
         TURN.min(Duration::from_nanos(next.saturating_sub(self.desk.now_ns)))
     }
 
@@ -286,6 +301,21 @@ impl Worker {
         }
     }
 
+    /// Sessions that have thought long enough are idle; when there is no more to send, all have.
+    fn end_thoughts(&mut self) {
+        if !self.thinking.is_empty() {
+            self.heard_ns = self.desk.now_ns;
+        }
+        let (now_ns, all) = (self.desk.now_ns, self.desk.exhausted);
+        while let Some(Reverse((due, index))) = self.thinking.peek().copied().filter(|next| all || next.0.0 <= now_ns) {
+            self.thinking.pop();
+            // The slot may hold another connection by now, which thinks for itself.
+            if self.slots[index].idle && self.slots[index].thinks_until_ns == due {
+                self.idle.push(index);
+            }
+        }
+    }
+
     /// Gives work to idle sessions, or ends them when there is no more.
     fn start_idle(&mut self) {
         while let Some(index) = self.idle.pop() {
@@ -296,7 +326,9 @@ impl Worker {
             if self.desk.exhausted {
                 slot.session.quit(&mut slot.outbox);
             } else {
+                self.desk.may_begin = true;
                 slot.session.start(&self.shared.script, &mut self.desk, &mut slot.outbox);
+                self.desk.may_begin = self.shared.plan.think.is_none();
                 slot.heard_ns = self.desk.now_ns;
             }
             if slot.session.state() == State::Idle && !self.desk.exhausted {
@@ -351,7 +383,14 @@ impl Worker {
             }
             State::Idle if !slot.idle => {
                 slot.idle = true;
-                self.idle.push(index);
+                match self.shared.plan.think {
+                    None => self.idle.push(index),
+                    Some((from, to)) => {
+                        let wait = nanos(from) + self.rng.below(nanos(to.saturating_sub(from)) + 1);
+                        slot.thinks_until_ns = self.desk.now_ns + wait;
+                        self.thinking.push(Reverse((slot.thinks_until_ns, index)));
+                    }
+                }
             }
             State::Busy => slot.failures = 0,
             _ => {}

@@ -6,6 +6,7 @@
 
 pub mod body;
 pub mod faults;
+pub mod profiles;
 pub mod session;
 mod worker;
 
@@ -15,12 +16,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::clock::Clock;
 use crate::latency::Latency;
 use crate::ledger::Ledger;
 use faults::Faults;
+use profiles::Profile;
 
 /// The most runs that a sink keeps apart; messages of further ones are counted as foreign.
 pub const RUNS_MAX: usize = 64;
@@ -38,6 +40,8 @@ pub struct SinkPlan {
     pub core: Option<usize>,
     /// What to do wrong.
     pub faults: Faults,
+    /// Kinds of receivers, of which each connection draws one; if there are any, `faults` says nothing.
+    pub profiles: Vec<Profile>,
     /// Seed of the faults.
     pub seed: u64,
 }
@@ -45,7 +49,26 @@ pub struct SinkPlan {
 impl SinkPlan {
     /// One worker, no faults.
     pub fn new(listen: SocketAddr) -> SinkPlan {
-        SinkPlan { listen: vec![listen], workers: 1, core: None, faults: Faults::default(), seed: 1 }
+        SinkPlan {
+            listen: vec![listen],
+            workers: 1,
+            core: None,
+            faults: Faults::default(),
+            profiles: Vec::new(),
+            seed: 1,
+        }
+    }
+}
+
+impl SinkPlan {
+    fn receivers(&self) -> Vec<(u64, Faults)> {
+        let mut total = 0;
+        let weighted = self.profiles.iter().filter(|profile| profile.weight > 0).map(|profile| {
+            total += u64::from(profile.weight);
+            (total, profile.faults.clone())
+        });
+        let receivers: Vec<_> = weighted.collect();
+        if receivers.is_empty() { vec![(1, self.faults.clone())] } else { receivers }
     }
 }
 
@@ -86,7 +109,7 @@ impl Book {
 }
 
 /// What a sink has counted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SinkCounts {
     /// Connections taken.
     pub connections: u64,
@@ -165,7 +188,8 @@ impl Shown {
 struct Shared {
     book: Book,
     clock: Clock,
-    faults: Faults,
+    /// Kinds of receivers and the running totals of their weights; never empty.
+    receivers: Vec<(u64, Faults)>,
     stop: AtomicBool,
     measure_from_ns: AtomicU64,
     shown: Vec<Shown>,
@@ -196,7 +220,7 @@ impl Sink {
         let shared = Arc::new(Shared {
             book,
             clock,
-            faults: plan.faults.clone(),
+            receivers: plan.receivers(),
             stop: AtomicBool::new(false),
             measure_from_ns: AtomicU64::new(0),
             shown: (0..workers).map(|_| Shown::default()).collect(),

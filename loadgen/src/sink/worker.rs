@@ -51,6 +51,8 @@ struct Connection {
     sent: usize,
     closing: bool,
     peer_closed: bool,
+    /// Which kind of receiver it met.
+    receiver: usize,
     /// Replies wait for this time; 0 if they do not.
     held_until_ns: u64,
 }
@@ -262,14 +264,34 @@ impl Worker {
         let (mut session, mut out) = self.spare.pop().unwrap_or_default();
         out.clear();
         session.greet(&mut out);
-        let connection =
-            Connection { socket, session, out, sent: 0, closing: false, peer_closed: false, held_until_ns: 0 };
+        let receiver = self.draw_receiver();
+        let connection = Connection {
+            socket,
+            session,
+            out,
+            sent: 0,
+            closing: false,
+            peer_closed: false,
+            receiver,
+            held_until_ns: 0,
+        };
         self.connections[index] = Some(connection);
         let desk = &mut self.desk;
         desk.counts.connections += 1;
         desk.open += 1;
         desk.counts.connections_peak = desk.counts.connections_peak.max(desk.open);
         self.answer(index);
+    }
+
+    fn draw_receiver(&mut self) -> usize {
+        let receivers = &self.shared.receivers;
+        match receivers.last() {
+            Some((total, _)) if receivers.len() > 1 => {
+                let draw = self.rng.below(*total);
+                receivers.partition_point(|(below, _)| *below <= draw)
+            }
+            _ => 0,
+        }
     }
 
     fn close(&mut self, index: usize) {
@@ -301,8 +323,8 @@ impl Worker {
             };
             self.desk.counts.bytes += count as u64;
             let out = &mut connection.out;
-            let flow =
-                connection.session.receive(&buffer[..count], &self.shared.faults, &mut self.rng, &mut self.desk, out);
+            let faults = &self.shared.receivers[connection.receiver].1;
+            let flow = connection.session.receive(&buffer[..count], faults, &mut self.rng, &mut self.desk, out);
             match flow {
                 Flow::Drop => return self.close(index),
                 Flow::Close => connection.closing = true,
@@ -323,7 +345,9 @@ impl Worker {
 
     /// Sends replies, or holds them for their delay. True if all is out and the connection goes on.
     fn answer(&mut self, index: usize) -> bool {
-        if let (Some((from, to)), Some(connection)) = (self.shared.faults.delay, &mut self.connections[index]) {
+        if let Some(connection) = &mut self.connections[index]
+            && let Some((from, to)) = self.shared.receivers[connection.receiver].1.delay
+        {
             let wait = nanos(from) + self.rng.below(nanos(to - from) + 1);
             if wait > 0 {
                 connection.held_until_ns = self.desk.now_ns + wait;

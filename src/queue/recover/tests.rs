@@ -249,6 +249,43 @@ fn lives_are_told_apart() {
     assert_eq!((recovered.messages.len(), recovered.damage.len(), recovered.next_life), (0, 0, 10));
 }
 
+/// A life that no log can have had is not believed: neither a record's own, nor one that it speaks of.
+#[test]
+fn impossible_lives_are_not_believed() {
+    for life in [0, u32::MAX] {
+        let (bench, messages) = three(900);
+        let (slot, _, end) = slot_and_end(&bench, &messages);
+        let mut disk = bench.disk.clone();
+        let cut = [CutEntry { life, from_bytes: 0, failed: true }];
+        let mut record = vec![0; HEADER_BYTES + CutEntry::payload_bytes(1)];
+        CutEntry::write(&cut, &mut record[HEADER_BYTES..]);
+        let position = Position::new(bench.log.durable().life(), end as u32);
+        record::seal(&mut record, Kind::Cut, position, position, SHARD);
+        disk[slot][end..end + record.len()].copy_from_slice(&record);
+        let verdict = VerdictDraft {
+            recipient: 0,
+            outcome: VerdictOutcome::Delivered,
+            attempts: 1,
+            due: UnixMs(0),
+            code: 250,
+            text: b"",
+        };
+        let id = MessageId { shard: SHARD, position: Position::new(life, 4096) };
+        let mut record = vec![0; HEADER_BYTES + VerdictDraft::payload_bytes(&[verdict])];
+        VerdictDraft::write(id, &[verdict], &mut record[HEADER_BYTES..]);
+        record::seal(&mut record, Kind::Verdict, Position::new(life, 0), Position::new(life, 0), SHARD);
+        disk[3] = record.clone();
+        let at = end + DISK_ALIGN_BYTES;
+        let position = Position::new(bench.log.durable().life(), at as u32);
+        record::seal(&mut record, Kind::Verdict, position, position, SHARD);
+        disk[slot][at..at + record.len()].copy_from_slice(&record);
+        let start = recover(&disk);
+        assert_eq!(start.messages.len(), 3);
+        assert!(start.next_life < 10, "{}", start.next_life);
+        assert!(start.segments.iter().all(|segment| segment.slot.0 < 3 || segment.life == 0));
+    }
+}
+
 /// A stray copy of a file is left out and named.
 #[test]
 fn duplicate_life_is_left_out() {

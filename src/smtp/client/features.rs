@@ -11,6 +11,8 @@ pub(super) struct Features {
     pub(super) size: Option<u64>,
     /// 8BITMIME (RFC 6152).
     pub(super) eight_bit: bool,
+    /// STARTTLS (RFC 3207).
+    pub(super) start_tls: bool,
 }
 
 impl Features {
@@ -24,6 +26,8 @@ impl Features {
             self.pipelining = true;
         } else if keyword.eq_ignore_ascii_case(b"8BITMIME") {
             self.eight_bit = true;
+        } else if keyword.eq_ignore_ascii_case(b"STARTTLS") {
+            self.start_tls = true;
         } else if keyword.eq_ignore_ascii_case(b"SIZE") {
             self.size = Some(words.next().map_or(0, size_limit));
         }
@@ -63,7 +67,7 @@ mod tests {
         for line in [&b"pipelining"[..], b"  8BitMime\t", b"AUTH=LOGIN PLAIN", b"", b"\xff\x00", b"size\t 100  x"] {
             features.note(line);
         }
-        assert_eq!(features, Features { pipelining: true, size: Some(100), eight_bit: true });
+        assert_eq!(features, Features { pipelining: true, size: Some(100), eight_bit: true, start_tls: false });
         for (line, limit) in [
             (&b"SIZE"[..], 0),
             (b"SIZE 0", 0),

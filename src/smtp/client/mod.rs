@@ -18,6 +18,7 @@
 //! - An 8-bit message for a next hop without 8BITMIME fails with 5.6.3; it is not converted (EXT-04).
 //! - 3yz to anything but DATA, 2yz to DATA, a reply no command asked for, or one that came before its command could
 //!   be read: the session is broken off and what is open is tried again later (RTE-21).
+//! - Bytes in clear behind the 220 to STARTTLS are an attack: the session is broken off (TLS-05).
 //! - 421 ends the session wherever it comes; recipients already answered keep their answer (PIP-10, RTE-17).
 //! - No reply after the final dot: `Outcome::Unknown` (RTE-16).
 
@@ -65,6 +66,8 @@ pub struct Timeouts {
     pub data_end_ms: u64,
     /// QUIT.
     pub quit_ms: u64,
+    /// The TLS handshake.
+    pub tls_ms: u64,
 }
 
 impl Default for Timeouts {
@@ -78,8 +81,20 @@ impl Default for Timeouts {
             data_block_ms: limits::DATA_BLOCK_TIMEOUT_MS,
             data_end_ms: limits::DATA_END_TIMEOUT_MS,
             quit_ms: limits::QUIT_TIMEOUT_MS,
+            tls_ms: limits::TLS_TIMEOUT_MS,
         }
     }
+}
+
+/// Whether a session is to be inside TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsWish {
+    /// No: STARTTLS is never said.
+    Never,
+    /// If the next hop offers it; if not, or if it answers STARTTLS with a refusal, in clear.
+    IfOffered,
+    /// Yes, or there is no session (TLS-07).
+    Always,
 }
 
 /// One transaction to be done: a sender, recipients of one domain (RTE-18, RTE-19), and what there is to say of the body.
@@ -154,8 +169,10 @@ pub enum Phase {
 /// Whether there is a session and what it is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientState {
-    /// Waiting for greeting, EHLO or HELO.
+    /// Waiting for greeting, EHLO, HELO or STARTTLS.
     Opening,
+    /// The next hop waits for the TLS handshake: the caller does it, then calls `secured`; or `closed` if it fails.
+    Handshake,
     /// Idle and fit for a transaction.
     Ready,
     /// A transaction is on its way.
@@ -187,6 +204,10 @@ pub enum SessionEnd {
     Broken,
     /// It took too long (RTE-15).
     TimedOut,
+    /// TLS is wanted and not to be had: the next hop does not offer it, or refuses it.
+    NoTls,
+    /// The TLS handshake did not come to its end (TLS-06).
+    TlsFailed,
 }
 
 impl std::fmt::Display for SessionEnd {
@@ -198,6 +219,8 @@ impl std::fmt::Display for SessionEnd {
             SessionEnd::Refused { code } => write!(f, "the next hop refuses service ({code})"),
             SessionEnd::Broken => f.write_str("the next hop does not speak SMTP"),
             SessionEnd::TimedOut => f.write_str("no answer in time"),
+            SessionEnd::NoTls => f.write_str("the next hop gives no TLS, and the policy wants it"),
+            SessionEnd::TlsFailed => f.write_str("the TLS handshake failed"),
         }
     }
 }
@@ -209,6 +232,9 @@ enum Awaiting {
     Greeting,
     Ehlo,
     Helo,
+    StartTls,
+    /// No reply: the TLS handshake.
+    Handshake,
     Reset,
     Mail,
     Rcpt(usize),
@@ -227,6 +253,9 @@ pub struct Client {
     /// Cleaned text of the reply being read, and of the last one.
     text: Vec<u8>,
     features: Features,
+    tls: TlsWish,
+    /// Inside TLS.
+    secured: bool,
     awaiting: Awaiting,
     /// Replies still to come for what was put into the outbox.
     outstanding: u32,
@@ -251,6 +280,8 @@ impl Client {
             parser: ReplyParser::new(),
             text: Vec::new(),
             features: Features::default(),
+            tls: TlsWish::Never,
+            secured: false,
             awaiting: Awaiting::Greeting,
             outstanding: 1,
             current: Transaction::default(),
@@ -266,12 +297,34 @@ impl Client {
         client
     }
 
+    /// The same session, inside TLS as wished.
+    pub fn with_tls(mut self, wish: TlsWish) -> Client {
+        self.tls = wish;
+        self
+    }
+
+    /// True inside TLS.
+    pub fn is_secured(&self) -> bool {
+        self.secured
+    }
+
+    /// The handshake is done: says EHLO anew; what the next hop said in clear is forgotten (TLS-05; RFC 3207 4.2).
+    /// Panics unless the session is in `ClientState::Handshake`.
+    pub fn secured(&mut self, now: Mono, out: &mut Outbox) {
+        assert!(self.state() == ClientState::Handshake, "a handshake follows STARTTLS");
+        self.secured = true;
+        self.parser = ReplyParser::new();
+        self.say_hello(Awaiting::Ehlo, b"EHLO ", out);
+        self.arm(now);
+    }
+
     /// What the session is doing.
     pub fn state(&self) -> ClientState {
         match (self.over, self.awaiting) {
             (Some(end), _) => ClientState::Over(end),
             (None, Awaiting::Nothing) => ClientState::Ready,
-            (None, Awaiting::Greeting | Awaiting::Ehlo | Awaiting::Helo) => ClientState::Opening,
+            (None, Awaiting::Greeting | Awaiting::Ehlo | Awaiting::Helo | Awaiting::StartTls) => ClientState::Opening,
+            (None, Awaiting::Handshake) => ClientState::Handshake,
             (None, Awaiting::Quit) => ClientState::Closing,
             (None, _) => ClientState::Busy,
         }
@@ -340,6 +393,9 @@ impl Client {
     /// Takes what the next hop sent, all of it.
     pub fn receive(&mut self, now: Mono, bytes: &[u8], handler: &mut dyn ClientHandler, out: &mut Outbox) {
         let mut input = bytes;
+        if self.awaiting == Awaiting::Handshake && self.over.is_none() {
+            return self.break_off(BEHIND_START_TLS, handler);
+        }
         // What is put into the outbox from here on cannot be what these bytes answer (RTE-21).
         let mut answerable = self.outstanding;
         while self.over.is_none() {
@@ -361,6 +417,9 @@ impl Client {
                 self.outstanding -= 1;
                 self.reply(code, handler, out);
                 self.arm(now);
+                if self.awaiting == Awaiting::Handshake && !input.is_empty() {
+                    return self.break_off(BEHIND_START_TLS, handler);
+                }
             } else if self.awaiting == Awaiting::Nothing && code == 421 {
                 // An idle session ended in good order: the next message just opens another (RTE-20).
                 self.over(SessionEnd::PeerClosed);
@@ -395,8 +454,9 @@ impl Client {
         if self.awaiting == Awaiting::Quit {
             return self.over(SessionEnd::Quit);
         }
+        let end = if self.awaiting == Awaiting::Handshake { SessionEnd::TlsFailed } else { SessionEnd::TimedOut };
         self.words(b"4.4.2 no reply from the next hop in time");
-        self.lose(SessionEnd::TimedOut, 0, false, handler);
+        self.lose(end, 0, false, handler);
     }
 
     /// The connection is gone: settles everything.
@@ -404,7 +464,13 @@ impl Client {
         if self.over.is_some() {
             return;
         }
-        let end = if self.awaiting == Awaiting::Quit { SessionEnd::Quit } else { SessionEnd::PeerClosed };
+        let end = match self.awaiting {
+            Awaiting::Quit => SessionEnd::Quit,
+            Awaiting::Handshake => SessionEnd::TlsFailed,
+            // In TLS 1.3 the next hop may refuse the handshake when for us it is done.
+            Awaiting::Ehlo if self.secured => SessionEnd::TlsFailed,
+            _ => SessionEnd::PeerClosed,
+        };
         self.words(b"4.4.2 connection lost");
         self.lose(end, 0, true, handler);
     }
@@ -421,7 +487,7 @@ impl Client {
             return self.break_off(b"4.5.0 the next hop sent an intermediate reply out of place", handler);
         }
         match self.awaiting {
-            Awaiting::Greeting | Awaiting::Ehlo | Awaiting::Helo => self.opening_reply(code, out),
+            Awaiting::Greeting | Awaiting::Ehlo | Awaiting::Helo | Awaiting::StartTls => self.opening_reply(code, out),
             Awaiting::Reset if code / 100 == 2 => {
                 self.reset_due = false;
                 self.awaiting = Awaiting::Mail;
@@ -437,17 +503,30 @@ impl Client {
                 self.end_transaction(out);
             }
             Awaiting::LoneDot => self.end_transaction(out),
-            Awaiting::Nothing | Awaiting::Quit => unreachable!("a reply is counted only to a command"),
+            Awaiting::Nothing | Awaiting::Quit | Awaiting::Handshake => {
+                unreachable!("a reply is counted only to a command")
+            }
         }
     }
 
-    /// Greeting, EHLO, and HELO where EHLO is refused for good (RTE-13; RFC 5321 3.2).
+    /// Greeting, EHLO, HELO where EHLO is refused for good (RTE-13; RFC 5321 3.2), and STARTTLS (TLS-06).
     fn opening_reply(&mut self, code: u16, out: &mut Outbox) {
         match (code / 100, self.awaiting) {
             (2, Awaiting::Greeting) => self.say_hello(Awaiting::Ehlo, b"EHLO ", out),
-            (2, _) => {
+            (2, Awaiting::StartTls) => self.awaiting = Awaiting::Handshake,
+            (2, Awaiting::Ehlo) if self.features.start_tls && !self.secured && self.tls != TlsWish::Never => {
+                self.awaiting = Awaiting::StartTls;
+                self.send(b"STARTTLS\r\n", out);
+            }
+            // A refused STARTTLS leaves the session as it was.
+            (2, _) | (_, Awaiting::StartTls) if self.secured || self.tls != TlsWish::Always => {
                 self.awaiting = Awaiting::Nothing;
                 self.was_ready = true;
+            }
+            (2, _) | (_, Awaiting::StartTls) => {
+                out.push(b"QUIT\r\n");
+                self.goodbye = true;
+                self.over(SessionEnd::NoTls);
             }
             (5, Awaiting::Ehlo) => self.say_hello(Awaiting::Helo, b"HELO ", out),
             (class, _) => {
@@ -657,7 +736,8 @@ impl Client {
                 return;
             }
             Awaiting::Greeting => timeouts.greeting_ms,
-            Awaiting::Ehlo | Awaiting::Helo | Awaiting::Reset => timeouts.hello_ms,
+            Awaiting::Ehlo | Awaiting::Helo | Awaiting::StartTls | Awaiting::Reset => timeouts.hello_ms,
+            Awaiting::Handshake => timeouts.tls_ms,
             Awaiting::Mail => timeouts.mail_ms,
             Awaiting::Rcpt(_) => timeouts.rcpt_ms,
             Awaiting::Data => timeouts.data_ms,
@@ -667,6 +747,9 @@ impl Client {
         self.deadline = now.plus_ms(wait_ms);
     }
 }
+
+/// Whoever sent these bytes in clear wants them read as if they had come inside TLS (TLS-05; RFC 3207 6).
+const BEHIND_START_TLS: &[u8] = b"4.7.0 bytes in clear behind the reply to STARTTLS";
 
 /// By the first digit, as unknown codes are (RTE-22; RFC 5321 4.3.2).
 fn outcome_of(code: u16) -> Outcome {

@@ -157,6 +157,9 @@ fn run_dialogue(name: &str, text: &str, cut: Cut) {
                 "close" => session.client.closed(&mut session.recorder),
                 "timeout" => session.client.timed_out(session.client.deadline(), &mut session.recorder),
                 "quit" => session.client.quit(Mono(0), &mut session.out),
+                "may" => session.client.tls = TlsWish::IfOffered,
+                "encrypt" => session.client.tls = TlsWish::Always,
+                "secured" => session.client.secured(Mono(0), &mut session.out),
                 other => panic!("{place}: what is {other}"),
             },
             "= " => match rest.strip_prefix("state ") {

@@ -35,6 +35,7 @@ fn settings() -> ServerSettings {
         received_fields_max: 100,
         command_idle_ms: 300_000,
         data_idle_ms: 180_000,
+        tls: false,
     }
 }
 
@@ -58,6 +59,10 @@ impl Session {
         loop {
             match self.server.next(&mut input, &mut self.out) {
                 ServerEvent::NeedMore => break,
+                ServerEvent::StartTls => {
+                    assert!(input.is_empty(), "what stood behind STARTTLS is gone (TLS-02)");
+                    break;
+                }
                 ServerEvent::Body(piece) => self.body.extend_from_slice(piece),
                 ServerEvent::MessageEnd => self.store(),
                 ServerEvent::MessageDropped => {

@@ -33,6 +33,7 @@ impl<'t> Dialogue<'t> {
                 ("stranger", "") => may_relay = false,
                 ("whole", "") if pace == Pace::SingleBytes => return false,
                 ("whole", "") => {}
+                ("tls", "") => settings.tls = true,
                 ("errors", n) => settings.errors_max = n.parse().unwrap(),
                 ("recipients", n) => settings.recipients_max = n.parse().unwrap(),
                 ("message_bytes", n) => settings.message_bytes_max = n.parse().unwrap(),
@@ -60,6 +61,11 @@ impl<'t> Dialogue<'t> {
             Some(("S: ", text)) => self.expect_reply(text, &place),
             Some(("M: ", text)) => self.expect_message(&unescape(text, &place), &place),
             _ if line == "C:" => self.say(b"", b"\r\n", &place),
+            _ if line == "T" => {
+                self.send();
+                assert_eq!(self.session.server.waiting(), Waiting::Handshake, "{place}");
+                self.session.server.secured("TLS_AES_128_GCM_SHA256");
+            }
             _ if line == "X" => {
                 self.send();
                 assert!(self.session.closed, "{place}: still open");

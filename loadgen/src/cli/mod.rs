@@ -1,24 +1,29 @@
 //! The command line. Wrong values are told with what was expected; nothing here panics on them.
 
+mod compare;
+mod floor;
+mod load;
+mod report;
+
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 
-use loadgen::client::Pipeline;
 use loadgen::clock::Clock;
+use loadgen::floor::FloorReport;
 use loadgen::ledger::{self, Ledger, Tally};
 use loadgen::progress::{Line, Progress};
-use loadgen::report::{self, Report};
+use loadgen::report::{Report, write_sink, write_tally};
 use loadgen::run::{self, Kills, Scenario};
-use loadgen::send::SendPlan;
-use loadgen::sink::faults::{Denial, Faults};
-use loadgen::sink::{Book, Sink, SinkPlan};
+use loadgen::sink::{Book, Sink};
 use loadgen::system;
-use loadgen::units::{SizeMix, parse_duration, parse_probability, parse_size, parse_span};
+use loadgen::units::{parse_duration, parse_span};
+
+use load::{FaultArguments, LoadArguments};
 
 const SUSPECTS_MAX: usize = 20;
 const TICK: Duration = Duration::from_millis(200);
@@ -41,6 +46,12 @@ enum Command {
     Run(Box<RunArguments>),
     /// Compare the ledgers of a sender and of sinks
     Ledger(LedgerArguments),
+    /// Run the same scenario against several relays in turn
+    Compare(Box<compare::CompareArguments>),
+    /// Make tables, plots and a page of raw results
+    Report(report::ReportArguments),
+    /// Measure what the kernel alone takes for the same bytes
+    Floor(floor::FloorArguments),
 }
 
 /// Why a command failed.
@@ -54,166 +65,6 @@ pub(crate) enum Failure {
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Failure {
         Failure::Io(error)
-    }
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum PipelineArgument {
-    /// Lock step: each command waits for its reply
-    None,
-    /// MAIL, RCPT and DATA together: two round trips a message
-    Group,
-    /// Body and next envelope together: one round trip a message
-    Across,
-}
-
-#[derive(Args)]
-struct LoadArguments {
-    /// Sessions at a time
-    #[arg(long, short = 'c', default_value_t = 20)]
-    sessions: u32,
-    /// Messages altogether (default: 10000 if there is no duration either)
-    #[arg(long, short = 'n')]
-    messages: Option<u64>,
-    /// How long to start messages, as 10s or 1.5
-    #[arg(long, short = 'd', value_parser = parse_duration)]
-    duration: Option<Duration>,
-    /// Time at the start that does not count
-    #[arg(long, value_parser = parse_duration, default_value = "0")]
-    warm_up: Duration,
-    /// Messages per connection, 0 for no end
-    #[arg(long, default_value_t = 0)]
-    per_session: u64,
-    /// Message size, or a mix such as 1KiB:70,10KiB:25,100KiB:5
-    #[arg(long, short = 's', default_value = "10KiB")]
-    size: SizeMix,
-    /// Recipients per message
-    #[arg(long, short = 'r', default_value_t = 1)]
-    recipients: u32,
-    /// Domains that recipients are spread over
-    #[arg(long, default_value_t = 1)]
-    domains: u32,
-    /// Grouping of commands
-    #[arg(long, short = 'p', value_enum, default_value = "group")]
-    pipeline: PipelineArgument,
-    /// Open loop: starts per second on a fixed schedule (default: closed loop)
-    #[arg(long)]
-    rate: Option<f64>,
-    /// Give a connection up for good when it is lost or refused
-    #[arg(long)]
-    no_reconnect: bool,
-    /// Longest wait for a reply
-    #[arg(long, value_parser = parse_duration, default_value = "60")]
-    reply_timeout: Duration,
-    /// Longest silence of the whole server before the rest is not sent
-    #[arg(long, value_parser = parse_duration, default_value = "60")]
-    give_up: Duration,
-    /// Sender threads
-    #[arg(long, default_value_t = 1)]
-    workers: usize,
-    /// Core of the first sender thread
-    #[arg(long)]
-    core: Option<usize>,
-    /// Seed of texts, faults and kills
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
-}
-
-impl LoadArguments {
-    fn plan(&self) -> SendPlan {
-        let messages = self.messages.unwrap_or(if self.duration.is_some() { 0 } else { 10_000 });
-        SendPlan {
-            sessions: self.sessions,
-            messages,
-            duration: self.duration.unwrap_or_default(),
-            warm_up: self.warm_up,
-            rate: self.rate.unwrap_or(0.0),
-            messages_per_session: self.per_session,
-            sizes: self.size.clone(),
-            recipients: self.recipients,
-            domains: self.domains,
-            pipeline: match self.pipeline {
-                PipelineArgument::None => Pipeline::None,
-                PipelineArgument::Group => Pipeline::Group,
-                PipelineArgument::Across => Pipeline::Across,
-            },
-            reconnect: !self.no_reconnect,
-            reply_timeout: self.reply_timeout,
-            give_up: self.give_up,
-            workers: self.workers,
-            core: self.core,
-            seed: self.seed,
-        }
-    }
-}
-
-#[derive(Args)]
-struct FaultArguments {
-    /// Probability of refusing MAIL with 5xx
-    #[arg(long, value_parser = parse_probability, default_value = "0")]
-    refuse_mail: f64,
-    /// Probability of deferring MAIL with 4xx
-    #[arg(long, value_parser = parse_probability, default_value = "0")]
-    defer_mail: f64,
-    /// Probability of refusing a RCPT
-    #[arg(long, value_parser = parse_probability, default_value = "0")]
-    refuse_rcpt: f64,
-    /// Probability of deferring a RCPT
-    #[arg(long, value_parser = parse_probability, default_value = "0")]
-    defer_rcpt: f64,
-    /// Probability of refusing DATA
-    #[arg(long, value_parser = parse_probability, default_value = "0")]
-    refuse_data: f64,
-    /// Probability of deferring DATA
-    #[arg(long, value_parser = parse_probability, default_value = "0")]
-    defer_data: f64,
-    /// Probability of refusing a message at its end
-    #[arg(long, value_parser = parse_probability, default_value = "0")]
-    refuse_end: f64,
-    /// Probability of deferring a message at its end
-    #[arg(long, value_parser = parse_probability, default_value = "0")]
-    defer_end: f64,
-    /// Probability of dropping the connection in a body
-    #[arg(long, value_parser = parse_probability, default_value = "0")]
-    drop_before_dot: f64,
-    /// Probability of dropping the connection and the message behind its final dot
-    #[arg(long, value_parser = parse_probability, default_value = "0")]
-    drop_after_dot: f64,
-    /// Wait before each group of replies, as 50ms or 5..50ms
-    #[arg(long, value_parser = parse_span)]
-    delay: Option<(Duration, Duration)>,
-    /// Messages per connection before it is closed with 421
-    #[arg(long, default_value_t = 0)]
-    connection_messages: u64,
-    /// Largest message taken
-    #[arg(long, value_parser = parse_size, default_value = "0")]
-    size_max: u64,
-    /// Offer no PIPELINING
-    #[arg(long)]
-    no_pipelining: bool,
-    /// Sink threads
-    #[arg(long, default_value_t = 1)]
-    sink_workers: usize,
-    /// Core of the first sink thread
-    #[arg(long)]
-    sink_core: Option<usize>,
-}
-
-impl FaultArguments {
-    fn plan(&self, listen: Vec<SocketAddr>, seed: u64) -> SinkPlan {
-        let faults = Faults {
-            mail: Denial { refuse: self.refuse_mail, defer: self.defer_mail },
-            rcpt: Denial { refuse: self.refuse_rcpt, defer: self.defer_rcpt },
-            data: Denial { refuse: self.refuse_data, defer: self.defer_data },
-            end: Denial { refuse: self.refuse_end, defer: self.defer_end },
-            drop_before_dot: self.drop_before_dot,
-            drop_after_dot: self.drop_after_dot,
-            delay: self.delay,
-            messages_per_connection: self.connection_messages,
-            size_max_bytes: self.size_max,
-            no_pipelining: self.no_pipelining,
-        };
-        SinkPlan { listen, workers: self.sink_workers, core: self.sink_core, faults, seed }
     }
 }
 
@@ -277,6 +128,12 @@ struct RunArguments {
     /// Time between a start of the relay and its kill
     #[arg(long, value_parser = parse_span, default_value = "0.2..2.0")]
     kill_interval: (Duration, Duration),
+    /// Core that the relay alone runs on; sender and sink then go to the next one unless told otherwise
+    #[arg(long)]
+    relay_core: Option<usize>,
+    /// What `loadgen floor --json` wrote, for the relay's ratio to it
+    #[arg(long)]
+    floor: Option<PathBuf>,
     /// How long the relay may take to greet
     #[arg(long, value_parser = parse_duration, default_value = "20")]
     start_longest: Duration,
@@ -309,7 +166,10 @@ pub(crate) fn perform(arguments: Arguments) -> Result<bool, Failure> {
         Command::Send(arguments) => send(&arguments),
         Command::Sink(arguments) => sink(&arguments),
         Command::Run(arguments) => run(&arguments),
-        Command::Ledger(arguments) => compare(&arguments),
+        Command::Ledger(arguments) => ledgers(&arguments),
+        Command::Compare(arguments) => compare::perform(&arguments),
+        Command::Report(arguments) => report::perform(&arguments),
+        Command::Floor(arguments) => floor::perform(&arguments),
     }
 }
 
@@ -337,7 +197,7 @@ fn sink(arguments: &SinkArguments) -> Result<bool, Failure> {
     system::catch_interrupts();
     let clock = Clock::start();
     let begun_ns = clock.now_ns();
-    let plan = arguments.faults.plan(arguments.listen.clone(), arguments.seed);
+    let plan = arguments.faults.plan(arguments.listen.clone(), arguments.seed).map_err(Failure::Usage)?;
     let sink = Sink::start(&plan, Book::open(), clock)?;
     for address in sink.addresses() {
         println!("listening on {address}");
@@ -364,7 +224,7 @@ fn sink(arguments: &SinkArguments) -> Result<bool, Failure> {
     let value = serde_json::json!({ "sink": counts, "end_to_end": latency.summary(), "runs": shown });
     let mut text = String::new();
     // Writing to a string cannot fail.
-    let _ = report::write_sink(&mut text, &counts);
+    let _ = write_sink(&mut text, &counts);
     for (run, tally) in &runs {
         text += &format!(
             "run {run}  arrived {}  duplicated {}  corrupted {}\n",
@@ -389,18 +249,21 @@ fn run(arguments: &RunArguments) -> Result<bool, Failure> {
     let seed = arguments.load.seed;
     let (shortest, longest) = arguments.kill_interval;
     let relay = arguments.relay.as_deref().map(split_command).transpose().map_err(Failure::Usage)?;
-    let scenario = Scenario {
+    let mut scenario = Scenario {
         relay,
         dir: arguments.dir.clone(),
         listen: arguments.listen,
         load,
-        sink: arguments.faults.plan(vec![arguments.sink], seed),
+        sink: arguments.faults.plan(vec![arguments.sink], seed).map_err(Failure::Usage)?,
         kills: (arguments.kill > 0).then_some(Kills { count: arguments.kill, shortest, longest, seed }),
         start_longest: arguments.start_longest,
         drain_longest: arguments.drain,
         ledger_file: arguments.output.ledger.clone(),
+        relay_core: arguments.relay_core,
+        floor: arguments.floor.as_deref().map(FloorReport::load).transpose()?,
         ..Scenario::default()
     };
+    apart(&mut scenario);
     let mut line = Line::new(arguments.output.progress);
     let outcome = run::run(&scenario, &mut |now| line.show(now))?;
     line.clear();
@@ -411,7 +274,17 @@ fn run(arguments: &RunArguments) -> Result<bool, Failure> {
     Ok(outcome.is_good())
 }
 
-fn compare(arguments: &LedgerArguments) -> Result<bool, Failure> {
+/// Keeps sender and sink off the core of the relay, where nothing else was said and there is another one.
+fn apart(scenario: &mut Scenario) {
+    let cores = system::cores();
+    if let Some(core) = scenario.relay_core.filter(|_| cores > 1) {
+        let other = (core + 1) % cores;
+        scenario.load.core.get_or_insert(other);
+        scenario.sink.core.get_or_insert(other);
+    }
+}
+
+fn ledgers(arguments: &LedgerArguments) -> Result<bool, Failure> {
     let mut tallies = Vec::new();
     let mut text = String::new();
     let sinks: Vec<Ledger> =
@@ -421,7 +294,7 @@ fn compare(arguments: &LedgerArguments) -> Result<bool, Failure> {
         let tally = sender.tally();
         text += &format!("run {:016x}, {matching} sink ledger(s)\n", sender.run());
         // Writing to a string cannot fail.
-        let _ = report::write_tally(&mut text, &tally, true);
+        let _ = write_tally(&mut text, &tally, true);
         for suspect in sender.suspects(SUSPECTS_MAX) {
             text += &format!("             {} message {} recipient {}\n", suspect.what, suspect.id, suspect.recipient);
         }

@@ -1,0 +1,258 @@
+//! Both sides of TLS against each other, over every split of the bytes; and what breaks it.
+
+use super::*;
+use crate::config::{self, Machine};
+use proptest::prelude::*;
+use std::sync::OnceLock;
+
+fn settings(dir: &Path, sets: &[String]) -> Settings {
+    let machine = Machine { hostname: "relay.example".into(), cores: 1 };
+    let mut all = vec![format!("queue.dir={}", dir.display())];
+    all.extend_from_slice(sets);
+    config::load(None, &all, &machine).unwrap()
+}
+
+/// Keys with a certificate of their own, which is its own authority too.
+fn keys() -> &'static Keys {
+    static KEYS: OnceLock<Keys> = OnceLock::new();
+    KEYS.get_or_init(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let (certificate, _) = own_files(dir.path());
+        let sets = ["site.default.tls=verify".to_owned(), format!("tls.roots={}", certificate.display())];
+        let settings = settings(dir.path(), &sets);
+        let (own, own_key) = own_files(dir.path());
+        make_own("relay.example", &own, &own_key).unwrap();
+        Keys::load(&settings).unwrap().0
+    })
+}
+
+fn client(host: &str, verify: bool) -> Tls {
+    keys().begin(TlsRole::Client { host: host.into(), verify }, "127.0.0.1".parse().unwrap()).unwrap()
+}
+
+fn server() -> Tls {
+    keys().begin(TlsRole::Server, "127.0.0.1".parse().unwrap()).unwrap()
+}
+
+/// One end: its TLS, and what it read and learned.
+struct End {
+    tls: Tls,
+    plain: Vec<u8>,
+    secured: Option<TlsInfo>,
+    ended: bool,
+    sent: usize,
+}
+
+impl End {
+    fn new(tls: Tls) -> End {
+        End { tls, plain: Vec::new(), secured: None, ended: false, sent: 0 }
+    }
+
+    fn read(&mut self, bytes: &[u8]) -> Result<(), Broken> {
+        let kept = self.tls.kept();
+        let mut buffer = vec![0xa5; kept + bytes.len()];
+        buffer[kept..kept + bytes.len()].copy_from_slice(bytes);
+        let opened = self.tls.open(&mut buffer, bytes.len(), &mut self.plain)?;
+        assert!(opened.secured.is_none() || self.secured.is_none(), "secured once");
+        self.secured = self.secured.or(opened.secured);
+        self.ended |= opened.ended;
+        Ok(())
+    }
+
+    /// Everything that waits, as a socket would take it: at most `most` bytes at a time.
+    fn take(&mut self, most: usize) -> Vec<u8> {
+        let mut all = Vec::new();
+        while !self.tls.outgoing().is_empty() {
+            let count = self.tls.outgoing().len().min(most);
+            all.extend_from_slice(&self.tls.outgoing()[..count]);
+            self.sent += self.tls.took(count);
+        }
+        all
+    }
+
+    fn say(&mut self, text: &[u8]) {
+        for part in text.chunks(limits::TLS_SEAL_BYTES) {
+            let halves = part.split_at(part.len() / 2);
+            self.tls.seal(&[IoSlice::new(halves.0), IoSlice::new(halves.1)], &mut Vec::new()).unwrap();
+        }
+    }
+}
+
+/// Carries bytes both ways, `piece` at a time, until nobody has more to say.
+fn carry(a: &mut End, b: &mut End, piece: usize) -> Result<(), Broken> {
+    loop {
+        let (there, back) = (a.take(piece), b.take(piece));
+        if there.is_empty() && back.is_empty() {
+            return Ok(());
+        }
+        there.chunks(piece).try_for_each(|bytes| b.read(bytes))?;
+        back.chunks(piece).try_for_each(|bytes| a.read(bytes))?;
+    }
+}
+
+fn pair() -> (End, End) {
+    (End::new(client("relay.example", true)), End::new(server()))
+}
+
+#[test]
+fn a_handshake_and_text_come_through_every_split() {
+    let long: Vec<u8> = (0..200_000u32).map(|n| (n.wrapping_mul(n) >> 7) as u8).collect();
+    for piece in [1, 2, 3, 5, 7, 64, 1000, 16_384, 200_000] {
+        let (mut client, mut server) = pair();
+        carry(&mut client, &mut server, piece).unwrap();
+        let info = client.secured.expect("the handshake is done");
+        assert_eq!(server.secured.unwrap().cipher, info.cipher);
+        assert!(info.cipher.starts_with("TLS_"), "{info:?}");
+        let text = if piece < 64 { &long[..40_000] } else { &long[..] };
+        for part in text.chunks(limits::TLS_SEAL_BYTES) {
+            client.say(part);
+            carry(&mut client, &mut server, piece).unwrap();
+        }
+        server.say(b"250 fine\r\n");
+        carry(&mut client, &mut server, piece).unwrap();
+        assert!(server.plain == text && client.plain == b"250 fine\r\n");
+        assert_eq!((client.sent, server.sent), (text.len(), 10));
+        assert!(!server.ended);
+        client.tls.say_goodbye();
+        carry(&mut client, &mut server, piece).unwrap();
+        assert!(server.ended && !client.ended);
+        // An idle connection holds no buffer.
+        assert_eq!((server.tls.incoming.capacity(), server.tls.kept()), (0, 0));
+        assert!(server.tls.outgoing.capacity() <= limits::OUTBOX_KEEP_BYTES);
+    }
+}
+
+/// A client's first commands may stand right behind its last word of the handshake.
+#[test]
+fn text_behind_the_handshake_is_not_lost() {
+    let (mut client, mut server) = pair();
+    server.read(&client.take(usize::MAX)).unwrap();
+    client.read(&server.take(usize::MAX)).unwrap();
+    assert!(client.secured.is_some() && server.secured.is_none());
+    let finished = client.take(usize::MAX);
+    client.say(b"EHLO x\r\n");
+    server.read(&[finished, client.take(usize::MAX)].concat()).unwrap();
+    assert!(server.secured.is_some());
+    assert_eq!(server.plain, b"EHLO x\r\n");
+}
+
+/// TLS-07: a name is proved by the certificate where that is asked for, and only there.
+#[test]
+fn names_are_proved_where_asked_for() {
+    for (host, verify, good) in [
+        ("relay.example", true, true),
+        ("other.example", true, false),
+        ("127.0.0.1", true, false),
+        ("other.example", false, true),
+        ("127.0.0.1", false, true),
+        ("no name at all", false, true),
+    ] {
+        let (mut client, mut server) = (End::new(client(host, verify)), End::new(server()));
+        let result = carry(&mut client, &mut server, usize::MAX);
+        assert_eq!(result.is_ok(), good, "{host} {verify}: {result:?}");
+        if let Err(broken) = result {
+            assert!(broken.to_string().contains("certificate"), "{broken}");
+            // The other side hears of it.
+            let alert = client.take(usize::MAX);
+            assert!(!alert.is_empty() && server.read(&alert).is_err());
+        }
+    }
+}
+
+/// Sessions resume, but one that was made without proof never stands in for a proof.
+#[test]
+fn sessions_resume() {
+    let connect = |verify| {
+        let (mut client, mut server) = (End::new(client("relay.example", verify)), End::new(server()));
+        carry(&mut client, &mut server, usize::MAX).unwrap();
+        client.say(b"x");
+        carry(&mut client, &mut server, usize::MAX).unwrap();
+        assert_eq!(client.secured.unwrap().resumed, server.secured.unwrap().resumed);
+        client.secured.unwrap().resumed
+    };
+    assert!(!connect(false) || !connect(true), "each kind of trust begins with a session of its own");
+    assert!(connect(false) && connect(true));
+}
+
+/// TLS-02, TLS-04: what is no TLS is an error at once, whatever it is.
+#[test]
+fn plain_text_is_no_handshake() {
+    for text in
+        [&b"EHLO x\r\nMAIL FROM:<a@b>\r\n"[..], &[0; 100], &[0xff; 100], b"\x16\x03\x01\x00\x02\x01\xff\xff\xff"]
+    {
+        let mut server = End::new(server());
+        let broken = (0..3).try_for_each(|_| server.read(text));
+        assert!(broken.is_err(), "{text:?}");
+    }
+}
+
+/// A message of the handshake in the smallest pieces holds no more memory than it may.
+#[test]
+fn an_endless_handshake_is_bounded() {
+    let mut server = End::new(server());
+    // The start of a long ClientHello, a byte to each record.
+    let hello = [&[1, 0, 0xff, 0xff][..], &[3; 70_000]].concat();
+    let broken = hello.iter().try_for_each(|byte| {
+        let result = server.read(&[22, 3, 1, 0, 1, *byte]);
+        assert!(server.tls.kept() <= limits::TLS_KEPT_MAX_BYTES);
+        result
+    });
+    assert!(broken.is_err());
+}
+
+#[test]
+fn a_certificate_is_made_once_and_its_key_is_ours() {
+    use std::os::unix::fs::MetadataExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let settings = settings(dir.path(), &[]);
+    let (keys, note) = Keys::load(&settings).unwrap();
+    assert!(keys.server.is_some() && keys.proven.is_none());
+    assert!(note.unwrap().contains("self-signed certificate for relay.example"));
+    let (certificate, key) = own_files(dir.path());
+    assert_eq!(std::fs::metadata(&key).unwrap().mode() & 0o777, 0o600);
+    let first = std::fs::read(&certificate).unwrap();
+    assert_eq!(Keys::load(&settings).unwrap().1, None);
+    assert_eq!(std::fs::read(&certificate).unwrap(), first);
+}
+
+#[test]
+fn wrong_files_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.pem");
+    std::fs::write(&path, "nothing").unwrap();
+    let pair = [format!("tls.certificate={}", path.display()), format!("tls.key={}", path.display())];
+    let roots =
+        ["site.default.tls=verify".to_owned(), format!("tls.roots={}", path.display()), "tls.offer=false".into()];
+    for sets in [&pair[..], &roots[..]] {
+        let settings = settings(dir.path(), sets);
+        for failure in [Keys::load(&settings).err().unwrap(), Keys::check(&settings).unwrap_err()] {
+            assert!(failure.to_string().contains("x.pem"), "{failure}");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Bytes changed on their way are never read as something else; whatever comes, nothing panics.
+    #[test]
+    fn changed_bytes_are_never_read(at in any::<prop::sample::Index>(), flip in 1u8.., piece in 1usize..300) {
+        let (mut client, mut server) = pair();
+        carry(&mut client, &mut server, usize::MAX).unwrap();
+        client.say(&[b'x'; 500]);
+        let mut records = client.take(usize::MAX);
+        let at = at.index(records.len());
+        records[at] ^= flip;
+        let result = records.chunks(piece).try_for_each(|bytes| server.read(bytes));
+        // The version in a record's head is the one thing that TLS 1.3 ignores (RFC 8446 5.1).
+        prop_assert!(server.plain.is_empty() || (result.is_ok() && server.plain == [b'x'; 500]), "{result:?}");
+    }
+
+    #[test]
+    fn garbage_never_panics(pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..100), 1..20)) {
+        let mut ends = [End::new(server()), End::new(client("relay.example", true))];
+        for end in &mut ends {
+            let _ = pieces.iter().try_for_each(|piece| end.read(piece));
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! Outbound sessions: whatever a next hop says and whenever, each recipient gets exactly one verdict, each message at most
+//! one body, and what leaves is commands and bodies only (PIP-04..10, RTE-13..22).
+//!
+//! The input is a script as in `tests/client-dialogues`: `S:` a line of the next hop, `> HANDLE SENDER: RECIPIENT...
+//! [size=N] [8bit]` an offer, `! close|timeout|quit|sent|drained` what else happens; `C:`, `=` and `#` count for
+//! nothing. Any other line is bytes of the next hop without their line end.
+
+use std::rc::Rc;
+
+use ringpost::base::bytes::Outbox;
+use ringpost::base::limits;
+use ringpost::base::time::Mono;
+use ringpost::smtp::client::{
+    Client, ClientHandler, ClientSettings, ClientState, ClientVerdict, Offer, Outcome, Phase, Timeouts,
+};
+
+/// Any bytes are a script.
+pub fn run(data: &[u8]) {
+    let whole = play(data, false);
+    assert_eq!(play(data, true), whole, "the pieces of a line do not matter");
+}
+
+fn play(data: &[u8], bytewise: bool) -> Vec<String> {
+    let settings = ClientSettings { hello: "relay.example".into(), timeouts: Timeouts::default() };
+    let mut client = Client::new(Rc::new(settings), Mono(0));
+    let (mut out, mut sent, mut recorder) = (Outbox::new(), Vec::new(), Recorder::default());
+    for line in data.split(|&b| b == b'\n') {
+        let (mark, rest) = line.split_at(line.len().min(2));
+        let rest = rest.strip_prefix(b" ").unwrap_or(rest);
+        match mark {
+            b"S:" => {
+                let bytes = [rest, b"\r\n"].concat();
+                let step = if bytewise { 1 } else { bytes.len() };
+                bytes.chunks(step).for_each(|piece| client.receive(Mono(0), piece, &mut recorder, &mut out));
+            }
+            b"> " if client.can_take() => offer(&mut client, rest, &mut recorder, &mut out),
+            b"! " => match rest {
+                b"close" => client.closed(&mut recorder),
+                b"timeout" => client.timed_out(client.deadline(), &mut recorder),
+                b"quit" if client.state() == ClientState::Ready => client.quit(Mono(0), &mut out),
+                b"sent" => client.sent_progress(Mono(0), false),
+                b"drained" => client.sent_progress(Mono(0), true),
+                _ => {}
+            },
+            b"C:" | b"= " | b"# " | b"> " => {}
+            _ => client.receive(Mono(0), line, &mut recorder, &mut out),
+        }
+        sent.extend(out.to_vec());
+        out.clear();
+        check(&client, &recorder);
+    }
+    client.closed(&mut recorder);
+    assert!(matches!(client.state(), ClientState::Over(_)));
+    check(&client, &recorder);
+    check_sent(&sent);
+    recorder.events.push(String::from_utf8(sent).expect("ASCII"));
+    recorder.events
+}
+
+/// Size and names only count; the script's handle and sender do not.
+fn offer(client: &mut Client, rest: &[u8], recorder: &mut Recorder, out: &mut Outbox) {
+    let words: Vec<&[u8]> = rest.split(|&b| b == b' ').collect();
+    let count = words.iter().filter(|word| word.contains(&b'@')).count().clamp(1, 5);
+    let size = words.iter().find_map(|word| str::from_utf8(word.strip_prefix(b"size=")?).ok()?.parse().ok());
+    let handle = recorder.transactions.len();
+    recorder.transactions.push(Transaction { verdicts: vec![None; count], ..Transaction::default() });
+    let names: Vec<Vec<u8>> = (0..count).map(|i| format!("{handle}.{i}@b").into_bytes()).collect();
+    let offer = Offer {
+        handle: handle as u32,
+        sender: b"a@a",
+        recipients: &mut names.iter().map(Vec::as_slice),
+        size_bytes: size.unwrap_or(100),
+        eight_bit: words.contains(&&b"8bit"[..]),
+    };
+    client.offer(Mono(0), offer, recorder, out);
+}
+
+fn check(client: &Client, recorder: &Recorder) {
+    let open = recorder.transactions.iter().filter(|t| !t.finished).count();
+    match client.state() {
+        ClientState::Over(_) => assert_eq!((open, client.deadline()), (0, Mono::NEVER)),
+        ClientState::Busy => assert!(open <= 2 && client.deadline() < Mono::NEVER),
+        ClientState::Ready => assert_eq!((open, client.deadline()), (0, Mono::NEVER)),
+        ClientState::Handshake => unreachable!("TLS is not wanted"),
+        ClientState::Opening | ClientState::Closing => assert!(open == 0 && client.deadline() < Mono::NEVER),
+    }
+}
+
+fn check_sent(sent: &[u8]) {
+    let text = str::from_utf8(sent).expect("ASCII");
+    let mut in_body = false;
+    for line in text.split_inclusive("\r\n") {
+        let line = line.strip_suffix("\r\n").expect("whole lines leave");
+        if in_body {
+            in_body = line != ".";
+            continue;
+        }
+        let verbs =
+            ["EHLO relay.example", "HELO relay.example", "MAIL FROM:<a@a>", "RCPT TO:<", "DATA", "RSET", "QUIT", "."];
+        in_body = line.starts_with("Subject: ");
+        assert!(in_body || verbs.iter().any(|verb| line.starts_with(verb)), "{line}");
+    }
+}
+
+#[derive(Default)]
+struct Recorder {
+    transactions: Vec<Transaction>,
+    events: Vec<String>,
+}
+
+#[derive(Default)]
+struct Transaction {
+    verdicts: Vec<Option<Outcome>>,
+    bodies: usize,
+    finished: bool,
+}
+
+impl ClientHandler for Recorder {
+    fn push_body(&mut self, handle: u32, out: &mut Outbox) {
+        let transaction = &mut self.transactions[handle as usize];
+        transaction.bodies += 1;
+        assert_eq!(transaction.bodies, 1, "two bodies for one transaction");
+        assert!(!transaction.finished && transaction.verdicts.contains(&None), "a body that no one is to get");
+        out.push(format!("Subject: {handle}\r\n\r\nbody\r\n").as_bytes());
+    }
+
+    fn verdict(&mut self, handle: u32, recipient: usize, verdict: ClientVerdict<'_>) {
+        let ClientVerdict { outcome, code, text, phase } = verdict;
+        assert!(text.len() <= limits::VERDICT_TEXT_MAX_BYTES && text.iter().all(|b| (b' '..=b'~').contains(b)));
+        let fits = match outcome {
+            Outcome::Delivered => code / 100 == 2 && phase == Phase::Dot,
+            Outcome::Failed => code / 100 == 5 || (code == 0 && phase == Phase::Session),
+            Outcome::Deferred => matches!(code / 100, 0 | 4) || matches!(code, 552 | 521),
+            Outcome::Unknown => phase == Phase::Dot,
+            Outcome::NotTried => true,
+        };
+        assert!(fits, "{outcome:?} {code} {phase:?}");
+        let transaction = &mut self.transactions[handle as usize];
+        assert_eq!(transaction.verdicts[recipient], None, "a second verdict");
+        assert!(transaction.bodies == 1 || !matches!(outcome, Outcome::Delivered | Outcome::Unknown));
+        transaction.verdicts[recipient] = Some(outcome);
+        self.events.push(format!("{handle}.{recipient} {outcome:?} {code} {phase:?} {}", text.escape_ascii()));
+    }
+
+    fn finished(&mut self, handle: u32) {
+        let transaction = &mut self.transactions[handle as usize];
+        assert!(!transaction.finished && transaction.verdicts.iter().all(Option::is_some));
+        transaction.finished = true;
+        self.events.push(format!("{handle} finished"));
+    }
+}

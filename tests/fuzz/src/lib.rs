@@ -1,0 +1,91 @@
+//! What the fuzzer feeds: one module per target, each with `run`, which panics when what must hold does not.
+//!
+//! Shared by the fuzzing binaries beside it and by `tests/corpus.rs`, which replays what is kept. A target takes any
+//! bytes; where bytes are cut, the places follow from the bytes themselves, so that a corpus of texts stays
+//! one of texts. `docs/fuzzing.md` says how to run it.
+
+pub mod address;
+pub mod client;
+pub mod command;
+pub mod config;
+pub mod damage;
+pub mod data;
+pub mod dsn;
+pub mod line;
+pub mod message_id;
+pub mod record;
+pub mod recovery;
+pub mod reply;
+pub mod server;
+pub mod trace;
+
+use ringpost::base::rng::Rng;
+
+/// A target by its name.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All of them.
+pub const TARGETS: &[Target] = &[
+    ("address", address::run),
+    ("client", client::run),
+    ("command", command::run),
+    ("config", config::run),
+    ("damage", damage::run),
+    ("data", data::run),
+    ("dsn", dsn::run),
+    ("line", line::run),
+    ("message_id", message_id::run),
+    ("record", record::run),
+    ("recovery", recovery::run),
+    ("reply", reply::run),
+    ("server", server::run),
+    ("trace", trace::run),
+];
+
+/// Randomness that follows from the input (FNV-1a).
+fn rng(data: &[u8]) -> Rng {
+    Rng::new(data.iter().fold(0xcbf2_9ce4_8422_2325, |sum, &b| (sum ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)))
+}
+
+/// The input cut at up to five places, among them perhaps the same one twice.
+fn pieces(data: &[u8]) -> Vec<&[u8]> {
+    let mut rng = rng(data);
+    let mut at: Vec<usize> = (0..rng.below(6)).map(|_| rng.below(data.len() as u64 + 1) as usize).collect();
+    at.extend([0, data.len()]);
+    at.sort_unstable();
+    at.windows(2).map(|pair| &data[pair[0]..pair[1]]).collect()
+}
+
+/// The input byte by byte, or in crumbs if it is long.
+fn crumbs(data: &[u8]) -> Vec<&[u8]> {
+    data.chunks(1 + data.len() / 1000).collect()
+}
+
+/// Little numbers from the front of an input; zeros when it is used up.
+struct Numbers<'a>(&'a [u8]);
+
+impl<'a> Numbers<'a> {
+    fn u8(&mut self) -> u8 {
+        let Some((&first, rest)) = self.0.split_first() else { return 0 };
+        self.0 = rest;
+        first
+    }
+
+    fn u16(&mut self) -> u16 {
+        u16::from_le_bytes([self.u8(), self.u8()])
+    }
+
+    fn u64(&mut self) -> u64 {
+        u64::from_le_bytes(std::array::from_fn(|_| self.u8()))
+    }
+
+    fn bytes(&mut self, length: usize) -> &'a [u8] {
+        let (taken, rest) = self.0.split_at(length.min(self.0.len()));
+        self.0 = rest;
+        taken
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
