@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use common::relay::program;
 use loadgen::client::Pipeline;
 use loadgen::run::{Kills, Outcome, Scenario, run};
+use loadgen::schedule::Schedule;
 use loadgen::send::SendPlan;
 use loadgen::sink::SinkPlan;
 use loadgen::sink::faults::{Denial, Faults};
@@ -76,7 +77,7 @@ fn nothing_is_lost_when_it_is_killed() {
     let count = from_environment("CRASH_KILLS").unwrap_or(KILLS);
     let load = SendPlan {
         sessions: 20,
-        rate: 600.0,
+        schedule: Some(Schedule::constant(600.0)),
         // Kills come every 0.6 s on average, and starting again takes its time too.
         duration: Duration::from_secs(u64::from(count).max(4)),
         sizes: "1KiB:60,10KiB:30,100KiB:8,1MiB:2".parse().unwrap(),
@@ -116,7 +117,7 @@ fn nothing_is_lost_when_it_is_killed_between_attempts() {
         relay: Some(command(1, &["queue.memory_bytes=1048576", "queue.segment_bytes=4194304", "queue.segments=6"])),
         load: SendPlan {
             sessions: 10,
-            rate: 300.0,
+            schedule: Some(Schedule::constant(300.0)),
             duration: Duration::from_secs(10),
             sizes: "1KiB:50,20KiB:50".parse().unwrap(),
             recipients: 1,

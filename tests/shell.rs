@@ -266,7 +266,7 @@ fn a_stop_under_load_loses_nothing() {
     let mut relay = setup.start();
     let load = SendPlan {
         sessions: 20,
-        rate: 1000.0,
+        schedule: Some(loadgen::schedule::Schedule::constant(1000.0)),
         duration: Duration::from_secs(3),
         sizes: "1KiB:50,10KiB:50".parse().unwrap(),
         recipients,
