@@ -5,7 +5,7 @@ use ringpost::smtp::command::{Command, CommandError, MailParameters, ParameterEr
 
 use super::address;
 
-const LATER: &[&str] = &["EXPN", "TURN", "SEND", "SOML", "SAML", "ETRN", "ATRN", "AUTH", "BDAT", "BURL", "STARTTLS"];
+const LATER: &[&str] = &["EXPN", "TURN", "SEND", "SOML", "SAML", "ETRN", "ATRN", "AUTH", "BDAT", "BURL"];
 
 /// Any bytes are a line without its CRLF.
 pub fn run(data: &[u8]) {
@@ -22,7 +22,9 @@ pub fn run(data: &[u8]) {
     let argument = halves.next();
     let rest = argument.unwrap_or_default();
     match (&*verb, found) {
-        ("DATA", Ok(Command::Data { argument })) => assert_eq!(argument, !rest.is_empty()),
+        ("DATA", Ok(Command::Data { argument })) | ("STARTTLS", Ok(Command::StartTls { argument })) => {
+            assert_eq!(argument, !rest.is_empty());
+        }
         ("NOOP", Ok(Command::Noop)) | ("HELP", Ok(Command::Help)) => {}
         ("VRFY", Ok(Command::Verify)) | ("RSET" | "QUIT", Err(CommandError::Argument)) => assert!(!rest.is_empty()),
         ("VRFY", Err(CommandError::Argument)) | ("RSET", Ok(Command::Reset)) | ("QUIT", Ok(Command::Quit)) => {
