@@ -136,64 +136,6 @@ fn mail_of_any_size_is_taken_over_both_shards() {
     relay.finish();
 }
 
-/// No busy polling, no timer storms: 200 idle connections cost nothing.
-#[test]
-fn idle_connections_cost_no_time() {
-    let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
-    let relay = Relay::start(2);
-    let mut clients: Vec<_> = (0..200).map(|_| relay.connect()).collect();
-    clients[0].ask("EHLO client.example\r\n");
-    clients[0].deliver(1000);
-    std::thread::sleep(Duration::from_millis(300));
-    let before = shard_cpu_ms();
-    std::thread::sleep(Duration::from_secs(2));
-    let used = shard_cpu_ms() - before;
-    assert!(used < 20, "{used} ms of CPU in 2 s while idle");
-    relay.finish();
-}
-
-fn short_connections(count: usize) {
-    let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
-    let relay = Relay::start(2);
-    let rss = || {
-        let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
-        statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
-    };
-    let one = |number: usize| {
-        let mut client = relay.connect();
-        match number % 3 {
-            0 => assert_eq!(client.ask("QUIT\r\n"), 221),
-            1 => drop(client),
-            // Unread bytes make this one a reset.
-            _ => client.send("NOOP\r\nNOOP\r\n"),
-        }
-    };
-    (0..count / 5).for_each(one);
-    let settled = |wanted: usize| {
-        (0..100).any(|_| {
-            std::thread::sleep(Duration::from_millis(20));
-            descriptors() <= wanted
-        })
-    };
-    std::thread::sleep(Duration::from_millis(300));
-    let (descriptors_before, rss_before) = (descriptors(), rss());
-    (0..count).for_each(one);
-    assert!(settled(descriptors_before), "descriptors leak: {descriptors_before} before, {} now", descriptors());
-    assert!(rss() < rss_before + (8 << 20), "memory leaks: {rss_before} before, {} now", rss());
-    relay.finish();
-}
-
-#[test]
-fn short_connections_leave_nothing_behind() {
-    short_connections(5_000);
-}
-
-#[test]
-#[ignore = "takes a minute"]
-fn many_short_connections_leave_nothing_behind() {
-    short_connections(100_000);
-}
-
 /// A client that asks for much and reads late gets everything, in order, through the writer task (QUE-09).
 #[test]
 fn a_slow_reader_gets_everything() {
