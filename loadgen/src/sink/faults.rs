@@ -11,6 +11,14 @@ pub struct Denial {
     pub defer: f64,
 }
 
+impl Denial {
+    /// The same for mail with a sender; without refusals for a report: a refused report can be reported to nobody, and
+    /// the ledger would count what it tells of as lost.
+    pub fn for_mail_of(self, is_report: bool) -> Denial {
+        Denial { refuse: if is_report { 0.0 } else { self.refuse }, ..self }
+    }
+}
+
 /// The faults of a sink.
 #[derive(Clone, Debug, Default, serde::Serialize)]
 pub struct Faults {

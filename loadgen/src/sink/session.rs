@@ -221,7 +221,7 @@ impl Session {
         if faults.size_max_bytes > 0 && declared_size(parameters) > faults.size_max_bytes {
             return out.extend_from_slice(b"552 5.3.4 Message too large\r\n");
         }
-        if denied(faults.mail, rng, arrivals, out) {
+        if denied(faults.mail.for_mail_of(address.is_empty()), rng, arrivals, out) {
             return;
         }
         self.has_sender = true;
@@ -239,7 +239,7 @@ impl Session {
         if self.recipients.len() >= RECIPIENTS_MAX {
             return out.extend_from_slice(b"452 4.5.3 Too many recipients\r\n");
         }
-        if denied(faults.rcpt, rng, arrivals, out) {
+        if denied(faults.rcpt.for_mail_of(self.is_bounce), rng, arrivals, out) {
             return;
         }
         match marker::parse_recipient(address) {
@@ -256,7 +256,7 @@ impl Session {
         if self.recipients.is_empty() && self.strange_recipients == 0 {
             return out.extend_from_slice(b"503 5.5.1 RCPT first\r\n");
         }
-        if denied(faults.data, rng, arrivals, out) {
+        if denied(faults.data.for_mail_of(self.is_bounce), rng, arrivals, out) {
             return;
         }
         self.state = State::Body;
@@ -273,7 +273,7 @@ impl Session {
             self.state = State::Over(Flow::Drop);
         } else if faults.size_max_bytes > 0 && body.bytes > faults.size_max_bytes {
             out.extend_from_slice(b"552 5.3.4 Message too large\r\n");
-        } else if !denied(faults.end, rng, arrivals, out) {
+        } else if !denied(faults.end.for_mail_of(self.is_bounce), rng, arrivals, out) {
             arrivals.message(&Arrival {
                 is_bounce: self.is_bounce,
                 recipients: &self.recipients,
