@@ -1,12 +1,12 @@
 //! TLS: keys, policies of trust, and one connection's records. The only file that names rustls.
 //!
 //! [`Keys`] is made once on the main thread and shared by all shards, session caches and ticket keys included, so that a
-//! session resumes on whichever core it comes back to. [`Tls`] lives on its shard's thread, beside one socket: bytes
+//! session resumes on whichever core it comes back to. `Tls` lives on its shard's thread, beside one socket: bytes
 //! from the socket go in and come out as plain bytes, plain bytes go in and come out as records. It does no I/O, so its
 //! tests need no socket. It keeps an unfinished record and records that the socket did not take yet, and nothing else:
 //! an idle connection holds no buffer.
 //!
-//! TLS 1.2 and 1.3 only, with rustls' suites (TLS-08). Whatever a peer sends is a [`Broken`] at worst; panics are ours.
+//! TLS 1.2 and 1.3 only, with rustls' suites (TLS-08). Whatever a peer sends is a `Broken` at worst; panics are ours.
 
 use std::io::{self, IoSlice, Write as _};
 use std::net::IpAddr;
