@@ -223,8 +223,7 @@ impl World {
     /// Runs to the end: all settled, and the book balanced.
     pub fn run(&mut self) -> Outcome {
         let end = SECOND_US + self.plan.safety_us + self.plan.liveness_us;
-        loop {
-            let Some(Reverse(entry)) = self.queue.pop() else { break };
+        while let Some(Reverse(entry)) = self.queue.pop() {
             if entry.life.is_some_and(|life| life != self.life) {
                 continue;
             }
