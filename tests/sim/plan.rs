@@ -85,6 +85,8 @@ pub struct Plan {
     pub large_bodies: u64,
     pub crashes: Vec<u64>,
     pub drains: Vec<u64>,
+    /// A write that fails is so often the first sign of a machine that stops.
+    pub crash_after_failure: u64,
     pub write_latency_us: u64,
     pub net_latency_us: u64,
     /// Settled by so long after the faults ended, or something is stuck.
@@ -226,6 +228,7 @@ impl Plan {
             large_bodies: dice.pick(&[0, 30, 150]),
             crashes,
             drains,
+            crash_after_failure: dice.pick(&[0, 0, 150]),
             write_latency_us: dice.pick(&[50, 500, 5_000, 50_000]),
             net_latency_us: dice.pick(&[5, 200, 20_000]),
             liveness_us: liveness_ms * 1000,

@@ -589,6 +589,10 @@ impl World {
             Work::Write { write, slot, offset, block } => {
                 let fails = self.dice.permille(self.faults.write_error);
                 let result = if fails { Err(self.disk_error()) } else { outage.map_or(Ok(()), Err) };
+                if result.is_err() && self.dice.permille(self.plan.crash_after_failure) {
+                    let delay = self.dice.skewed(1_000, 3 * SECOND_US);
+                    self.after_here(delay, Event::Crash);
+                }
                 match result {
                     Ok(()) => self.disks[shard].write(slot, offset, &block),
                     Err(_) => self.disks[shard].write_some(&mut self.dice, slot, offset, &block),
