@@ -395,6 +395,7 @@ impl Shard {
         for _ in 0..limits::EXPIRED_AT_ONCE_MAX {
             let Some(&job) = self.sites.table[site as usize].ready.front() else { return };
             if self.reads.len() >= READS_MAX {
+                self.wait_for_reads(site);
                 return;
             }
             if self.have_record(job, effects) {
@@ -403,6 +404,13 @@ impl Shard {
             }
         }
         self.wheel.insert(now.mono.plus_ms(1), Timer::Site(site));
+    }
+
+    /// So many reads are under way that this site must wait; it goes on when one of them ends, whosever it is.
+    fn wait_for_reads(&mut self, site: SiteId) {
+        if !self.waiting_for_reads.contains(&site) {
+            self.waiting_for_reads.push(site);
+        }
     }
 
     /// True if the job's record is at hand. If not, a read is begun and the job leaves its list until it ends.
@@ -441,6 +449,9 @@ impl Shard {
         effects: &mut Vec<Effect>,
     ) {
         let Some(what) = self.reads.remove(&read) else { return };
+        while let Some(site) = self.waiting_for_reads.pop() {
+            self.want_pump(site);
+        }
         let (Reading::Record { position, .. } | Reading::Chunk { position, .. } | Reading::Copy { position, .. }) =
             what;
         let payload = match result {
@@ -536,10 +547,11 @@ impl Shard {
         loop {
             let entry = &mut self.sites.table[site as usize];
             let &job = entry.ready.front()?;
-            if self.reads.len() >= READS_MAX || !self.have_record(job, effects) {
-                if self.reads.len() >= READS_MAX {
-                    return None;
-                }
+            if self.backlog.jobs[job as usize].record.is_none() && self.reads.len() >= READS_MAX {
+                self.wait_for_reads(site);
+                return None;
+            }
+            if !self.have_record(job, effects) {
                 continue;
             }
             if self.expired(now, job) {

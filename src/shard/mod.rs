@@ -100,6 +100,8 @@ pub struct Shard {
     leaving: Vec<backlog::Message>,
     results: Results,
     reads: rustc_hash::FxHashMap<ReadId, Reading>,
+    /// Sites that could not begin a read because too many were under way.
+    waiting_for_reads: Vec<SiteId>,
     next_read: u64,
     queries: rustc_hash::FxHashMap<QueryId, SiteId>,
     next_query: u64,
@@ -146,6 +148,7 @@ impl Shard {
             leaving: Vec::new(),
             results: Results::default(),
             reads: Default::default(),
+            waiting_for_reads: Vec::new(),
             next_read: 0,
             queries: Default::default(),
             next_query: 0,

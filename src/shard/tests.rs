@@ -7,7 +7,7 @@ use crate::base::bytes::{HeapBlocks, heap_block};
 use crate::base::limits;
 use crate::base::time::UnixMs;
 use crate::config::{self, Machine};
-use crate::queue::{DiskError, Recovery, SegmentSlot, WriteId};
+use crate::queue::{DiskError, ReadId, Recovery, SegmentSlot, WriteId};
 use crate::route::Answer;
 
 /// One message as the next hop took it.
@@ -35,6 +35,9 @@ struct World {
     hold_writes: bool,
     held: VecDeque<(WriteId, SegmentSlot, u32, Vec<u8>)>,
     fail_writes: Option<DiskError>,
+    /// Reads are kept here instead of done, if set.
+    hold_reads: bool,
+    held_reads: VecDeque<(ReadId, Vec<u8>)>,
     clients: HashMap<ConnId, String>,
     hops: HashMap<ConnId, Hop>,
     refuse_dials: bool,
@@ -100,6 +103,8 @@ impl World {
             hold_writes: false,
             held: VecDeque::new(),
             fail_writes: None,
+            hold_reads: false,
+            held_reads: VecDeque::new(),
             clients: HashMap::new(),
             hops: HashMap::new(),
             refuse_dials: false,
@@ -169,7 +174,10 @@ impl World {
             Effect::Read { read, slot, offset_bytes, length_bytes } => {
                 let from = offset_bytes as usize;
                 let bytes = self.disk[&slot.0][from..from + length_bytes as usize].to_vec();
-                self.nested(Input::ReadBack { read, result: Ok(heap_block(bytes)) });
+                self.held_reads.push_back((read, bytes));
+                if !self.hold_reads {
+                    self.do_read();
+                }
             }
             Effect::PrepareSegment { slot } => {
                 let size = self.shard.settings.queue.segment_bytes as usize;
@@ -197,6 +205,11 @@ impl World {
             }
         };
         self.nested(Input::Written { write, result });
+    }
+
+    fn do_read(&mut self) {
+        let (read, bytes) = self.held_reads.pop_front().expect("a read is held");
+        self.nested(Input::ReadBack { read, result: Ok(heap_block(bytes)) });
     }
 
     fn release_writes(&mut self) {
@@ -561,6 +574,40 @@ fn a_restart_finds_everything() {
     let world = World::on(&[], world.disk);
     assert_eq!(world.shard.counters().messages_live, 0);
     assert!(world.taken.is_empty());
+}
+
+/// QUE-06: a site whose mail must be read back goes on when the reads of another site are done.
+#[test]
+fn a_site_waits_for_the_reads_of_another() {
+    let routes = "route.domains={\"other.test\"=\"192.0.2.8:25\"}";
+    let mut world = World::new(&[routes]);
+    world.refuse_dials = true;
+    for n in 0..150 {
+        let domain = if n % 2 == 0 { "dest.test" } else { "other.test" };
+        assert!(world.send(&[&format!("to{n}@{domain}")], "x\r\n").starts_with("250"));
+    }
+    // After a restart all of it is on disk only.
+    let disk = world.disk;
+    let mut world = World::new(&[routes]);
+    world.disk = disk.clone();
+    let setup = Setup {
+        id: ShardId(0),
+        settings: settings(&[routes]),
+        start: start_of(&disk),
+        blocks: Box::new(HeapBlocks),
+        seed: 1,
+        now: world.now,
+    };
+    world.shard = Shard::new(setup);
+    world.hold_reads = true;
+    world.input(Input::Tick);
+    let mut most = 0;
+    while !world.held_reads.is_empty() {
+        most = most.max(world.held_reads.len());
+        world.do_read();
+        world.input(Input::Tick);
+    }
+    assert_eq!((world.taken.len(), most), (150, 64), "{:?}", world.shard.counters());
 }
 
 /// SES-24: a drain says 421 to clients, keeps what was accepted, and ends.
