@@ -6,7 +6,8 @@
 //!
 //! - `intake`: from the first byte of a client to the 250.
 //! - `commit`: what happens when the log says *durable*, and only then.
-//! - `delivery`: from a site's list to the next hop's reply; `outcome`: what the reply means.
+//! - `dispatch`: which site may do something; `delivery`: from its list to the next hop's reply; `reading`: what must be
+//!   fetched from disk for it; `outcome`: what the reply means.
 //! - `tls`: when a connection goes inside TLS, either way.
 //! - `backlog`: the live messages; `conns`: the connections; `reclaim`: moving stragglers; `bounce`: reports.
 //!
@@ -19,11 +20,13 @@ mod commit;
 mod conns;
 mod counters;
 mod delivery;
+mod dispatch;
 mod effect;
 mod input;
 mod intake;
 mod outcome;
 pub mod parcel;
+mod reading;
 mod reclaim;
 mod sites;
 mod timers;
@@ -55,8 +58,8 @@ pub use input::{CloseReason, Input, TlsInfo};
 use backlog::Backlog;
 use commit::Committing;
 use conns::Conns;
-use delivery::Reading;
 use outcome::Results;
+use reading::Reading;
 use sites::Sites;
 use timers::Timer;
 

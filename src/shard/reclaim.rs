@@ -16,7 +16,7 @@ use crate::queue::{
     ChunkRef, Commit, CopyOf, Draft, DraftRecipient, LogRefusal, Place, RecipientState, RecoveredMessage, Ticket,
 };
 use crate::shard::backlog::{JOB_RECIPIENTS_MAX, Job, JobState, Message, MessageSlot, NO_JOB};
-use crate::shard::delivery::Reading;
+use crate::shard::reading::Reading;
 use crate::shard::timers::Timer;
 use crate::shard::{Effect, Shard};
 
