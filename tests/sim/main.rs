@@ -235,7 +235,7 @@ fn main() -> ExitCode {
         (None, None) => {
             campaign("fixed_seeds", &Source { next: 0.into(), end: 150, until: None }, &options, &totals);
             let until = Some(Instant::now() + Duration::from_secs(5));
-            campaign("fresh_seeds", &Source { next: fresh.into(), end: fresh + 50, until }, &options, &totals);
+            campaign("fresh_seeds", &Source { next: fresh.into(), end: fresh + 10, until }, &options, &totals);
         }
     }
     let totals = totals.into_inner().expect("all runs are over");
