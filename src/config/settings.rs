@@ -250,6 +250,23 @@ pub struct TimeoutSettings {
     pub tls_ms: u64,
 }
 
+impl Default for TimeoutSettings {
+    fn default() -> Self {
+        TimeoutSettings {
+            connect_ms: limits::CONNECT_TIMEOUT_MS,
+            greeting_ms: limits::GREETING_TIMEOUT_MS,
+            hello_ms: limits::HELLO_TIMEOUT_MS,
+            mail_ms: limits::MAIL_TIMEOUT_MS,
+            rcpt_ms: limits::RCPT_TIMEOUT_MS,
+            data_ms: limits::DATA_TIMEOUT_MS,
+            data_block_ms: limits::DATA_BLOCK_TIMEOUT_MS,
+            data_end_ms: limits::DATA_END_TIMEOUT_MS,
+            quit_ms: limits::QUIT_TIMEOUT_MS,
+            tls_ms: limits::TLS_TIMEOUT_MS,
+        }
+    }
+}
+
 /// What is logged (`log.level`): this and everything above.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LogLevel {

@@ -19,27 +19,13 @@ use crate::shard::outcome::Results;
 use crate::shard::reading::READS_MAX;
 use crate::shard::timers::Timer;
 use crate::shard::{CloseReason, Effect, Level, Shard};
-use crate::smtp::client::{
-    Client, ClientHandler, ClientSettings, ClientState, ClientVerdict, Offer, SessionEnd, Timeouts,
-};
+use crate::smtp::client::{Client, ClientHandler, ClientSettings, ClientState, ClientVerdict, Offer, SessionEnd};
 
 /// Of a long body, so much is taken from memory at once; the rest is fetched as the connection takes it.
 const BODY_AT_ONCE_BYTES: usize = 256 << 10;
 
 pub(super) fn client_settings(settings: &Settings) -> ClientSettings {
-    let limits = &settings.timeout;
-    let timeouts = Timeouts {
-        greeting_ms: limits.greeting_ms,
-        hello_ms: limits.hello_ms,
-        mail_ms: limits.mail_ms,
-        rcpt_ms: limits.rcpt_ms,
-        data_ms: limits.data_ms,
-        data_block_ms: limits.data_block_ms,
-        data_end_ms: limits.data_end_ms,
-        quit_ms: limits.quit_ms,
-        tls_ms: limits.tls_ms,
-    };
-    ClientSettings { hello: settings.hostname.clone(), timeouts }
+    ClientSettings { hello: settings.hostname.clone(), timeouts: settings.timeout.clone() }
 }
 
 /// The shard as a client session sees it: bodies to send, and somewhere to put verdicts.

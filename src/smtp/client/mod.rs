@@ -31,8 +31,8 @@ mod tests;
 use std::rc::Rc;
 
 use crate::base::bytes::Outbox;
-use crate::base::limits;
 use crate::base::time::Mono;
+use crate::config::TimeoutSettings;
 use crate::smtp::reply_parser::{ReplyParser, enhanced_code, gather_text};
 
 use features::Features;
@@ -44,46 +44,7 @@ pub struct ClientSettings {
     /// The name said in EHLO and HELO (RTE-12).
     pub hello: Box<str>,
     /// How long to wait for what.
-    pub timeouts: Timeouts,
-}
-
-/// Time limits per command (RTE-15; RFC 5321 4.5.3.2); the defaults stand in `base::limits`.
-#[derive(Clone, Debug)]
-pub struct Timeouts {
-    /// The greeting.
-    pub greeting_ms: u64,
-    /// EHLO, HELO and RSET.
-    pub hello_ms: u64,
-    /// MAIL.
-    pub mail_ms: u64,
-    /// Each RCPT.
-    pub rcpt_ms: u64,
-    /// DATA, up to its 354.
-    pub data_ms: u64,
-    /// Each step forward while the body is being sent.
-    pub data_block_ms: u64,
-    /// The reply after the final dot.
-    pub data_end_ms: u64,
-    /// QUIT.
-    pub quit_ms: u64,
-    /// The TLS handshake.
-    pub tls_ms: u64,
-}
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        Timeouts {
-            greeting_ms: limits::GREETING_TIMEOUT_MS,
-            hello_ms: limits::HELLO_TIMEOUT_MS,
-            mail_ms: limits::MAIL_TIMEOUT_MS,
-            rcpt_ms: limits::RCPT_TIMEOUT_MS,
-            data_ms: limits::DATA_TIMEOUT_MS,
-            data_block_ms: limits::DATA_BLOCK_TIMEOUT_MS,
-            data_end_ms: limits::DATA_END_TIMEOUT_MS,
-            quit_ms: limits::QUIT_TIMEOUT_MS,
-            tls_ms: limits::TLS_TIMEOUT_MS,
-        }
-    }
+    pub timeouts: TimeoutSettings,
 }
 
 /// Whether a session is to be inside TLS.

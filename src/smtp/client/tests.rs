@@ -1,6 +1,7 @@
 //! The client against scripted, random and fair servers.
 
 use super::*;
+use crate::base::limits;
 use crate::base::rng::Rng;
 use proptest::prelude::*;
 use std::collections::VecDeque;
@@ -8,7 +9,10 @@ use std::fmt::Write;
 use std::path::Path;
 
 fn new_client() -> Client {
-    Client::new(Rc::new(ClientSettings { hello: "relay.example".into(), timeouts: Timeouts::default() }), Mono(0))
+    Client::new(
+        Rc::new(ClientSettings { hello: "relay.example".into(), timeouts: TimeoutSettings::default() }),
+        Mono(0),
+    )
 }
 
 /// Writes down what the client says, and checks what must hold whatever the next hop does.

@@ -10,8 +10,9 @@ use std::rc::Rc;
 use ringpost::base::bytes::Outbox;
 use ringpost::base::limits;
 use ringpost::base::time::Mono;
+use ringpost::config::TimeoutSettings;
 use ringpost::smtp::client::{
-    Client, ClientHandler, ClientSettings, ClientState, ClientVerdict, Offer, Outcome, Phase, Timeouts,
+    Client, ClientHandler, ClientSettings, ClientState, ClientVerdict, Offer, Outcome, Phase,
 };
 
 /// Any bytes are a script.
@@ -21,7 +22,7 @@ pub fn run(data: &[u8]) {
 }
 
 fn play(data: &[u8], bytewise: bool) -> Vec<String> {
-    let settings = ClientSettings { hello: "relay.example".into(), timeouts: Timeouts::default() };
+    let settings = ClientSettings { hello: "relay.example".into(), timeouts: TimeoutSettings::default() };
     let mut client = Client::new(Rc::new(settings), Mono(0));
     let (mut out, mut sent, mut recorder) = (Outbox::new(), Vec::new(), Recorder::default());
     for line in data.split(|&b| b == b'\n') {
