@@ -24,6 +24,15 @@ pub type SiteId = u32;
 /// Index of a job in its shard's table.
 pub type JobId = u32;
 
+/// One address of a site.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KnownTarget {
+    /// Where to connect.
+    pub address: SocketAddr,
+    /// The name of the host there; the address itself where there is none.
+    pub host: Arc<str>,
+}
+
 /// Where the addresses of a site stand.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Targets {
@@ -33,10 +42,8 @@ pub enum Targets {
     Asked,
     /// To be tried in this order until the moment given, then asked for again.
     Known {
-        /// Addresses in order of preference.
-        addresses: Vec<SocketAddr>,
-        /// The name of the host at each of them; the address itself where there is none.
-        hosts: Vec<Arc<str>>,
+        /// In order of preference.
+        targets: Vec<KnownTarget>,
         /// When the answer is too old.
         until: Mono,
     },
@@ -124,8 +131,8 @@ impl Site {
     /// The address for the next dial, if known and fresh.
     pub fn target(&self, now: Mono) -> Option<SocketAddr> {
         match &self.targets {
-            Targets::Known { addresses, until, .. } if now < *until => {
-                addresses.get(self.next_target % addresses.len().max(1)).copied()
+            Targets::Known { targets, until } if now < *until => {
+                targets.get(self.next_target % targets.len().max(1)).map(|target| target.address)
             }
             _ => None,
         }
@@ -133,8 +140,8 @@ impl Site {
 
     /// The name of the host at an address.
     pub fn host(&self, address: SocketAddr) -> Option<Arc<str>> {
-        let Targets::Known { addresses, hosts, .. } = &self.targets else { return None };
-        addresses.iter().position(|known| *known == address).map(|at| hosts[at].clone())
+        let Targets::Known { targets, .. } = &self.targets else { return None };
+        targets.iter().find(|target| target.address == address).map(|target| target.host.clone())
     }
 
     /// Whether the next connection to an address is to go inside TLS (TLS-06, TLS-07).
@@ -161,7 +168,7 @@ impl Site {
     /// the site pauses, longer each time. Gives the end of the pause if one began.
     pub fn failed(&mut self, now: Mono, backoff: &Backoff, rng: &mut Rng) -> Option<Mono> {
         let known = match &self.targets {
-            Targets::Known { addresses, .. } => addresses.len(),
+            Targets::Known { targets, .. } => targets.len(),
             _ => 0,
         };
         self.tried += 1;

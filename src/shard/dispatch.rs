@@ -9,10 +9,10 @@ use std::net::SocketAddr;
 use crate::base::ids::ConnId;
 use crate::base::limits;
 use crate::base::time::{Mono, Now};
-use crate::route::mx::{self, Plan};
+use crate::route::mx::{self, Plan, Target};
 use crate::route::{Answer, NextHop, QueryId};
 use crate::schedule::backoff::Backoff;
-use crate::schedule::site::{JobId, SiteId, Targets};
+use crate::schedule::site::{JobId, KnownTarget, SiteId, Targets};
 use crate::shard::backlog::JobState;
 use crate::shard::conns::{Outbound, Side};
 use crate::shard::reading::READS_MAX;
@@ -117,7 +117,7 @@ impl Shard {
             {
                 return;
             }
-            if entry.tried == 0 && entry.connections > 0 {
+            if entry.tried == 0 {
                 self.mix_targets(now, site);
             }
             let entry = &self.sites.table[site as usize];
@@ -188,17 +188,17 @@ impl Shard {
 
     /// Draws lots again among hosts of equal preference, so that connections spread over them (RTE-03).
     fn mix_targets(&mut self, now: Now, site: SiteId) {
+        let port = self.settings.route.mx_port;
         let entry = &mut self.sites.table[site as usize];
-        let (Targets::Known { addresses, .. }, Some((name, false))) = (&mut entry.targets, entry.next_hop.question())
+        let (Targets::Known { targets, .. }, Some((name, false))) = (&mut entry.targets, entry.next_hop.question())
         else {
             return;
         };
-        if addresses.len() > 1
+        if targets.len() > 1
             && let Some(answer) = self.sites.answers.get(now.mono, name, false)
-            && let Plan::Try(targets) = mx::plan(&entry.next_hop, &answer, &self.sites.mx_policy, &mut self.rng)
+            && let Plan::Try(mixed) = mx::plan(&entry.next_hop, &answer, &self.sites.mx_policy, &mut self.rng)
         {
-            let port = self.settings.route.mx_port;
-            *addresses = targets.into_iter().map(|target| SocketAddr::new(target.address, port)).collect();
+            *targets = with_port(mixed, port);
         }
     }
 
@@ -219,11 +219,7 @@ impl Shard {
         };
         match mx::plan(&entry.next_hop, answer, &self.sites.mx_policy, &mut self.rng) {
             Plan::Try(targets) => {
-                let (addresses, hosts) = targets
-                    .into_iter()
-                    .map(|target| (SocketAddr::new(target.address, port), target.host.into()))
-                    .unzip();
-                entry.targets = Targets::Known { addresses, hosts, until };
+                entry.targets = Targets::Known { targets: with_port(targets, port), until };
                 entry.next_target = 0;
                 self.want_pump(site);
             }
@@ -302,4 +298,10 @@ impl Shard {
         }
         self.wheel.insert(now.mono.plus_ms(1), Timer::Site(site));
     }
+}
+
+fn with_port(targets: Vec<Target>, port: u16) -> Vec<KnownTarget> {
+    let known =
+        |target: Target| KnownTarget { address: SocketAddr::new(target.address, port), host: target.host.into() };
+    targets.into_iter().map(known).collect()
 }
