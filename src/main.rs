@@ -77,11 +77,13 @@ fn check(configuration: &Configuration) -> Result<(), Trouble> {
     let settings = load(configuration)?;
     runtime::probe::io_uring().map_err(Trouble::Failed)?;
     Keys::check(&settings).map_err(failed)?;
+    runtime::placement(&settings).map_err(|error| Trouble::Usage(error.to_string()))?;
     say(&format!("the configuration is right, and this machine can run it with {} shards\n", settings.shards))
 }
 
 fn run(configuration: &Configuration) -> Result<(), Trouble> {
     let settings = Arc::new(load(configuration)?);
+    let cores = runtime::placement(&settings).map_err(|error| Trouble::Usage(error.to_string()))?;
     // Before any thread starts, so that all inherit it.
     runtime::block_signals().map_err(failed)?;
     runtime::probe::io_uring().map_err(Trouble::Failed)?;
@@ -99,8 +101,8 @@ fn run(configuration: &Configuration) -> Result<(), Trouble> {
     let (keys, note) = Keys::load(&settings).map_err(failed)?;
     note.into_iter().for_each(|note| reporter.report(Level::Info, note));
     let ask = resolver(&settings, &reporter);
-    let mut crew =
-        Crew::start(options(&settings, keys), builds(&settings, starts), &ask, reporter.clone()).map_err(failed)?;
+    let mut crew = Crew::start(options(&settings, cores, keys), builds(&settings, starts), &ask, reporter.clone())
+        .map_err(failed)?;
     runtime::watch_signals(crew.events()).map_err(failed)?;
     if crew.wait_ready().map_err(failed)? {
         say(&ready_line(&settings, crew.addresses()))?;
@@ -113,12 +115,14 @@ fn run(configuration: &Configuration) -> Result<(), Trouble> {
     Ok(())
 }
 
-fn options(settings: &Settings, keys: Keys) -> Options {
+fn options(settings: &Settings, cores: Vec<usize>, keys: Keys) -> Options {
     Options {
         listen: settings.listen.iter().map(|listener| listener.address).collect(),
         keys,
         queue_dir: settings.queue.dir.clone(),
         segment_bytes: settings.queue.segment_bytes,
+        cores,
+        socket: settings.socket,
         drain_ms: settings.drain_ms,
     }
 }

@@ -16,12 +16,14 @@ pub const SEGMENT_MIN_BYTES: u32 = 4 << 20;
 pub const SEGMENT_CEILING_BYTES: u32 = 1 << 30;
 /// Smallest block allocated for an open batch.
 pub const BLOCK_MIN_BYTES: usize = 32 << 10;
-/// A batch this long is written at once, even while another is on its way to disk.
+/// A batch this long is written at once, even while another is on its way to disk (`queue.batch_bytes`).
 pub const BATCH_FULL_BYTES: usize = 256 << 10;
 /// Largest block: one record of the largest envelope must fit.
 pub const BLOCK_MAX_BYTES: usize = 1 << 20;
-/// Writes on their way to disk at a time; more than one only for full batches.
+/// Writes on their way to disk at a time (`queue.writes_in_flight`); more than one only for full batches.
 pub const WRITES_IN_FLIGHT_MAX: usize = 4;
+/// The most that `queue.writes_in_flight` may be.
+pub const WRITES_IN_FLIGHT_CEILING: usize = 64;
 /// Frozen blocks kept for bodies not yet delivered (`queue.memory_bytes`, per shard); older ones are read back.
 pub const HOT_BLOCKS_BYTES: usize = 128 << 20;
 /// A body arriving in pieces shorter than this is gathered before it becomes a chunk record.
@@ -89,6 +91,11 @@ pub const OUTBOX_MAX_BYTES: usize = 64 << 10;
 pub const LEFTOVER_MAX_BYTES: usize = 64 << 10;
 /// An empty outbox keeps a buffer of at most this size.
 pub const OUTBOX_KEEP_BYTES: usize = 1024;
+/// Connections that the kernel holds until they are accepted (`listen.backlog`), for each shard and address. Full: it drops the
+/// handshake, and the client tries again.
+pub const LISTEN_BACKLOG: u32 = 4096;
+/// The most that the kernel may buffer for one connection in one direction (`socket.receive_bytes`, `socket.send_bytes`).
+pub const SOCKET_BUFFER_CEILING_BYTES: u64 = 64 << 20;
 /// What one read may bring.
 pub const RECEIVE_BYTES: usize = 256 << 10;
 

@@ -92,6 +92,13 @@ static KEYS: &[Key] = &[
         1_000_000,
         "Inbound connections of one shard. One more is greeted with 421 4.3.2.",
     ),
+    number(
+        "listen.backlog",
+        limits::LISTEN_BACKLOG as u64,
+        1,
+        1 << 20,
+        "Connections that the kernel holds for each shard and address until they are accepted; `net.core.somaxconn` caps it.",
+    ),
     text(
         "relay.hostname",
         "",
@@ -184,7 +191,41 @@ static KEYS: &[Key] = &[
         1 << 40,
         "Memory of one shard for bodies not yet delivered. What does not fit is read back from disk.",
     ),
+    number(
+        "queue.batch_bytes",
+        limits::BATCH_FULL_BYTES as u64,
+        limits::BLOCK_MIN_BYTES as u64,
+        limits::BLOCK_MAX_BYTES as u64,
+        "A batch this long goes to the disk at once, beside those on their way; a shorter one waits for them.",
+    ),
+    number(
+        "queue.writes_in_flight",
+        limits::WRITES_IN_FLIGHT_MAX as u64,
+        1,
+        limits::WRITES_IN_FLIGHT_CEILING as u64,
+        "Batches of one shard on their way to the disk at a time.",
+    ),
     number("shards", 0, 0, limits::SHARDS_MAX as u64, "Shards, each with a core of its own. 0: one for every core."),
+    text(
+        "cores",
+        "",
+        "The cores that shards run on, in this order, as the kernel lists them: `0-3,8`. Empty: all that the process may use. \
+         `ringpost tune` finds them.",
+    ),
+    number(
+        "socket.receive_bytes",
+        0,
+        0,
+        limits::SOCKET_BUFFER_CEILING_BYTES,
+        "What the kernel buffers of a connection that is not read yet. 0: as much as it thinks right (`net.ipv4.tcp_rmem`).",
+    ),
+    number(
+        "socket.send_bytes",
+        0,
+        0,
+        limits::SOCKET_BUFFER_CEILING_BYTES,
+        "What the kernel buffers of what was written to a connection. 0: as much as it thinks right (`net.ipv4.tcp_wmem`).",
+    ),
     // ---- routing ----
     text(
         "route.default",

@@ -15,7 +15,7 @@ use std::fmt;
 pub use file::reference;
 pub use settings::{
     Host, HostPort, Listener, LogLevel, QueueSettings, RelaySettings, RetrySettings, Role, RouteSettings, Settings,
-    SiteSettings, TimeoutSettings, TlsPolicies, TlsPolicy, TlsSettings,
+    SiteSettings, SocketSettings, TimeoutSettings, TlsPolicies, TlsPolicy, TlsSettings, parse_cores,
 };
 
 /// What the defaults need to know of the machine; the shell finds it out.

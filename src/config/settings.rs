@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use super::file::Values;
 use super::{ConfigError, Machine};
 use crate::base::limits;
+use crate::queue::CommitSettings;
 
 /// Everything that an operator may set.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +34,10 @@ pub struct Settings {
     pub queue: QueueSettings,
     /// Number of shards, `1..=limits::SHARDS_MAX`.
     pub shards: u16,
+    /// The cores that shards run on, in turn, each once; empty: all that the process may use.
+    pub cores: Vec<usize>,
+    /// What the kernel is asked for with every socket.
+    pub socket: SocketSettings,
     /// Limits of a site.
     pub site: SiteSettings,
     /// Pauses between attempts, and when to give up.
@@ -193,6 +198,25 @@ pub struct QueueSettings {
     pub segments_max: usize,
     /// Memory of one shard for bodies not yet delivered.
     pub hot_bytes: usize,
+    /// When batches go to the disk.
+    pub commit: CommitSettings,
+}
+
+/// Sockets (`socket.*`, `listen.backlog`). The default is what the keys' defaults are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketSettings {
+    /// Connections held until they are accepted.
+    pub backlog: u32,
+    /// Bytes buffered in front of us; 0: the system's choice.
+    pub receive_bytes: usize,
+    /// Bytes buffered behind us; 0: the system's choice.
+    pub send_bytes: usize,
+}
+
+impl Default for SocketSettings {
+    fn default() -> Self {
+        SocketSettings { backlog: limits::LISTEN_BACKLOG, receive_bytes: 0, send_bytes: 0 }
+    }
 }
 
 /// Limits of a site that has none of its own (`site.default.*`).
@@ -344,6 +368,7 @@ fn domain_name(text: &str) -> Option<Box<str>> {
 impl Settings {
     /// The settings that these values mean on this machine.
     pub fn from_values(values: &Values, machine: &Machine) -> Result<Settings, ConfigError> {
+        let cores = cores(values)?;
         Ok(Settings {
             hostname: hostname(values, machine)?,
             listen: listen(values)?,
@@ -352,7 +377,13 @@ impl Settings {
             route: route(values)?,
             tls: tls(values)?,
             queue: queue(values)?,
-            shards: shards(values, machine),
+            shards: shards(values, if cores.is_empty() { machine.cores } else { cores.len() }),
+            cores,
+            socket: SocketSettings {
+                backlog: small(values, "listen.backlog"),
+                receive_bytes: values.number("socket.receive_bytes") as usize,
+                send_bytes: values.number("socket.send_bytes") as usize,
+            },
             site: SiteSettings {
                 connections: small(values, "site.default.connections"),
                 messages_per_second: small(values, "site.default.messages_per_second"),
@@ -501,15 +532,46 @@ fn queue(values: &Values) -> Result<QueueSettings, ConfigError> {
         segment_bytes,
         segments_max: values.number("queue.segments") as usize,
         hot_bytes: values.number("queue.memory_bytes") as usize,
+        commit: CommitSettings {
+            batch_bytes: values.number("queue.batch_bytes") as usize,
+            writes_in_flight: values.number("queue.writes_in_flight") as usize,
+        },
     })
 }
 
-fn shards(values: &Values, machine: &Machine) -> u16 {
+fn shards(values: &Values, cores: usize) -> u16 {
     match values.number("shards") {
-        0 => machine.cores.clamp(1, limits::SHARDS_MAX.into()) as u16,
+        0 => cores.clamp(1, limits::SHARDS_MAX.into()) as u16,
         set => set as u16,
     }
 }
+
+fn cores(values: &Values) -> Result<Vec<usize>, ConfigError> {
+    let text = values.text("cores");
+    parse_cores(text).map_err(|remedy| ConfigError::new("cores", text.to_owned(), remedy))
+}
+
+/// The cores of a list as the kernel writes it, `0-3,8`, in the order given; the error says what to write.
+pub fn parse_cores(text: &str) -> Result<Vec<usize>, &'static str> {
+    const REMEDY: &str = "must be a list of cores, for instance 0-3,8";
+    let mut cores = Vec::new();
+    for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let number = |text: &str| text.trim().parse().ok().filter(|core| *core < CORES_MAX).ok_or(REMEDY);
+        let (first, last): (usize, usize) = (number(first)?, number(last)?);
+        if first > last {
+            return Err(REMEDY);
+        }
+        if (first..=last).any(|core| cores.contains(&core)) {
+            return Err("names a core twice; a core has one shard");
+        }
+        cores.extend(first..=last);
+    }
+    Ok(cores)
+}
+
+/// The kernel numbers no more cores.
+const CORES_MAX: usize = 8192;
 
 fn retry(values: &Values) -> Result<RetrySettings, ConfigError> {
     // Both keys of a pair may be at fault; the message names both.

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::base::limits;
+use crate::queue::CommitSettings;
 
 fn machine() -> Machine {
     Machine { hostname: "build.example.net".to_owned(), cores: 4 }
@@ -88,6 +89,18 @@ fn overrides_take_plain_text_and_toml() {
     assert_eq!(with("", &["queue.dir=7"]).unwrap().queue.dir, Path::new("7"));
 }
 
+#[test]
+fn cores_are_counted_for_shards_and_kept_in_order() {
+    let settings = with("cores = '8, 0-2'", &[]).unwrap();
+    assert_eq!((settings.cores, settings.shards), (vec![8, 0, 1, 2], 4));
+    let settings =
+        with("cores = '8,0-2'", &["shards=2", "queue.batch_bytes=32768", "queue.writes_in_flight=1"]).unwrap();
+    assert_eq!((settings.cores.len(), settings.shards), (4, 2));
+    assert_eq!(settings.queue.commit, CommitSettings { batch_bytes: 32 << 10, writes_in_flight: 1 });
+    assert_eq!((parse_cores(""), parse_cores("9000").is_err()), (Ok(vec![]), true));
+    assert_eq!(with("", &[]).unwrap().socket, SocketSettings::default());
+}
+
 /// Every message names the key, the value and what to write instead.
 #[test]
 fn messages_say_what_to_do() {
@@ -143,6 +156,8 @@ fn messages_say_what_to_do() {
             r#"retry.longest_ms = "1000": must not be less than retry.first_ms, which is 60000"#,
         ),
         ("", "queue.segment_bytes=5000000", r#"queue.segment_bytes = "5000000": must be a multiple of 4096"#),
+        ("", "cores=0-1,1", r#"cores = "0-1,1": names a core twice; a core has one shard"#),
+        ("", "cores=3-1", r#"cores = "3-1": must be a list of cores, for instance 0-3,8"#),
         ("", "log.level=trace", r#"log.level = "trace": must be one of error, warning, info and debug"#),
         ("relay = 1", "shards=1", "relay: no such key; docs/configuration.md lists them all"),
     ] {

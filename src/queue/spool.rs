@@ -18,7 +18,7 @@ use crate::queue::record::{
     AcceptView, CopyOf, Draft, DraftRecipient, HEADER_BYTES, RecipientState, RecipientView, verify as verify_record,
 };
 use crate::queue::recover::{Damage, RecoveredMessage, Recovery, ShardStart};
-use crate::queue::{Commit, DiskError, DiskOrder, Log, LogRefusal, LogSettings, SegmentSlot};
+use crate::queue::{Commit, CommitSettings, DiskError, DiskOrder, Log, LogRefusal, LogSettings, SegmentSlot};
 
 /// What a spool is opened with.
 #[derive(Clone, Debug)]
@@ -190,8 +190,13 @@ fn adopt(settings: &SpoolSettings, orphan: &ShardStart, target: &mut ShardStart)
     }
     let shard = target.shard;
     let start = std::mem::replace(target, ShardStart::empty(shard));
-    let log_settings =
-        LogSettings { shard, segment_bytes: settings.segment_bytes, segments_max: settings.segments_max, hot_bytes: 0 };
+    let log_settings = LogSettings {
+        shard,
+        segment_bytes: settings.segment_bytes,
+        segments_max: settings.segments_max,
+        hot_bytes: 0,
+        commit: CommitSettings::default(),
+    };
     let log = Log::open(log_settings, start, Box::new(HeapBlocks));
     let mut writer = Writer { dir: &settings.dir, shard, log, now: Mono(0) };
     for message in &orphan.messages {

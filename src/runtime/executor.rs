@@ -28,6 +28,7 @@ use crate::base::bytes::{BlockSource, Outbox};
 use crate::base::ids::{ConnId, ShardId};
 use crate::base::limits;
 use crate::base::time::{Mono, Now};
+use crate::config::SocketSettings;
 use crate::shard::{CloseReason, Effect, Input, Level, Shard, TlsRole};
 
 /// Letters and effects' tasks handled before others get their turn.
@@ -41,6 +42,7 @@ pub(crate) struct Berth {
     pub(crate) spool: std::path::PathBuf,
     pub(crate) segment_bytes: u32,
     pub(crate) sockets: Vec<Socket>,
+    pub(crate) socket: SocketSettings,
     /// All shards' mailboxes, this one's among them.
     pub(crate) mailboxes: Vec<Mailbox>,
     pub(crate) ask: Ask,
@@ -76,6 +78,7 @@ pub(crate) struct Shell {
     reporter: Reporter,
     /// Sockets that begin to listen when the shard is ready.
     waiting: RefCell<Vec<Socket>>,
+    socket: SocketSettings,
     quiet_until: Cell<Mono>,
     stopped: Cell<bool>,
 }
@@ -105,6 +108,7 @@ pub(crate) async fn live(berth: Berth) {
         events: berth.events,
         reporter: berth.reporter,
         waiting: RefCell::new(berth.sockets),
+        socket: berth.socket,
         quiet_until: Cell::new(Mono(0)),
         stopped: Cell::new(false),
     });
@@ -202,7 +206,7 @@ impl Shell {
             Effect::Pause { conn } => self.conn(conn).into_iter().for_each(|conn| conn.pause()),
             Effect::Resume { conn } => self.conn(conn).into_iter().for_each(|conn| conn.resume()),
             Effect::StartTls { conn, role } => self.start_tls(conn, role),
-            Effect::Dial { conn, address, source } => match super::dial::dial(address, source) {
+            Effect::Dial { conn, address, source } => match super::dial::dial(address, source, &self.socket) {
                 Ok(stream) => {
                     let conn = self.add(conn, stream);
                     glommio::spawn_local(conn::dialled(self.clone(), conn)).detach();
@@ -294,7 +298,7 @@ impl Shell {
             return;
         }
         for socket in sockets {
-            match listen::listen(socket) {
+            match listen::listen(socket, self.socket.backlog) {
                 Ok(listener) => drop(glommio::spawn_local(listen::accept_loop(self.clone(), listener)).detach()),
                 Err(error) => drop(self.events.send(Event::Failed(self.id, format!("cannot listen: {error}")))),
             }

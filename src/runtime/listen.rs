@@ -14,27 +14,30 @@ use glommio::net::TcpListener;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::executor::Shell;
+use crate::config::SocketSettings;
 use crate::shard::Level;
 
-/// Connections the kernel holds for us; capped by `net.core.somaxconn`.
-const BACKLOG: i32 = 4096;
 /// Pause after the descriptors or the memory for them ran out.
 const FULL_PAUSE: Duration = Duration::from_millis(100);
 /// Connections taken before others get their turn.
 const ACCEPTS_PER_TURN: u32 = 64;
 
 /// A socket per shard for one address; gives the address too, with the port the kernel chose for port 0.
-pub(crate) fn bind(address: SocketAddr, shards: usize) -> io::Result<(SocketAddr, Vec<Socket>)> {
+pub(crate) fn bind(
+    address: SocketAddr,
+    shards: usize,
+    wanted: &SocketSettings,
+) -> io::Result<(SocketAddr, Vec<Socket>)> {
     if address.port() != 0 {
         // With SO_REUSEPORT a second relay would quietly take part of the first one's mail.
-        let alone = socket(address)?;
+        let alone = socket(address, wanted)?;
         alone.bind(&address.into())?;
         alone.listen(1)?;
     }
     let mut bound = address;
     let mut sockets = Vec::with_capacity(shards);
     for _ in 0..shards {
-        let socket = socket(address)?;
+        let socket = socket(address, wanted)?;
         socket.set_reuse_port(true)?;
         socket.bind(&bound.into())?;
         if let Some(local) = socket.local_addr()?.as_socket() {
@@ -45,20 +48,32 @@ pub(crate) fn bind(address: SocketAddr, shards: usize) -> io::Result<(SocketAddr
     Ok((bound, sockets))
 }
 
-fn socket(address: SocketAddr) -> io::Result<Socket> {
+fn socket(address: SocketAddr, wanted: &SocketSettings) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
-    // Inherited by every connection that is accepted.
+    // All this is inherited by every connection that is accepted.
     socket.set_tcp_nodelay(true)?;
+    set_buffers(&socket, wanted)?;
     Ok(socket)
 }
 
+/// Fixes the sizes of the kernel's buffers that are set; before the socket is connected, for the window to follow.
+pub(super) fn set_buffers(socket: &Socket, wanted: &SocketSettings) -> io::Result<()> {
+    if wanted.receive_bytes > 0 {
+        socket.set_recv_buffer_size(wanted.receive_bytes)?;
+    }
+    if wanted.send_bytes > 0 {
+        socket.set_send_buffer_size(wanted.send_bytes)?;
+    }
+    Ok(())
+}
+
 /// Begins to listen; on the shard's thread.
-pub(crate) fn listen(socket: Socket) -> io::Result<TcpListener> {
-    socket.listen(BACKLOG)?;
+pub(crate) fn listen(socket: Socket, backlog: u32) -> io::Result<TcpListener> {
+    socket.listen(backlog.try_into().unwrap_or(i32::MAX))?;
     // SAFETY: the descriptor is a listening socket of ours and given away.
     Ok(unsafe { TcpListener::from_raw_fd(socket.into_raw_fd()) })
 }
@@ -99,15 +114,19 @@ mod tests {
 
     #[test]
     fn shards_share_a_port_and_a_stranger_does_not() {
-        let (address, sockets) = bind("127.0.0.1:0".parse().unwrap(), 3).unwrap();
+        let wanted = SocketSettings { receive_bytes: 64 << 10, send_bytes: 32 << 10, ..SocketSettings::default() };
+        let (address, sockets) = bind("127.0.0.1:0".parse().unwrap(), 3, &wanted).unwrap();
         assert_eq!(sockets.len(), 3);
-        sockets.iter().for_each(|socket| socket.listen(BACKLOG).unwrap());
+        sockets.iter().for_each(|socket| socket.listen(16).unwrap());
         assert!(sockets.iter().all(|socket| socket.local_addr().unwrap().as_socket() == Some(address)));
-        let second = bind(address, 1).unwrap_err();
+        // The kernel doubles what is asked for, for its own bookkeeping.
+        assert_eq!(sockets[0].recv_buffer_size().unwrap(), 128 << 10);
+        assert_eq!(sockets[0].send_buffer_size().unwrap(), 64 << 10);
+        let second = bind(address, 1, &wanted).unwrap_err();
         assert_eq!(second.kind(), io::ErrorKind::AddrInUse);
         drop(sockets);
-        bind(address, 2).unwrap();
-        if let Ok((six, _)) = bind("[::1]:0".parse().unwrap(), 1) {
+        bind(address, 2, &wanted).unwrap();
+        if let Ok((six, _)) = bind("[::1]:0".parse().unwrap(), 1, &wanted) {
             assert!(six.is_ipv6());
         }
     }

@@ -36,6 +36,7 @@ use glommio::{LocalExecutorBuilder, Placement};
 use crate::base::bytes::BlockSource;
 use crate::base::ids::ShardId;
 use crate::base::time::Now;
+use crate::config::{Settings, SocketSettings};
 use crate::route::{Answer, QueryId};
 use crate::shard::{Level, Shard};
 use executor::Berth;
@@ -67,8 +68,25 @@ pub struct Options {
     pub queue_dir: PathBuf,
     /// Size of a segment file.
     pub segment_bytes: u32,
+    /// The cores of the shards, in turn: what `placement` gives.
+    pub cores: Vec<usize>,
+    /// What the kernel is asked for with every socket.
+    pub socket: SocketSettings,
     /// A drain takes at most so long.
     pub drain_ms: u64,
+}
+
+/// The cores for shards to run on, in turn: those of the settings, or all that the process may use. A core that it may not
+/// use is an error.
+pub fn placement(settings: &Settings) -> Result<Vec<usize>, Failure> {
+    let allowed = executor::allowed_cores().map_err(|error| Failure(format!("cannot find out my cores: {error}")))?;
+    match settings.cores.iter().find(|core| !allowed.contains(core)) {
+        _ if settings.cores.is_empty() => Ok(allowed),
+        None => Ok(settings.cores.clone()),
+        Some(core) => Err(Failure(format!(
+            "cores: core {core} is not one that this process may use; name some of {allowed:?}, or allow it (taskset, cpuset)"
+        ))),
+    }
 }
 
 /// What happened that concerns the main thread.
@@ -112,11 +130,11 @@ impl Crew {
     /// Binds every address and starts a shard on a core for each of `builds`.
     pub fn start(options: Options, builds: Vec<Build>, ask: &Ask, reporter: Reporter) -> Result<Crew, Failure> {
         probe::io_uring().map_err(Failure)?;
-        let cores = executor::allowed_cores().map_err(|error| Failure(format!("cannot find out my cores: {error}")))?;
+        let cores = &options.cores;
         let mut addresses = Vec::new();
         let mut sockets: Vec<Vec<socket2::Socket>> = builds.iter().map(|_| Vec::new()).collect();
         for &address in &options.listen {
-            let (bound, made) = listen::bind(address, builds.len())
+            let (bound, made) = listen::bind(address, builds.len(), &options.socket)
                 .map_err(|error| Failure(format!("cannot listen on {address}: {error}")))?;
             addresses.push(bound);
             sockets.iter_mut().zip(made).for_each(|(of_shard, socket)| of_shard.push(socket));
@@ -131,6 +149,7 @@ impl Crew {
                 spool: options.queue_dir.clone(),
                 segment_bytes: options.segment_bytes,
                 sockets,
+                socket: options.socket,
                 mailboxes: mailboxes.clone(),
                 ask: ask.clone(),
                 events: sender.clone(),

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::base::limits::SEGMENT_MIN_BYTES;
-use crate::config::{self, Machine};
+use crate::config::{self, Machine, SocketSettings};
 use crate::queue::ShardStart;
 use crate::shard::{Setup, Shard};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -45,6 +45,8 @@ impl Relay {
             keys: keys(dir.path()),
             queue_dir: dir.path().to_owned(),
             segment_bytes: SEGMENT_MIN_BYTES,
+            cores: allowed_cores().unwrap(),
+            socket: SocketSettings::default(),
             drain_ms: 5000,
         };
         let ask: Ask = Arc::new(|query, _, _, reply| reply(query, Answer::NullMx { ttl_s: 1 }));
@@ -169,6 +171,8 @@ fn an_address_in_use_is_a_clear_failure() {
         keys: keys(dir.path()),
         queue_dir: "/nonexistent".into(),
         segment_bytes: SEGMENT_MIN_BYTES,
+        cores: allowed_cores().unwrap(),
+        socket: SocketSettings::default(),
         drain_ms: 1,
     };
     let ask: Ask = Arc::new(|_, _, _, _| {});

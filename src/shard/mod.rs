@@ -133,6 +133,7 @@ impl Shard {
             segment_bytes: settings.queue.segment_bytes,
             segments_max: settings.queue.segments_max,
             hot_bytes: settings.queue.hot_bytes,
+            commit: settings.queue.commit,
         };
         let mut shard = Shard {
             id,

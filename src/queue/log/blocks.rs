@@ -3,8 +3,7 @@
 use crate::base::bytes::{OpenBlock, Slice};
 use crate::base::ids::{MessageId, Position};
 use crate::base::limits::{
-    BATCH_FULL_BYTES, BLOCK_MAX_BYTES, BLOCK_MIN_BYTES, DISK_ALIGN_BYTES, LOG_BACKLOG_MAX_BYTES, SEGMENT_RESERVE_BYTES,
-    SEGMENTS_MAX,
+    BLOCK_MAX_BYTES, BLOCK_MIN_BYTES, DISK_ALIGN_BYTES, LOG_BACKLOG_MAX_BYTES, SEGMENT_RESERVE_BYTES, SEGMENTS_MAX,
 };
 use crate::base::time::Mono;
 use crate::queue::LogRefusal;
@@ -130,7 +129,8 @@ impl Log {
         let slot = self.open.expect("a segment is open");
         let segment = &mut self.segments[slot as usize];
         let start = segment.next_offset;
-        let wanted = (2 * self.last_batch_bytes).next_power_of_two().clamp(BLOCK_MIN_BYTES, BATCH_FULL_BYTES);
+        let wanted =
+            (2 * self.last_batch_bytes).next_power_of_two().clamp(BLOCK_MIN_BYTES, self.settings.commit.batch_bytes);
         let room = (segment.size_bytes - start) as usize;
         let capacity = wanted.min(room).max(size.next_multiple_of(DISK_ALIGN_BYTES));
         assert!(capacity <= room, "the block fits its segment");

@@ -10,9 +10,7 @@
 
 use crate::base::bytes::Block;
 use crate::base::ids::Position;
-use crate::base::limits::{
-    BATCH_FULL_BYTES, LOG_FAILURES_KEPT, SEGMENT_RETRY_MS, VERDICT_DELAY_MS, WRITES_IN_FLIGHT_MAX,
-};
+use crate::base::limits::{LOG_FAILURES_KEPT, SEGMENT_RETRY_MS, VERDICT_DELAY_MS};
 use crate::base::time::Mono;
 use crate::queue::record::{self, CutEntry, HEADER_BYTES, Kind, VerdictView, padded};
 use crate::queue::segment::SegmentState;
@@ -101,7 +99,7 @@ impl Log {
     }
 
     fn submit(&mut self, now: Mono, orders: &mut Vec<DiskOrder>) {
-        while self.flights.len() < WRITES_IN_FLIGHT_MAX {
+        while self.flights.len() < self.settings.commit.writes_in_flight {
             if let Some(sealed) = self.sealed.pop_front() {
                 self.launch(sealed, orders);
             } else if self.batch_is_due(now) {
@@ -115,7 +113,7 @@ impl Log {
     fn batch_is_due(&mut self, now: Mono) -> bool {
         let alone = self.flights.is_empty();
         let Some(batch) = &mut self.batch else { return false };
-        if batch.filled >= BATCH_FULL_BYTES || (batch.urgent && alone) {
+        if batch.filled >= self.settings.commit.batch_bytes || (batch.urgent && alone) {
             return true;
         }
         if batch.verdicts == 0 {

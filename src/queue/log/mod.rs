@@ -18,7 +18,8 @@ use rustc_hash::FxHashMap;
 use crate::base::bytes::{Block, BlockSource, Slice};
 use crate::base::ids::{MessageId, Position, ShardId};
 use crate::base::limits::{
-    BLOCK_MAX_BYTES, DISK_ALIGN_BYTES, LOG_BACKLOG_MAX_BYTES, PREFIX_MAX_BYTES, VERDICTS_HELD_MAX_BYTES,
+    BATCH_FULL_BYTES, BLOCK_MAX_BYTES, BLOCK_MIN_BYTES, DISK_ALIGN_BYTES, LOG_BACKLOG_MAX_BYTES, PREFIX_MAX_BYTES,
+    VERDICTS_HELD_MAX_BYTES, WRITES_IN_FLIGHT_MAX,
 };
 use crate::base::time::Mono;
 use crate::queue::record::{ChunkRef, CutEntry, Draft, HEADER_BYTES, Kind, Place, VerdictDraft, padded};
@@ -40,6 +41,23 @@ pub struct LogSettings {
     pub segments_max: usize,
     /// Memory for blocks with bodies not yet delivered.
     pub hot_bytes: usize,
+    /// When batches go to the disk.
+    pub commit: CommitSettings,
+}
+
+/// When batches go to the disk (`queue.batch_bytes`, `queue.writes_in_flight`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CommitSettings {
+    /// A batch this long does not wait for those on their way, `BLOCK_MIN_BYTES..=BLOCK_MAX_BYTES`.
+    pub batch_bytes: usize,
+    /// Batches on their way at a time, at least 1.
+    pub writes_in_flight: usize,
+}
+
+impl Default for CommitSettings {
+    fn default() -> Self {
+        CommitSettings { batch_bytes: BATCH_FULL_BYTES, writes_in_flight: WRITES_IN_FLIGHT_MAX }
+    }
 }
 
 /// Something the disk is to do.
@@ -209,6 +227,8 @@ impl Log {
         assert_eq!(settings.shard, start.shard, "a log starts from its own shard's past");
         assert!((settings.segment_bytes as usize).is_multiple_of(DISK_ALIGN_BYTES), "segments are whole sectors");
         assert!(start.next_life > 0);
+        let commit = settings.commit;
+        assert!((BLOCK_MIN_BYTES..=BLOCK_MAX_BYTES).contains(&commit.batch_bytes) && commit.writes_in_flight > 0);
         let mut log = Log {
             settings,
             blocks,

@@ -65,7 +65,13 @@ struct World {
 }
 
 fn settings() -> LogSettings {
-    LogSettings { shard: SHARD, segment_bytes: SEGMENT, segments_max: 7, hot_bytes: 100 << 10 }
+    LogSettings {
+        shard: SHARD,
+        segment_bytes: SEGMENT,
+        segments_max: 7,
+        hot_bytes: 100 << 10,
+        commit: CommitSettings::default(),
+    }
 }
 
 impl World {

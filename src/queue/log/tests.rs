@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::base::bytes::HeapBlocks;
-use crate::base::limits::{BATCH_FULL_BYTES, SEGMENT_RETRY_MS, VERDICT_DELAY_MS, WRITES_IN_FLIGHT_MAX};
+use crate::base::limits::{SEGMENT_RETRY_MS, VERDICT_DELAY_MS};
 use crate::base::time::UnixMs;
 use crate::queue::record::{self, DraftRecipient, RecipientState, VerdictOutcome};
 use crate::queue::{DiskError, DiskOrder};
@@ -18,7 +18,11 @@ struct Bench {
 
 impl Bench {
     fn new(segments_max: usize) -> Bench {
-        let settings = LogSettings { shard: SHARD, segment_bytes: SEGMENT, segments_max, hot_bytes: 8 << 20 };
+        Bench::with(segments_max, CommitSettings::default())
+    }
+
+    fn with(segments_max: usize, commit: CommitSettings) -> Bench {
+        let settings = LogSettings { shard: SHARD, segment_bytes: SEGMENT, segments_max, hot_bytes: 8 << 20, commit };
         let log = Log::open(settings, ShardStart::empty(SHARD), Box::new(HeapBlocks));
         let mut bench = Bench { log, now: Mono(1), orders: Vec::new() };
         bench.poll();
@@ -97,18 +101,25 @@ fn commits_gather() {
 /// Full blocks fly beside each other, up to the bound; durable waits for the first of them (QUE-01).
 #[test]
 fn durable_is_the_contiguous_prefix() {
-    let mut bench = Bench::new(4);
+    durable_is_contiguous(CommitSettings::default());
+    durable_is_contiguous(CommitSettings { batch_bytes: 128 << 10, writes_in_flight: 2 });
+    durable_is_contiguous(CommitSettings { batch_bytes: BLOCK_MIN_BYTES, writes_in_flight: 8 });
+    durable_is_contiguous(CommitSettings { batch_bytes: BLOCK_MAX_BYTES, writes_in_flight: 1 });
+}
+
+fn durable_is_contiguous(commit: CommitSettings) {
+    let mut bench = Bench::with(4, commit);
     let mut appended = Vec::new();
     for _ in 0..40 {
         appended.push(bench.accept(60_000).unwrap());
         bench.poll();
     }
-    assert_eq!(bench.orders.len(), WRITES_IN_FLIGHT_MAX);
+    assert_eq!(bench.orders.len(), commit.writes_in_flight);
     let mut writes: Vec<_> = bench.orders.drain(..).collect();
     writes.reverse();
     for (left, order) in (0..writes.len()).rev().zip(writes) {
         let DiskOrder::Write { write, block, .. } = order else { panic!("only writes are on their way") };
-        assert!(block.bytes().len() <= BATCH_FULL_BYTES);
+        assert!(block.bytes().len() <= commit.batch_bytes.max(64 << 10));
         assert_eq!(bench.log.outcome(&appended[0].ticket), Commit::Pending);
         bench.log.written(bench.now, write, Ok(()));
         assert_eq!(bench.log.outcome(&appended[0].ticket) == Commit::Durable, left == 0);

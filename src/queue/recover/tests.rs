@@ -4,7 +4,7 @@ use super::*;
 use crate::base::bytes::HeapBlocks;
 use crate::base::time::Mono;
 use crate::queue::record::{CopyOf, Draft, DraftRecipient};
-use crate::queue::{Appended, DiskOrder, Log, LogSettings, Ticket};
+use crate::queue::{Appended, CommitSettings, DiskOrder, Log, LogSettings, Ticket};
 
 const SHARD: ShardId = ShardId(1);
 const SEGMENT: u32 = 128 << 10;
@@ -19,7 +19,13 @@ struct Bench {
 
 impl Bench {
     fn new() -> Bench {
-        let settings = LogSettings { shard: SHARD, segment_bytes: SEGMENT, segments_max: 4, hot_bytes: 0 };
+        let settings = LogSettings {
+            shard: SHARD,
+            segment_bytes: SEGMENT,
+            segments_max: 4,
+            hot_bytes: 0,
+            commit: CommitSettings::default(),
+        };
         let log = Log::open(settings, ShardStart::empty(SHARD), Box::new(HeapBlocks));
         let mut bench = Bench { log, disk: vec![Vec::new(); 4], now: Mono(0), tail: vec![b'x'; 5000] };
         bench.settle();

@@ -9,7 +9,13 @@ fn settings(dir: &Path, shards: u16) -> SpoolSettings {
 }
 
 fn log_settings(shard: ShardId) -> LogSettings {
-    LogSettings { shard, segment_bytes: 256 << 10, segments_max: 8, hot_bytes: 1 << 20 }
+    LogSettings {
+        shard,
+        segment_bytes: 256 << 10,
+        segments_max: 8,
+        hot_bytes: 1 << 20,
+        commit: CommitSettings::default(),
+    }
 }
 
 /// Accepts a message of two recipients with one chunk; delivers the first recipient.

@@ -9,8 +9,8 @@ use ringpost::base::limits::DISK_ALIGN_BYTES;
 use ringpost::base::time::{Mono, UnixMs};
 use ringpost::queue::record::AcceptView;
 use ringpost::queue::{
-    CopyOf, DiskOrder, Draft, DraftRecipient, Log, LogSettings, RecipientState, ShardStart, VerdictDraft,
-    VerdictOutcome,
+    CommitSettings, CopyOf, DiskOrder, Draft, DraftRecipient, Log, LogSettings, RecipientState, ShardStart,
+    VerdictDraft, VerdictOutcome,
 };
 
 use super::{Numbers, recovery};
@@ -92,7 +92,13 @@ struct Writer {
 }
 
 fn write_spool() -> Spool {
-    let settings = LogSettings { shard: SHARD, segment_bytes: SEGMENT, segments_max: 4, hot_bytes: 0 };
+    let settings = LogSettings {
+        shard: SHARD,
+        segment_bytes: SEGMENT,
+        segments_max: 4,
+        hot_bytes: 0,
+        commit: CommitSettings::default(),
+    };
     let log = Log::open(settings, ShardStart::empty(SHARD), Box::new(HeapBlocks));
     let spool = Spool { disk: vec![Vec::new(); 4], bodies: BTreeMap::new() };
     let mut writer = Writer { log, now: Mono(0), spool };

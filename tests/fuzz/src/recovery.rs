@@ -6,7 +6,7 @@ use ringpost::base::ids::{Position, ShardId};
 use ringpost::base::limits::DISK_ALIGN_BYTES;
 use ringpost::base::time::Mono;
 use ringpost::queue::record::{self, AcceptView, HEADER_BYTES, Kind, padded};
-use ringpost::queue::{DiskOrder, Log, LogSettings, Recovery, SegmentSlot, ShardStart};
+use ringpost::queue::{CommitSettings, DiskOrder, Log, LogSettings, Recovery, SegmentSlot, ShardStart};
 
 use super::Numbers;
 
@@ -112,7 +112,13 @@ fn check(disk: &[Vec<u8>]) {
 
 /// A log starts from it and gets to work.
 fn begin(start: ShardStart) {
-    let settings = LogSettings { shard: SHARD, segment_bytes: 4 << 20, segments_max: 6, hot_bytes: 0 };
+    let settings = LogSettings {
+        shard: SHARD,
+        segment_bytes: 4 << 20,
+        segments_max: 6,
+        hot_bytes: 0,
+        commit: CommitSettings::default(),
+    };
     let mut log = Log::open(settings, start, Box::new(HeapBlocks));
     let mut now = Mono(0);
     for _ in 0..8 {

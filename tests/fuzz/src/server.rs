@@ -9,7 +9,7 @@ use ringpost::base::ids::{MessageId, Position, ShardId};
 use ringpost::base::limits::COMMAND_LINE_MAX_BYTES;
 use ringpost::base::time::{Mono, UnixMs};
 use ringpost::queue::{
-    DiskOrder, Draft, DraftRecipient, Log, LogRefusal, LogSettings, Proof, RecipientState, ShardStart,
+    CommitSettings, DiskOrder, Draft, DraftRecipient, Log, LogRefusal, LogSettings, Proof, RecipientState, ShardStart,
 };
 use ringpost::smtp::command::{Command, parse};
 use ringpost::smtp::server::{Peer, Server, ServerEvent, ServerSettings, Waiting};
@@ -204,7 +204,13 @@ thread_local! {
 }
 
 fn new_log() -> Log {
-    let settings = LogSettings { shard: ShardId(0), segment_bytes: 4 << 20, segments_max: 8, hot_bytes: 0 };
+    let settings = LogSettings {
+        shard: ShardId(0),
+        segment_bytes: 4 << 20,
+        segments_max: 8,
+        hot_bytes: 0,
+        commit: CommitSettings::default(),
+    };
     Log::open(settings, ShardStart::empty(ShardId(0)), Box::new(HeapBlocks))
 }
 
