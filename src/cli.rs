@@ -20,6 +20,8 @@ pub(crate) enum Command {
     Demo(Demo),
     /// Check the configuration and whether this machine can run the relay.
     Check(Configuration),
+    /// Find the settings for this machine by measuring its disk and the relay on it, and write them to a file.
+    Tune(Tune),
     /// Look into the queue; works while the relay runs.
     Queue {
         #[command(subcommand)]
@@ -62,6 +64,42 @@ pub(crate) struct Demo {
     /// Override a key of the relay's configuration.
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Tune {
+    #[command(flatten)]
+    pub(crate) configuration: Configuration,
+    /// One short run of each placement, and no runs of other settings: half a minute on two cores.
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Measured time of each run (default: 6, quick: 2).
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) seconds: Option<f64>,
+    /// Runs of each placement and setting (default: 3, quick: 1).
+    #[arg(long)]
+    pub(crate) rounds: Option<usize>,
+    /// Sessions that send at a time, for each shard.
+    #[arg(long, default_value_t = 50)]
+    pub(crate) sessions: u32,
+    /// Size of a message.
+    #[arg(long, value_name = "BYTES", default_value_t = 10 << 10)]
+    pub(crate) size_bytes: u64,
+    /// Where to write the settings; a file that another program wrote is left alone.
+    #[arg(long, value_name = "FILE", default_value = "ringpost-tune.toml")]
+    pub(crate) out: PathBuf,
+    /// Write a page with the runs' figures, too.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
+    /// Measure nothing: say where shards would run, and why.
+    #[arg(long)]
+    pub(crate) explain: bool,
+    /// Explain another machine: a file that describes it, or a directory with its /sys and /proc.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) machine: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

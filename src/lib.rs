@@ -11,7 +11,7 @@
 //! 7. [`route`]: where mail for a domain goes.
 //! 8. [`control`]: the ordinary thread beside the shards; the only folder that names tokio.
 //!
-//! [`config`] is what an operator says, [`base`] the small nouns that all use. Without the default feature
+//! [`tune`] finds the settings for a machine by measuring. [`config`] is what an operator says, [`base`] the small nouns that all use. Without the default feature
 //! `runtime` the crate is the pure core alone.
 
 pub mod base;
@@ -26,3 +26,5 @@ pub mod runtime;
 pub mod schedule;
 pub mod shard;
 pub mod smtp;
+#[cfg(feature = "runtime")]
+pub mod tune;

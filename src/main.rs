@@ -10,10 +10,11 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Parser as _;
 
-use cli::{Cli, Command, Configuration, Place, Queue, Spool};
+use cli::{Cli, Command, Configuration, Place, Queue, Spool, Tune};
 use ringpost::base::ids::MessageId;
 use ringpost::config::{self, Machine, Settings};
 use ringpost::control::resolver::{Resolver, ResolverSettings};
@@ -24,6 +25,8 @@ use ringpost::runtime::report::Reporter;
 use ringpost::runtime::tls::Keys;
 use ringpost::runtime::{self, Ask, Build, Crew, Options};
 use ringpost::shard::{Level, Setup, Shard};
+use ringpost::tune::topology::Topology;
+use ringpost::tune::{self, placement, search};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
         Command::Run(configuration) => run(&configuration),
         Command::Demo(wanted) => demo::demo(&wanted).map_err(Trouble::Failed),
         Command::Check(configuration) => check(&configuration),
+        Command::Tune(wanted) => tune(&wanted),
         Command::Queue { what } => queue(what),
         Command::Spool { what: Spool::Verify { dir, json } } => verify(&dir, json),
     };
@@ -161,6 +165,67 @@ fn ready_line(settings: &Settings, addresses: &[std::net::SocketAddr]) -> String
     let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
     let queue = settings.queue.dir.display();
     format!("ready smtp={} shards={} queue={queue}\n", addresses.join(","), settings.shards)
+}
+
+fn tune(wanted: &Tune) -> Result<(), Trouble> {
+    if wanted.explain || wanted.machine.is_some() {
+        let topology = tune_topology(wanted).map_err(Trouble::Usage)?;
+        let placements = placement::candidates(&topology);
+        return say(&match wanted.json {
+            true => format!("{}\n", tune::report::explanation_json(&topology, &placements)),
+            false => tune::report::explanation(&topology, &placements),
+        });
+    }
+    let settings = load(&wanted.configuration)?;
+    let seconds = wanted.seconds.unwrap_or(if wanted.quick { 2.0 } else { 6.0 });
+    if !(0.1..=3600.0).contains(&seconds) || wanted.rounds == Some(0) || wanted.sessions == 0 || wanted.size_bytes == 0
+    {
+        return Err(Trouble::Usage("tune: seconds must be 0.1 to 3600; rounds, sessions and size at least 1".into()));
+    }
+    // Before minutes are spent on what could not be written.
+    tune_check_out(&wanted.out)?;
+    let plan = search::Wanted {
+        program: std::env::current_exe().map_err(failed)?,
+        rounds: wanted.rounds.unwrap_or(if wanted.quick { 1 } else { 3 }),
+        run: Duration::from_secs_f64(seconds),
+        point: Duration::from_millis(if wanted.quick { 250 } else { 1000 }),
+        settings: !wanted.quick,
+        sessions: wanted.sessions,
+        size_bytes: wanted.size_bytes,
+    };
+    let found = search::tune(&settings, &plan, &mut |what| eprintln!("ringpost tune: {what}"));
+    let (findings, reports) = found.map_err(|error| Trouble::Failed(format!("tune: {error}")))?;
+    let written = |path: &Path, text: String| {
+        std::fs::write(path, text).map_err(|error| Trouble::Failed(format!("cannot write {}: {error}", path.display())))
+    };
+    written(&wanted.out, tune::report::file(&findings))?;
+    if let Some(path) = &wanted.html {
+        written(path, search::page(reports))?;
+    }
+    if wanted.json {
+        return say(&format!("{}\n", tune::report::json(&findings)));
+    }
+    say(&format!("{}\nwritten to {}\n", tune::report::text(&findings), wanted.out.display()))
+}
+
+fn tune_topology(wanted: &Tune) -> Result<Topology, String> {
+    let Some(path) = &wanted.machine else { return Topology::read(Path::new("/")) };
+    let named = |error: String| format!("{}: {error}", path.display());
+    if path.is_dir() {
+        return Topology::read(path).map_err(named);
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| named(error.to_string()))?;
+    Topology::described(&text).map_err(named)
+}
+
+fn tune_check_out(path: &Path) -> Result<(), Trouble> {
+    match std::fs::read_to_string(path) {
+        Ok(text) if !text.starts_with(tune::report::FILE_HEAD) => Err(Trouble::Usage(format!(
+            "{} is there and was not written by ringpost tune; name another with --out",
+            path.display()
+        ))),
+        _ => Ok(()),
+    }
 }
 
 fn queue(what: Queue) -> Result<(), Trouble> {

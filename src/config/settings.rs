@@ -366,6 +366,12 @@ fn domain_name(text: &str) -> Option<Box<str>> {
 }
 
 impl Settings {
+    /// What holds where nothing is set, on a machine of one core without a name.
+    pub fn defaults() -> Settings {
+        let machine = Machine { hostname: String::new(), cores: 1 };
+        Settings::from_values(&Values::default(), &machine).expect("defaults are right")
+    }
+
     /// The settings that these values mean on this machine.
     pub fn from_values(values: &Values, machine: &Machine) -> Result<Settings, ConfigError> {
         let cores = cores(values)?;

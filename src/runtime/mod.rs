@@ -5,6 +5,7 @@
 //!
 //! - `probe`: is io_uring there, and what to do if not. `report`: lines for the operator.
 //! - `executor`: the shell of a shard. `listen`, `conn`, `dial`: its sockets. `disk`: its segments.
+//! - `survey`: how a disk commits, for `ringpost tune`.
 //! - `tls`: the only file that names rustls; keys, and one connection's records.
 //! - `mesh`: what comes from other threads. `clock`: the moment of a step, and the one timer.
 
@@ -17,6 +18,7 @@ mod listen;
 mod mesh;
 pub mod probe;
 pub mod report;
+pub mod survey;
 pub mod tls;
 
 #[cfg(test)]

@@ -89,6 +89,14 @@ fn write_line(out: &mut String, level: Level, report: &str) {
     out.push('\n');
 }
 
+/// The moment, as `2026-01-31T23:59:59Z`.
+pub fn utc_now() -> String {
+    let ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+    let mut text = utc(ms);
+    text.replace_range(text.len() - ".123Z".len().., "Z");
+    text
+}
+
 /// `2026-01-31T23:59:59.123Z`.
 fn utc(ms: u64) -> String {
     let (days, in_day) = (ms / 86_400_000, ms % 86_400_000);
