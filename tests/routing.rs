@@ -18,6 +18,7 @@ use common::programs::{Running, need};
 use common::relay::Setup;
 use common::sink::{Act, Sink};
 use common::{free_port, wait_until};
+use socket2::{Domain, Socket, Type};
 
 const ARRIVAL_LONGEST: Duration = Duration::from_secs(20);
 
@@ -128,6 +129,135 @@ fn equal_hosts_share_the_mail() {
     let count = || hosts.iter().map(|host| host.mails().len()).collect::<Vec<_>>();
     assert!(wait_until(ARRIVAL_LONGEST, || count().iter().sum::<usize>() == 200), "{:?}", count());
     assert!(count().iter().all(|&n| n >= 20), "{:?}", count());
+    relay.stop();
+}
+
+/// A listener whose queue is full: the kernel drops what else wants to connect, as a broken path does.
+struct Silent {
+    _kept_open: Vec<Socket>,
+}
+
+fn silent(address: SocketAddr) -> Silent {
+    let listener = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
+    listener.set_reuse_address(true).unwrap();
+    listener.bind(&address.into()).unwrap();
+    listener.listen(0).unwrap();
+    let mut sockets = vec![listener];
+    for _ in 0..4 {
+        let filler = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
+        if filler.connect_timeout(&address.into(), Duration::from_millis(300)).is_err() {
+            return Silent { _kept_open: sockets };
+        }
+        sockets.push(filler);
+    }
+    panic!("{address} still answers");
+}
+
+/// RTE-10: whichever family of a host is silent, mail goes by the other long before connecting is given up.
+#[test]
+fn a_silent_family_costs_a_moment() {
+    let (port, reports) = (free_port(), Sink::start());
+    let setup = by_mx("127.0.0.1:1".parse().unwrap(), port, &reports).set("timeout.connect_ms", 600_000);
+    let records = [
+        "six.test. 60 IN A 127.0.0.41",
+        "six.test. 60 IN AAAA ::1",
+        "four.test. 60 IN A 127.0.0.42",
+        "four.test. 60 IN AAAA ::ffff:127.0.0.43",
+    ];
+    let (_dns, address) = dns(setup.dir(), &records, &[]);
+    let _silent_v4 = silent(SocketAddr::new(IpAddr::from([127, 0, 0, 41]), port));
+    let _silent_v6 = silent(SocketAddr::new(IpAddr::from([127, 0, 0, 43]), port));
+    let six = Sink::at(format!("[::1]:{port}").parse().unwrap(), |_, _| Act::Usual);
+    let four = host(42, port);
+    let setup = setup.set("dns.servers", address);
+    let relay = setup.start();
+    for domain in ["six.test", "four.test"] {
+        let reply = relay.client().deliver("a@source.test", &[&format!("b@{domain}")], &plain(domain));
+        assert!(reply.is("250 2.0.0"), "{reply:?}");
+    }
+    assert_eq!(six.wait_for(1, ARRIVAL_LONGEST)[0].recipients, ["b@six.test"]);
+    assert_eq!(four.wait_for(1, ARRIVAL_LONGEST)[0].recipients, ["b@four.test"]);
+    relay.stop();
+}
+
+/// RTE-04, QUE-05: the backup serves while the primary is dead, at few attempts to reach it, and not when it is back.
+#[test]
+fn a_primary_that_is_back_is_used_again() {
+    let (port, reports) = (free_port(), Sink::start());
+    let setup = by_mx("127.0.0.1:1".parse().unwrap(), port, &reports);
+    let records = [
+        "back.test. 60 IN MX 10 primary.test.",
+        "back.test. 60 IN MX 20 backup.test.",
+        "primary.test. 60 IN A 127.0.0.51",
+        "backup.test. 60 IN A 127.0.0.52",
+    ];
+    let (_dns, address) = dns(setup.dir(), &records, &[]);
+    let backup = host(52, port);
+    let setup = setup.set("dns.servers", address);
+    let relay = setup.start();
+    let mut client = relay.client();
+    let mut sent = 0;
+    let mut deliver = || {
+        let reply = client.deliver("a@source.test", &["b@back.test"], &plain("back"));
+        assert!(reply.is("250 2.0.0"), "{reply:?}");
+        sent += 1;
+        sent
+    };
+    for _ in 0..20 {
+        deliver();
+    }
+    backup.wait_for(20, ARRIVAL_LONGEST);
+    let primary = host(51, port);
+    let found = wait_until(ARRIVAL_LONGEST, || {
+        deliver();
+        !primary.mails().is_empty()
+    });
+    assert!(found, "the primary is not used though it is back");
+    let all = deliver();
+    let arrived = || primary.mails().len() + backup.mails().len();
+    assert!(wait_until(ARRIVAL_LONGEST, || arrived() == all), "{} of {all}", arrived());
+    let at_backup = backup.mails().len();
+    for _ in 0..20 {
+        deliver();
+    }
+    assert!(wait_until(ARRIVAL_LONGEST, || arrived() == all + 20), "{} of {}", arrived(), all + 20);
+    assert_eq!(backup.mails().len(), at_backup, "the backup is left alone now");
+    relay.stop();
+}
+
+/// RTE-05, RTE-06, RTE-08, RTE-09: ourselves as a mail host, hosts that are no good beside one that is, address literals, and
+/// an answer that is too long for one datagram.
+#[test]
+fn odd_answers_are_survived() {
+    let (port, reports) = (free_port(), Sink::start());
+    let setup = by_mx("127.0.0.1:1".parse().unwrap(), port, &reports);
+    let long: Vec<String> =
+        (0..100).map(|n| format!("long.test. 60 IN MX {n} a-rather-long-name-of-a-mail-host-{n}.test.")).collect();
+    let mut records = vec![
+        "self.test. 60 IN MX 10 relay.example.com.",
+        "self.test. 60 IN MX 20 worse.test.",
+        "worse.test. 60 IN A 127.0.0.61",
+        "mixed.test. 60 IN MX 5 192.0.2.1.",
+        "mixed.test. 60 IN MX 6 nowhere.test.",
+        "mixed.test. 60 IN MX 7 alias.test.",
+        "alias.test. 60 IN CNAME worse.test.",
+        "a-rather-long-name-of-a-mail-host-0.test. 60 IN A 127.0.0.61",
+    ];
+    records.extend(long.iter().map(String::as_str));
+    let (_dns, address) = dns(setup.dir(), &records, &[]);
+    let good = host(61, port);
+    let setup = setup.set("dns.servers", address);
+    let relay = setup.start();
+    let recipients = ["b@self.test", "b@mixed.test", "b@[127.0.0.61]", "b@long.test"];
+    for recipient in recipients {
+        let reply = relay.client().deliver("a@source.test", &[recipient], &plain("odd"));
+        assert!(reply.is("250 2.0.0"), "{reply:?}");
+    }
+    let mut arrived: Vec<_> = good.wait_for(3, ARRIVAL_LONGEST).into_iter().flat_map(|mail| mail.recipients).collect();
+    arrived.sort();
+    assert_eq!(arrived, ["b@[127.0.0.61]", "b@long.test", "b@mixed.test"]);
+    let report = String::from_utf8_lossy(&reports.wait_for(1, ARRIVAL_LONGEST)[0].wire).into_owned();
+    assert!(report.contains("Status: 5.4.6\r\n") && report.contains("b@self.test"), "{report}");
     relay.stop();
 }
 

@@ -114,6 +114,8 @@ pub const CONNECTION_TURN_MESSAGES: u32 = 64;
 pub const CONNECTION_TURN_MS: u64 = 2_000;
 /// An idle outbound connection is kept so long (`site.default.idle_ms`) (RTE-20).
 pub const CONNECTION_IDLE_MS: u64 = 5_000;
+/// An outbound connection takes messages so long (`site.default.age_ms`) (RTE-20).
+pub const CONNECTION_AGE_MS: u64 = 600_000;
 /// Recipients in one outbound transaction (`site.default.recipients`) (SIZ-10).
 pub const TRANSACTION_RECIPIENTS_MAX: usize = 100;
 /// Longest reply line of a next hop that is kept; longer ends the session as temporary (RTE-21).
@@ -154,8 +156,14 @@ pub const TLS_SEAL_BYTES: usize = 64 << 10;
 pub const TLS_KEPT_MAX_BYTES: usize = 96 << 10;
 /// QUIT's reply is not waited for longer (RTE-18).
 pub const QUIT_TIMEOUT_MS: u64 = 2_000;
-/// Connect attempts for one job before it is deferred (RTE-04).
+/// Addresses of a site tried in vain, one after the other, before the site pauses (RTE-04).
 pub const ADDRESSES_TRIED_MAX: usize = 6;
+/// Addresses kept of one site, the best; the rest is ignored (RTE-04, RTE-09).
+pub const SITE_ADDRESSES_MAX: usize = 32;
+/// While one connection tries an address that failed before, the others leave it aside at most so long.
+pub const HOST_TRIAL_MS: u64 = 60_000;
+/// A connection that does not stand after so long is raced by one to the host's other family (RTE-10; RFC 8305 5).
+pub const CONNECT_RACE_MS: u64 = 250;
 /// Mail hosts kept of one DNS answer; the rest is ignored (RTE-04, RTE-09).
 pub const MAIL_HOSTS_MAX: usize = 20;
 /// Addresses kept of one mail host; the rest is ignored (RTE-04, RTE-09).

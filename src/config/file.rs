@@ -280,6 +280,11 @@ static KEYS: &[Key] = &[
     ),
     time("site.default.idle_ms", limits::CONNECTION_IDLE_MS, "An idle outbound connection is kept so long."),
     time(
+        "site.default.age_ms",
+        limits::CONNECTION_AGE_MS,
+        "An outbound connection takes messages so long; then it is closed.",
+    ),
+    time(
         "retry.first_ms",
         limits::RETRY_FIRST_MS,
         "A recipient that failed for now is tried again after so long; the \

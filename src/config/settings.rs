@@ -232,6 +232,8 @@ pub struct SiteSettings {
     pub recipients: usize,
     /// How long an idle connection is kept.
     pub idle_ms: u64,
+    /// How old a connection may be when it begins a transaction.
+    pub age_ms: u64,
 }
 
 /// Pauses and expiry (`retry.*`); `first <= longest` and `first <= expire`.
@@ -396,6 +398,7 @@ impl Settings {
                 messages_per_connection: small(values, "site.default.messages_per_connection"),
                 recipients: values.number("site.default.recipients") as usize,
                 idle_ms: values.number("site.default.idle_ms"),
+                age_ms: values.number("site.default.age_ms"),
             },
             retry: retry(values)?,
             timeout: TimeoutSettings {

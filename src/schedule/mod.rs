@@ -4,6 +4,7 @@
 //! parcels with the site's home shard. Pure: time and randomness are handed in.
 
 pub mod backoff;
+pub mod hosts;
 pub mod permit;
 pub mod site;
 pub mod wheel;

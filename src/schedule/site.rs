@@ -6,7 +6,6 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use crate::base::ids::ConnId;
 use crate::base::limits;
@@ -15,6 +14,7 @@ use crate::base::time::Mono;
 use crate::config::TlsPolicy;
 use crate::route::NextHop;
 use crate::schedule::backoff::Backoff;
+use crate::schedule::hosts::Hosts;
 use crate::shard::parcel::SiteName;
 use crate::smtp::client::TlsWish;
 
@@ -24,15 +24,6 @@ pub type SiteId = u32;
 /// Index of a job in its shard's table.
 pub type JobId = u32;
 
-/// One address of a site.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KnownTarget {
-    /// Where to connect.
-    pub address: SocketAddr,
-    /// The name of the host there; the address itself where there is none.
-    pub host: Arc<str>,
-}
-
 /// Where the addresses of a site stand.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Targets {
@@ -40,10 +31,8 @@ pub enum Targets {
     Unknown,
     /// The resolver was asked.
     Asked,
-    /// To be tried in this order until the moment given, then asked for again.
+    /// Good until the moment given, then asked for again.
     Known {
-        /// In order of preference.
-        targets: Vec<KnownTarget>,
         /// When the answer is too old.
         until: Mono,
     },
@@ -77,14 +66,16 @@ pub struct Site {
     pub opening: u32,
     /// Where its addresses stand.
     pub targets: Targets,
-    /// The address to try next, an index into the known ones.
-    pub next_target: usize,
+    /// The addresses, and which of them failed lately.
+    pub hosts: Hosts,
     /// Addresses tried in vain since the last success or pause.
     pub tried: usize,
     /// Pauses in a row.
     pub failures: u32,
     /// No attempt before this moment.
     pub paused_until: Mono,
+    /// Without jobs it is looked at again then, because a host of it failed.
+    pub kept_until: Mono,
     /// Whether mail goes to it inside TLS.
     pub tls: TlsPolicy,
     /// Addresses whose TLS handshake failed, and until when they are tried in clear (TLS-06).
@@ -106,10 +97,11 @@ impl Site {
             connections: 0,
             opening: 0,
             targets: Targets::Unknown,
-            next_target: 0,
+            hosts: Hosts::default(),
             tried: 0,
             failures: 0,
             paused_until: Mono::default(),
+            kept_until: Mono::default(),
             tls,
             clear: Vec::new(),
             tokens_milli: 0,
@@ -128,20 +120,9 @@ impl Site {
         busy.saturating_add(self.ready.len().min(u32::MAX as usize) as u32)
     }
 
-    /// The address for the next dial, if known and fresh.
-    pub fn target(&self, now: Mono) -> Option<SocketAddr> {
-        match &self.targets {
-            Targets::Known { targets, until } if now < *until => {
-                targets.get(self.next_target % targets.len().max(1)).map(|target| target.address)
-            }
-            _ => None,
-        }
-    }
-
-    /// The name of the host at an address.
-    pub fn host(&self, address: SocketAddr) -> Option<Arc<str>> {
-        let Targets::Known { targets, .. } = &self.targets else { return None };
-        targets.iter().find(|target| target.address == address).map(|target| target.host.clone())
+    /// True if it is known where to connect.
+    pub fn reachable(&self, now: Mono) -> bool {
+        matches!(self.targets, Targets::Known { until } if now < until)
     }
 
     /// Whether the next connection to an address is to go inside TLS (TLS-06, TLS-07).
@@ -164,16 +145,11 @@ impl Site {
         self.clear.push((address, now.plus_ms(limits::TLS_FALLBACK_MS)));
     }
 
-    /// A connection to an address failed before it could be used. The next address is tried; when enough were,
-    /// the site pauses, longer each time. Gives the end of the pause if one began.
-    pub fn failed(&mut self, now: Mono, backoff: &Backoff, rng: &mut Rng) -> Option<Mono> {
-        let known = match &self.targets {
-            Targets::Known { targets, .. } => targets.len(),
-            _ => 0,
-        };
-        self.tried += 1;
-        self.next_target = self.next_target.wrapping_add(1);
-        if self.tried < known.min(limits::ADDRESSES_TRIED_MAX) {
+    /// A connection to an address failed before it was of any use: the address is left aside for a while. When no other
+    /// is left, or enough were tried, the site pauses, longer each time. Gives the end of the pause if one began.
+    pub fn failed(&mut self, now: Mono, address: SocketAddr, backoff: &Backoff, rng: &mut Rng) -> Option<Mono> {
+        self.tried += usize::from(self.hosts.failed(now, address, backoff, rng));
+        if self.tried < limits::ADDRESSES_TRIED_MAX && self.hosts.any_left(now) {
             return None;
         }
         Some(self.pause(now, backoff, rng))
@@ -185,13 +161,13 @@ impl Site {
             self.failures = self.failures.saturating_add(1);
             self.paused_until = now.plus_ms(backoff.delay_ms(self.failures, rng));
             self.tried = 0;
-            self.next_target = 0;
         }
         self.paused_until
     }
 
-    /// The site took a transaction: whatever was wrong is over.
-    pub fn succeeded(&mut self) {
+    /// A transaction at an address was of use: whatever was wrong with the site and the host is over.
+    pub fn succeeded(&mut self, address: SocketAddr) {
+        self.hosts.succeeded(address);
         self.failures = 0;
         self.tried = 0;
         self.paused_until = Mono::default();
@@ -218,8 +194,8 @@ impl Site {
         Err(Mono(now.0 + (missing * 1000.0 / per_second) as u64 + 1000))
     }
 
-    /// True if the shard may forget the site.
-    pub fn forgettable(&self, now: Mono) -> bool {
+    /// True if nothing speaks of the site any more.
+    pub fn unused(&self, now: Mono) -> bool {
         self.jobs == 0 && self.connections == 0 && !self.paused(now) && self.targets != Targets::Asked
     }
 }

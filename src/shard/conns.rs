@@ -74,6 +74,21 @@ pub(super) struct Outbound {
     pub(super) transactions: u32,
     /// Something was delivered or judged: the site is alive.
     pub(super) useful: bool,
+    /// It takes no more transactions.
+    pub(super) ending: bool,
+    pub(super) race: Race,
+}
+
+/// Two connections to one host in its two families, of which the first that stands is used (RTE-10; RFC 8305). Together
+/// they count as one connection of the site and have one permit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Race {
+    /// Runs alone.
+    None,
+    /// A rival is to be dialled if it does not stand soon.
+    Ahead,
+    /// Against this one.
+    With(ConnId),
 }
 
 impl Conn {
@@ -138,6 +153,10 @@ impl Conns {
     pub(super) fn get(&self, id: ConnId) -> Option<&Conn> {
         let slot = self.slots.get(id.slot as usize).filter(|slot| slot.generation == id.generation)?;
         slot.conn.as_deref()
+    }
+
+    pub(super) fn get_mut(&mut self, id: ConnId) -> Option<&mut Conn> {
+        self.slot(id)?.conn.as_deref_mut()
     }
 
     pub(super) fn take(&mut self, id: ConnId) -> Option<Box<Conn>> {

@@ -14,7 +14,7 @@ use crate::queue::Log;
 use crate::queue::record::{AcceptView, RecipientView};
 use crate::schedule::site::{JobId, SiteId};
 use crate::shard::backlog::{Backlog, JobState};
-use crate::shard::conns::{Conn, Outbound, Side};
+use crate::shard::conns::{Conn, Outbound, Race, Side};
 use crate::shard::outcome::Results;
 use crate::shard::reading::READS_MAX;
 use crate::shard::timers::Timer;
@@ -175,8 +175,9 @@ impl Shard {
         true
     }
 
-    pub(super) fn connected(&mut self, now: Now, id: ConnId) {
+    pub(super) fn connected(&mut self, now: Now, id: ConnId, effects: &mut Vec<Effect>) {
         let Some(mut conn) = self.conns.take(id) else { return };
+        self.win_race(now, &mut conn, effects);
         let outbound = conn.outbound();
         outbound.connected = true;
         outbound.client = Client::new(self.client_settings.clone(), now.mono).with_tls(outbound.wish);
@@ -198,7 +199,7 @@ impl Shard {
         let outbound = conn.outbound();
         if outbound.client.state() == ClientState::Busy
             && outbound.client.can_take()
-            && !self.should_end(now.mono, conn.outbound())
+            && !self.should_end(now.mono, outbound)
             && !self.sites.table[conn.outbound().site as usize].paused(now.mono)
         {
             self.offer_job(now, &mut conn, effects);
@@ -216,25 +217,38 @@ impl Shard {
         }
     }
 
-    /// True if the connection should take no more transactions.
-    fn should_end(&self, now: Mono, outbound: &Outbound) -> bool {
-        let site = &self.sites.table[outbound.site as usize];
+    /// True if the connection should take no more transactions; once it should, that stands.
+    fn should_end(&mut self, now: Mono, outbound: &mut Outbound) -> bool {
+        let site = &mut self.sites.table[outbound.site as usize];
+        let age_ms = now.ms_since(outbound.dialled);
         // A turn serves one message at least, however long the next hop took to be ready: else shards that share one
         // permit pass it round and deliver nothing.
         let turn_over = site.ready.is_empty()
             || outbound.transactions >= limits::CONNECTION_TURN_MESSAGES
-            || (outbound.transactions > 0 && now.ms_since(outbound.dialled) >= limits::CONNECTION_TURN_MS);
-        self.draining.is_some()
+            || (outbound.transactions > 0 && age_ms >= limits::CONNECTION_TURN_MS);
+        outbound.ending = outbound.ending
+            || self.draining.is_some()
             || outbound.transactions >= self.settings.site.messages_per_connection
+            || (outbound.transactions > 0 && age_ms >= self.settings.site.age_ms)
             || (turn_over && self.sites.permits.owed(&site.name) > 0)
+            || (outbound.transactions > 0 && site.hosts.makes_way(now, outbound.address));
+        outbound.ending
+    }
+
+    /// A connection that is of use shows that its site and its host are well.
+    fn note_use(&mut self, judged: bool, outbound: &mut Outbound) {
+        if judged {
+            outbound.useful = true;
+            self.sites.table[outbound.site as usize].succeeded(outbound.address);
+        }
     }
 
     /// Looks at what a session came to: judges its verdicts, gives it work, lets it rest, or ends it.
     pub(super) fn after_client(&mut self, now: Now, id: ConnId, mut conn: Box<Conn>, effects: &mut Vec<Effect>) {
         loop {
             let judged = self.judge(now, effects);
+            self.note_use(judged, conn.outbound());
             let outbound = conn.outbound();
-            outbound.useful |= judged;
             match outbound.client.state() {
                 ClientState::Over(end) => return self.end_session(now, id, conn, end, true, effects),
                 ClientState::Ready => {}
@@ -251,7 +265,9 @@ impl Shard {
                 }
             }
             if !std::mem::replace(&mut outbound.was_ready, true) {
-                self.sites.table[outbound.site as usize].opening -= 1;
+                let entry = &mut self.sites.table[outbound.site as usize];
+                entry.opening -= 1;
+                entry.hosts.answered(now.mono, outbound.address);
             }
             let site = outbound.site;
             if self.should_end(now.mono, conn.outbound()) {
@@ -273,6 +289,8 @@ impl Shard {
             self.leave_idle(id, &mut conn);
             let Conn { outbox, side: Side::Out(outbound), .. } = &mut *conn else { unreachable!() };
             outbound.client.quit(now.mono, outbox);
+        } else if conn.outbound().race == Race::Ahead && !conn.outbound().connected {
+            return self.begin_race(now, id, conn, effects);
         } else if !conn.outbound().connected {
             return self.end_session(now, id, conn, SessionEnd::TimedOut, true, effects);
         } else {
@@ -301,7 +319,7 @@ impl Shard {
         let mut hand = Hand { backlog: &self.backlog, log: &self.log, results: &mut self.results };
         conn.outbound().client.closed(&mut hand);
         let judged = self.judge(now, effects);
-        conn.outbound().useful |= judged;
+        self.note_use(judged, conn.outbound());
         let end = match conn.outbound().client.state() {
             ClientState::Over(end) => end,
             _ => SessionEnd::PeerClosed,
@@ -328,6 +346,11 @@ impl Shard {
                 Effect::Abort { conn: id }
             });
         }
+        if let Race::With(rival) = conn.outbound().race {
+            let rival = self.conns.get_mut(rival).expect("a rival lasts as long as the race");
+            rival.outbound().race = Race::None;
+            return self.lose_race(now, id, conn, effects);
+        }
         let outbound = conn.outbound();
         let site = outbound.site;
         let entry = &mut self.sites.table[site as usize];
@@ -345,17 +368,14 @@ impl Shard {
             }
         }
         let in_vain = !outbound.useful && end != SessionEnd::Quit && (!outbound.was_ready || outbound.transactions > 0);
-        if outbound.useful {
-            entry.succeeded();
-        }
         if in_vain && self.draining.is_none() {
             effects.push(Effect::Report(
                 Level::Info,
                 format!("{}: session with {} failed: {end}", entry.name, outbound.address),
             ));
-            let backoff = self.backoff_of_sites();
+            let (backoff, address) = (self.backoff_of_sites(), outbound.address);
             let entry = &mut self.sites.table[site as usize];
-            if let Some(until) = entry.failed(now.mono, &backoff, &mut self.rng) {
+            if let Some(until) = entry.failed(now.mono, address, &backoff, &mut self.rng) {
                 self.paused(now, site, until, effects);
             }
         }

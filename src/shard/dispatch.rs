@@ -12,9 +12,10 @@ use crate::base::time::{Mono, Now};
 use crate::route::mx::{self, Plan, Target};
 use crate::route::{Answer, NextHop, QueryId};
 use crate::schedule::backoff::Backoff;
-use crate::schedule::site::{JobId, KnownTarget, SiteId, Targets};
+use crate::schedule::hosts::KnownTarget;
+use crate::schedule::site::{JobId, SiteId, Targets};
 use crate::shard::backlog::JobState;
-use crate::shard::conns::{Outbound, Side};
+use crate::shard::conns::{Conn, Outbound, Race, Side};
 use crate::shard::reading::READS_MAX;
 use crate::shard::timers::Timer;
 use crate::shard::{Effect, Level, Shard};
@@ -66,6 +67,11 @@ impl Shard {
         }
         let entry = &mut self.sites.table[site as usize];
         if self.draining.is_none() && !entry.ready.is_empty() && !entry.paused(now.mono) {
+            if entry.hosts.trial_due() {
+                // Connections at rest would take all there is, and the better host never be tried.
+                self.dial_one(now, site, effects);
+            }
+            let entry = &mut self.sites.table[site as usize];
             for _ in 0..entry.idle.len() {
                 let entry = &mut self.sites.table[site as usize];
                 if entry.ready.is_empty() {
@@ -105,44 +111,46 @@ impl Shard {
         }
     }
 
+    /// Opens as many connections as there are jobs for, as far as permits and addresses are there.
     fn dial_more(&mut self, now: Now, site: SiteId, effects: &mut Vec<Effect>) {
-        loop {
-            let entry = &self.sites.table[site as usize];
-            let wanted = entry.useful_connections();
-            // A site that failed is tried with one connection until it works again (QUE-05).
-            let probing = entry.failures > 0 || entry.tried > 0;
-            if entry.opening as usize >= entry.ready.len()
-                || (probing && entry.connections > 0)
-                || self.conns.outbound >= limits::CONNECTIONS_OUT_MAX
-            {
-                return;
-            }
-            if entry.tried == 0 {
-                self.mix_targets(now, site);
-            }
-            let entry = &self.sites.table[site as usize];
-            let Some(address) = entry.target(now.mono) else {
-                self.find_targets(now, site, effects);
-                if self.sites.table[site as usize].target(now.mono).is_none() {
-                    return;
-                }
-                continue;
-            };
-            let name = entry.name.clone();
-            self.want_permits(site, wanted, effects);
-            if !self.sites.permits.take(&name) {
-                return;
-            }
-            self.dial(now, site, address, effects);
-        }
+        while self.dial_one(now, site, effects) {}
     }
 
-    fn dial(&mut self, now: Now, site: SiteId, address: SocketAddr, effects: &mut Vec<Effect>) {
+    /// Opens one connection, if it is of use. False if not, or if something is missing.
+    fn dial_one(&mut self, now: Now, site: SiteId, effects: &mut Vec<Effect>) -> bool {
+        let entry = &self.sites.table[site as usize];
+        let wanted = entry.useful_connections();
+        // A site that failed is tried with one connection until it works again (QUE-05).
+        let probing = entry.failures > 0 || entry.tried > 0;
+        if entry.opening as usize >= entry.ready.len()
+            || (probing && entry.connections > 0)
+            || self.conns.outbound >= limits::CONNECTIONS_OUT_MAX
+        {
+            return false;
+        }
+        if !entry.reachable(now.mono) {
+            self.find_targets(now, site, effects);
+            if !self.sites.table[site as usize].reachable(now.mono) {
+                return false;
+            }
+        }
+        let name = self.sites.table[site as usize].name.clone();
+        self.want_permits(site, wanted, effects);
+        if !self.sites.permits.take(&name) {
+            return false;
+        }
         let entry = &mut self.sites.table[site as usize];
         entry.connections += 1;
         entry.opening += 1;
+        let address = entry.hosts.choose(now.mono, &mut self.rng).expect("a reachable site has addresses");
+        let rival = entry.hosts.rival(now.mono, address);
+        self.dial(now, site, address, if rival.is_some() { Race::Ahead } else { Race::None }, effects);
+        true
+    }
+
+    fn dial(&mut self, now: Now, site: SiteId, address: SocketAddr, race: Race, effects: &mut Vec<Effect>) -> ConnId {
+        let wish = self.sites.table[site as usize].tls_wish(now.mono, address);
         self.counters.dials += 1;
-        let wish = entry.tls_wish(now.mono, address);
         let client = Client::new(self.client_settings.clone(), now.mono).with_tls(wish);
         let id = self.conns.insert(Side::Out(Outbound {
             client,
@@ -156,12 +164,54 @@ impl Shard {
             idle: false,
             transactions: 0,
             useful: false,
+            ending: false,
+            race,
         }));
         let mut conn = self.conns.take(id).expect("it was just inserted");
-        conn.deadline = now.mono.plus_ms(self.settings.timeout.connect_ms);
+        let connect_ms = self.settings.timeout.connect_ms;
+        conn.deadline =
+            now.mono.plus_ms(if race == Race::Ahead { connect_ms.min(limits::CONNECT_RACE_MS) } else { connect_ms });
         self.watch(now.mono, id, &mut conn);
         self.conns.put(id, conn);
         effects.push(Effect::Dial { conn: id, address, source: self.settings.source });
+        id
+    }
+
+    /// A connection does not stand yet: the same host is dialled in its other family too, unless that is left aside by now.
+    pub(super) fn begin_race(&mut self, now: Now, id: ConnId, mut conn: Box<Conn>, effects: &mut Vec<Effect>) {
+        conn.deadline = conn.outbound().dialled.plus_ms(self.settings.timeout.connect_ms);
+        let outbound = conn.outbound();
+        let (site, address) = (outbound.site, outbound.address);
+        outbound.race = match self.sites.table[site as usize].hosts.rival(now.mono, address) {
+            Some(rival) => Race::With(self.dial(now, site, rival, Race::With(id), effects)),
+            None => Race::None,
+        };
+        self.watch(now.mono, id, &mut conn);
+        self.conns.put(id, conn);
+    }
+
+    /// A connection stands: its rival is given up, and its address left aside for a while.
+    pub(super) fn win_race(&mut self, now: Now, conn: &mut Conn, effects: &mut Vec<Effect>) {
+        let Race::With(rival) = std::mem::replace(&mut conn.outbound().race, Race::None) else { return };
+        let loser = self.conns.take(rival).expect("a rival lasts as long as the race");
+        self.lose_race(now, rival, loser, effects);
+        effects.push(Effect::Abort { conn: rival });
+    }
+
+    /// One of two connections is out of the race; the other goes on for both.
+    pub(super) fn lose_race(&mut self, now: Now, id: ConnId, mut conn: Box<Conn>, effects: &mut Vec<Effect>) {
+        self.unwatch(&mut conn);
+        let backoff = self.backoff_of_sites();
+        let outbound = conn.outbound();
+        let entry = &mut self.sites.table[outbound.site as usize];
+        entry.hosts.failed(now.mono, outbound.address, &backoff, &mut self.rng);
+        self.counters.failed_dials += 1;
+        let (name, address) = (&entry.name, outbound.address);
+        effects.push(Effect::Report(
+            Level::Debug,
+            format!("{name}: {address} answered later than its host's other family"),
+        ));
+        self.conns.remove(id, false);
     }
 
     /// Finds out where a site's mail goes: at once for an address, by asking for a name.
@@ -186,22 +236,6 @@ impl Shard {
         effects.push(Effect::Resolve { query, domain, address_only });
     }
 
-    /// Draws lots again among hosts of equal preference, so that connections spread over them (RTE-03).
-    fn mix_targets(&mut self, now: Now, site: SiteId) {
-        let port = self.settings.route.mx_port;
-        let entry = &mut self.sites.table[site as usize];
-        let (Targets::Known { targets, .. }, Some((name, false))) = (&mut entry.targets, entry.next_hop.question())
-        else {
-            return;
-        };
-        if targets.len() > 1
-            && let Some(answer) = self.sites.answers.get(now.mono, name, false)
-            && let Plan::Try(mixed) = mx::plan(&entry.next_hop, &answer, &self.sites.mx_policy, &mut self.rng)
-        {
-            *targets = with_port(mixed, port);
-        }
-    }
-
     pub(super) fn resolved(&mut self, now: Now, query: QueryId, answer: Answer, effects: &mut Vec<Effect>) {
         let Some(site) = self.queries.remove(&query) else { return };
         let (name, address_only) = self.sites.table[site as usize].next_hop.question().expect("it was asked for");
@@ -217,10 +251,10 @@ impl Shard {
             NextHop::SmartHost { port, .. } => port,
             NextHop::Mx { .. } => self.settings.route.mx_port,
         };
-        match mx::plan(&entry.next_hop, answer, &self.sites.mx_policy, &mut self.rng) {
+        match mx::plan(&entry.next_hop, answer, &self.sites.mx_policy) {
             Plan::Try(targets) => {
-                entry.targets = Targets::Known { targets: with_port(targets, port), until };
-                entry.next_target = 0;
+                entry.targets = Targets::Known { until };
+                entry.hosts.set(with_port(targets, port));
                 self.want_pump(site);
             }
             Plan::Fail { code, text } => {
@@ -301,7 +335,10 @@ impl Shard {
 }
 
 fn with_port(targets: Vec<Target>, port: u16) -> Vec<KnownTarget> {
-    let known =
-        |target: Target| KnownTarget { address: SocketAddr::new(target.address, port), host: target.host.into() };
+    let known = |Target { address, host, preference }: Target| KnownTarget {
+        address: SocketAddr::new(address, port),
+        host: host.into(),
+        preference,
+    };
     targets.into_iter().map(known).collect()
 }

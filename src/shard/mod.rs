@@ -180,7 +180,7 @@ impl Shard {
             Input::Accepted { peer, local: _ } => self.client_connected(now, peer.ip(), effects),
             Input::Received { conn, bytes } => self.received(now, conn, bytes, effects),
             Input::Sent { conn, count } => self.sent(now, conn, count, effects),
-            Input::Connected { conn } => self.connected(now, conn),
+            Input::Connected { conn } => self.connected(now, conn, effects),
             Input::Secured { conn, info } => self.secured(now, conn, info, effects),
             Input::Closed { conn, reason } => self.closed(now, conn, reason, effects),
             Input::Written { write, result } => {

@@ -7,6 +7,7 @@ use rustc_hash::FxHashMap;
 use slab::Slab;
 
 use crate::base::ids::ShardId;
+use crate::base::time::Mono;
 use crate::config::{HostPort, RouteSettings, Settings, TlsPolicies};
 use crate::route::NextHop;
 use crate::route::cache::Cache;
@@ -15,6 +16,7 @@ use crate::route::table::RouteTable;
 use crate::schedule::permit::Permits;
 use crate::schedule::site::{Site, SiteId};
 use crate::shard::parcel::{Parcel, SiteName};
+use crate::shard::timers::Timer;
 use crate::shard::{Effect, Shard};
 
 /// The sites and what is needed to find them.
@@ -150,10 +152,19 @@ impl Shard {
         }
     }
 
-    /// Forgets a site once nothing speaks of it.
-    pub(super) fn forget_idle_site(&mut self, now: crate::base::time::Mono, site: SiteId) {
-        if self.sites.table[site as usize].forgettable(now) {
+    /// Forgets a site once nothing speaks of it and it has nothing to remember: that a host failed, others should know.
+    pub(super) fn forget_idle_site(&mut self, now: Mono, site: SiteId) {
+        let backoff = self.backoff_of_sites();
+        let entry = &mut self.sites.table[site as usize];
+        if !entry.unused(now) {
+            return;
+        }
+        let forgets_at = entry.hosts.forgets_at(&backoff);
+        if forgets_at <= now {
             self.sites.forget(site);
+        } else if entry.kept_until < forgets_at {
+            entry.kept_until = forgets_at;
+            self.wheel.insert(forgets_at, Timer::Site(site));
         }
     }
 }

@@ -1,6 +1,9 @@
 //! The whole shard against a small world in memory: a disk, clients, and a next hop that answers by rule.
 
+mod hosts;
+
 use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
 
 use super::*;
 use crate::base::bytes::{HeapBlocks, heap_block};
@@ -41,7 +44,12 @@ struct World {
     clients: HashMap<ConnId, String>,
     hops: HashMap<ConnId, Hop>,
     refuse_dials: bool,
+    /// Addresses where connections are refused, and where they are never answered.
+    dead: Vec<IpAddr>,
+    silent: Vec<IpAddr>,
     dials: u32,
+    /// Where to, in order.
+    dialled: Vec<IpAddr>,
     taken: Vec<Taken>,
     rule: fn(&str) -> String,
     /// Handshakes begun; they fail if `fail_tls`. The world's TLS changes no byte.
@@ -108,7 +116,10 @@ impl World {
             clients: HashMap::new(),
             hops: HashMap::new(),
             refuse_dials: false,
+            dead: Vec::new(),
+            silent: Vec::new(),
             dials: 0,
+            dialled: Vec::new(),
             taken: Vec::new(),
             rule: accept_all,
             handshakes: Vec::new(),
@@ -155,9 +166,13 @@ impl World {
             }
             Effect::StartTls { conn, role } => self.start_tls(conn, role),
             Effect::Pause { .. } | Effect::Resume { .. } | Effect::Parcel { .. } => {}
-            Effect::Dial { conn, .. } => {
+            Effect::Dial { conn, address, .. } => {
                 self.dials += 1;
-                if self.refuse_dials {
+                self.dialled.push(address.ip());
+                if self.silent.contains(&address.ip()) {
+                    return;
+                }
+                if self.refuse_dials || self.dead.contains(&address.ip()) {
                     self.nested(Input::Closed { conn, reason: CloseReason::Failed { errno: 111 } });
                 } else {
                     self.hops.insert(conn, Hop::default());

@@ -24,7 +24,7 @@ impl Shard {
             return true;
         }
         let site = &self.sites.table[outbound.site as usize];
-        let host = site.host(outbound.address).unwrap_or_else(|| outbound.address.ip().to_string().into());
+        let host = site.hosts.name(outbound.address).unwrap_or_else(|| outbound.address.ip().to_string().into());
         let verify = site.tls == TlsPolicy::Verify;
         effects.push(Effect::StartTls { conn: id, role: TlsRole::Client { host, verify } });
         true
