@@ -7,7 +7,7 @@
 //! - `executor`: the shell of a shard. `listen`, `conn`, `dial`: its sockets. `disk`: its segments.
 //! - `survey`: how a disk commits, for `ringpost tune`.
 //! - `tls`: the only file that names rustls; keys, and one connection's records.
-//! - `mesh`: what comes from other threads. `clock`: the moment of a step, and the one timer.
+//! - `ring`: how glommio's rings are made. `mesh`: what comes from other threads. `clock`: the moment of a step, and the one timer.
 
 mod clock;
 mod conn;
@@ -18,6 +18,7 @@ mod listen;
 mod mesh;
 pub mod probe;
 pub mod report;
+mod ring;
 pub mod survey;
 pub mod tls;
 
