@@ -64,6 +64,12 @@ pub struct Site {
     pub connections: u32,
     /// Connections that are not yet ready for a transaction.
     pub opening: u32,
+    /// Connections whose next reply lets a body go, with no envelope to ride behind it yet: each takes a job along.
+    pub hungry: u32,
+    /// When one of them last had its reply, or the first of them began to wait.
+    pub fed: Mono,
+    /// When jobs left to them are looked at again.
+    pub claims_watched: Mono,
     /// Where its addresses stand.
     pub targets: Targets,
     /// The addresses, and which of them failed lately.
@@ -96,6 +102,9 @@ impl Site {
             idle: Vec::new(),
             connections: 0,
             opening: 0,
+            hungry: 0,
+            fed: Mono::default(),
+            claims_watched: Mono::default(),
             targets: Targets::Unknown,
             hosts: Hosts::default(),
             tried: 0,
@@ -118,6 +127,27 @@ impl Site {
     pub fn useful_connections(&self) -> u32 {
         let busy = self.connections - self.idle.len() as u32 - self.opening;
         busy.saturating_add(self.ready.len().min(u32::MAX as usize) as u32)
+    }
+
+    /// Jobs that wait and are not left to a busy connection: an envelope that rides behind a body costs no round trip and
+    /// no system call. Nobody is left to connections that answer nothing for long.
+    pub fn unclaimed(&self, now: Mono) -> usize {
+        let claimed = if now < self.fed.plus_ms(limits::RIDE_WAIT_MS) { self.hungry as usize } else { 0 };
+        self.ready.len().saturating_sub(claimed)
+    }
+
+    /// One more connection will take a job along with its next reply.
+    pub fn grow_hungry(&mut self, now: Mono) {
+        if self.hungry == 0 {
+            self.fed = now;
+        }
+        self.hungry += 1;
+    }
+
+    /// A hungry connection had its reply, or is gone.
+    pub fn feed(&mut self, now: Mono) {
+        self.hungry -= 1;
+        self.fed = now;
     }
 
     /// True if it is known where to connect.

@@ -70,6 +70,8 @@ pub(super) struct Outbound {
     pub(super) was_ready: bool,
     /// In its site's list of connections with nothing to do.
     pub(super) idle: bool,
+    /// Will look for one more job with its next reply; counted by its site.
+    pub(super) hungry: bool,
     /// Transactions begun.
     pub(super) transactions: u32,
     /// Something was delivered or judged: the site is alive.

@@ -195,19 +195,34 @@ impl Shard {
         effects: &mut Vec<Effect>,
     ) {
         self.leave_idle(id, &mut conn);
-        // The next envelope must be there before the reply that lets the body go, to ride behind it.
-        let outbound = conn.outbound();
-        if outbound.client.state() == ClientState::Busy
+        self.feed(now, &mut conn);
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            // The next envelope must be there before the reply that lets the body go, to ride behind it.
+            if self.may_ride(now, conn.outbound()) {
+                self.offer_job(now, &mut conn, effects);
+            }
+            let Conn { outbox, side: Side::Out(outbound), .. } = &mut *conn else { unreachable!() };
+            let mut hand = Hand { backlog: &self.backlog, log: &self.log, results: &mut self.results };
+            rest = outbound.client.receive(now.mono, rest, &mut hand, outbox);
+        }
+        self.after_client(now, id, conn, effects);
+    }
+
+    /// True if a job offered now would ride behind the body of the one under way.
+    fn may_ride(&mut self, now: Now, outbound: &mut Outbound) -> bool {
+        outbound.client.state() == ClientState::Busy
             && outbound.client.can_take()
             && !self.should_end(now.mono, outbound)
-            && !self.sites.table[conn.outbound().site as usize].paused(now.mono)
-        {
-            self.offer_job(now, &mut conn, effects);
+            && !self.sites.table[outbound.site as usize].paused(now.mono)
+    }
+
+    /// The connection has had its look at the site's list, or will have none.
+    fn feed(&mut self, now: Now, conn: &mut Conn) {
+        let outbound = conn.outbound();
+        if std::mem::take(&mut outbound.hungry) {
+            self.sites.table[outbound.site as usize].feed(now.mono);
         }
-        let Conn { outbox, side: Side::Out(outbound), .. } = &mut *conn else { unreachable!() };
-        let mut hand = Hand { backlog: &self.backlog, log: &self.log, results: &mut self.results };
-        outbound.client.receive(now.mono, bytes, &mut hand, outbox);
-        self.after_client(now, id, conn, effects);
     }
 
     pub(super) fn leave_idle(&mut self, id: ConnId, conn: &mut Conn) {
@@ -278,6 +293,9 @@ impl Shard {
                 conn.deadline = now.mono.plus_ms(self.settings.site.idle_ms);
                 self.sites.table[site as usize].idle.push(id);
                 break;
+            } else if !conn.outbound().hungry && self.may_ride(now, conn.outbound()) {
+                conn.outbound().hungry = true;
+                self.sites.table[site as usize].grow_hungry(now.mono);
             }
         }
         self.put_outbound(now, id, conn, effects);
@@ -338,6 +356,7 @@ impl Shard {
         effects: &mut Vec<Effect>,
     ) {
         self.leave_idle(id, &mut conn);
+        self.feed(now, &mut conn);
         self.unwatch(&mut conn);
         if tell_shell {
             effects.push(if conn.outbound().client.says_goodbye() {

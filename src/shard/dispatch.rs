@@ -74,13 +74,14 @@ impl Shard {
             let entry = &mut self.sites.table[site as usize];
             for _ in 0..entry.idle.len() {
                 let entry = &mut self.sites.table[site as usize];
-                if entry.ready.is_empty() {
+                if entry.unclaimed(now.mono) == 0 {
                     break;
                 }
                 let Some(id) = entry.idle.pop() else { break };
                 self.use_idle(now, id, effects);
             }
             self.dial_more(now, site, effects);
+            self.watch_claims(now, site);
             // The answer may have been known already.
             self.give_up_if_hopeless(now, site, effects);
         }
@@ -90,6 +91,16 @@ impl Shard {
         let wanted = if more { entry.useful_connections().max(entry.connections) } else { entry.connections };
         self.want_permits(site, wanted, effects);
         self.forget_idle_site(now.mono, site);
+    }
+
+    /// Looks again at jobs left to busy connections, should none of those answer soon.
+    fn watch_claims(&mut self, now: Now, site: SiteId) {
+        let entry = &mut self.sites.table[site as usize];
+        if entry.unclaimed(now.mono) == entry.ready.len() || entry.claims_watched > now.mono {
+            return;
+        }
+        entry.claims_watched = now.mono.plus_ms(limits::RIDE_WAIT_MS);
+        self.wheel.insert(entry.claims_watched, Timer::Site(site));
     }
 
     /// Gives a connection that was just taken from its site's idle ones something to do, or ends it.
@@ -113,7 +124,12 @@ impl Shard {
 
     /// Opens as many connections as there are jobs for, as far as permits and addresses are there.
     fn dial_more(&mut self, now: Now, site: SiteId, effects: &mut Vec<Effect>) {
-        while self.dial_one(now, site, effects) {}
+        loop {
+            let entry = &self.sites.table[site as usize];
+            if entry.opening as usize >= entry.unclaimed(now.mono) || !self.dial_one(now, site, effects) {
+                return;
+            }
+        }
     }
 
     /// Opens one connection, if it is of use. False if not, or if something is missing.
@@ -162,6 +178,7 @@ impl Shard {
             dialled: now.mono,
             was_ready: false,
             idle: false,
+            hungry: false,
             transactions: 0,
             useful: false,
             ending: false,

@@ -220,6 +220,8 @@ pub struct Client {
     awaiting: Awaiting,
     /// Replies still to come for what was put into the outbox.
     outstanding: u32,
+    /// How many of them the rest of the bytes being read may answer, while a part of them was given back.
+    answerable: Option<u32>,
     current: Transaction,
     riding: Transaction,
     /// The next hop may still hold a transaction of which nothing came: RSET goes before the next MAIL.
@@ -245,6 +247,7 @@ impl Client {
             secured: false,
             awaiting: Awaiting::Greeting,
             outstanding: 1,
+            answerable: None,
             current: Transaction::default(),
             riding: Transaction::default(),
             reset_due: false,
@@ -351,19 +354,31 @@ impl Client {
         }
     }
 
-    /// Takes what the next hop sent, all of it.
-    pub fn receive(&mut self, now: Mono, bytes: &[u8], handler: &mut dyn ClientHandler, out: &mut Outbox) {
+    /// Takes what the next hop sent and gives back what it did not look at, which the caller hands in again. It stops
+    /// short only where the transaction that rode behind another has become the current one: what is offered now rides
+    /// behind its body in turn, even if the 354 that lets that body go stands in the rest.
+    #[must_use = "the rest is to be handed in again"]
+    pub fn receive<'b>(
+        &mut self,
+        now: Mono,
+        bytes: &'b [u8],
+        handler: &mut dyn ClientHandler,
+        out: &mut Outbox,
+    ) -> &'b [u8] {
         let mut input = bytes;
         if self.awaiting == Awaiting::Handshake && self.over.is_none() {
-            return self.break_off(BEHIND_START_TLS, handler);
+            self.break_off(BEHIND_START_TLS, handler);
         }
         // What is put into the outbox from here on cannot be what these bytes answer (RTE-21).
-        let mut answerable = self.outstanding;
+        let mut answerable = self.answerable.take().unwrap_or(self.outstanding);
         while self.over.is_none() {
             let line = match self.parser.next(&mut input) {
                 Ok(Some(line)) => line,
                 Ok(None) => break,
-                Err(_) => return self.break_off(b"4.5.0 the next hop sent no SMTP reply", handler),
+                Err(_) => {
+                    self.break_off(b"4.5.0 the next hop sent no SMTP reply", handler);
+                    break;
+                }
             };
             gather_text(&mut self.text, &line);
             if self.awaiting == Awaiting::Ehlo && !line.first {
@@ -376,10 +391,15 @@ impl Client {
             if answerable > 0 {
                 answerable -= 1;
                 self.outstanding -= 1;
+                let rode = self.riding.active;
                 self.reply(code, handler, out);
                 self.arm(now);
                 if self.awaiting == Awaiting::Handshake && !input.is_empty() {
-                    return self.break_off(BEHIND_START_TLS, handler);
+                    self.break_off(BEHIND_START_TLS, handler);
+                }
+                if rode && self.over.is_none() && !self.riding.active && !input.is_empty() {
+                    self.answerable = Some(answerable);
+                    return input;
                 }
             } else if self.awaiting == Awaiting::Nothing && code == 421 {
                 // An idle session ended in good order: the next message just opens another (RTE-20).
@@ -388,6 +408,7 @@ impl Client {
                 self.break_off(b"4.5.0 the next hop sent a reply to no command", handler);
             }
         }
+        &[]
     }
 
     /// Says QUIT. Panics unless the session is `Ready`.

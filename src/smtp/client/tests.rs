@@ -82,7 +82,10 @@ impl Session {
     }
 
     fn receive(&mut self, bytes: &[u8]) {
-        self.client.receive(Mono(0), bytes, &mut self.recorder, &mut self.out);
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            rest = self.client.receive(Mono(0), rest, &mut self.recorder, &mut self.out);
+        }
     }
 
     fn offer(&mut self, handle: u32, sender: &str, recipients: &[&str], size_bytes: u64, eight_bit: bool) {
@@ -197,6 +200,30 @@ fn dialogues() {
         }
     }
     assert!(count >= 20, "only {count} dialogues were found");
+}
+
+/// A transaction that is offered between the end of one and the 354 of the next, all in one read, rides behind the next
+/// one's body: with mail enough every message costs one round trip (PIP-04).
+#[test]
+fn every_body_takes_an_envelope_along() {
+    let mut session = Session::new();
+    session.receive(b"220 a\r\n");
+    session.receive(b"250-b\r\n250 PIPELINING\r\n");
+    session.offer(0, "a@a", &["b@b"], 10, false);
+    session.offer(1, "a@a", &["b@b"], 10, false);
+    session.receive(b"250 x\r\n250 x\r\n354 x\r\n");
+    for next in 2..5 {
+        session.take_sent();
+        let replies = b"250 taken\r\n250 x\r\n250 x\r\n354 x\r\n";
+        let rest = session.client.receive(Mono(0), replies, &mut session.recorder, &mut session.out);
+        assert_eq!(rest, &replies[11..]);
+        session.offer(next, "a@a", &["b@b"], 10, false);
+        assert!(session.out.is_empty(), "it waits for the 354");
+        session.receive(rest);
+        let sent = String::from_utf8(session.take_sent()).unwrap();
+        let body = format!("Subject: {}\r\n\r\nbody\r\n.\r\nMAIL FROM", next - 1);
+        assert!(sent.starts_with(&body) && sent.ends_with("DATA\r\n"), "{sent}");
+    }
 }
 
 /// A reply that was on its way before its command could be read is no reply to it (RTE-21).

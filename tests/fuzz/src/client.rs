@@ -21,6 +21,13 @@ pub fn run(data: &[u8]) {
     assert_eq!(play(data, true), whole, "the pieces of a line do not matter");
 }
 
+fn hear(client: &mut Client, bytes: &[u8], recorder: &mut Recorder, out: &mut Outbox) {
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        rest = client.receive(Mono(0), rest, recorder, out);
+    }
+}
+
 fn play(data: &[u8], bytewise: bool) -> Vec<String> {
     let settings = ClientSettings { hello: "relay.example".into(), timeouts: TimeoutSettings::default() };
     let mut client = Client::new(Rc::new(settings), Mono(0));
@@ -32,7 +39,7 @@ fn play(data: &[u8], bytewise: bool) -> Vec<String> {
             b"S:" => {
                 let bytes = [rest, b"\r\n"].concat();
                 let step = if bytewise { 1 } else { bytes.len() };
-                bytes.chunks(step).for_each(|piece| client.receive(Mono(0), piece, &mut recorder, &mut out));
+                bytes.chunks(step).for_each(|piece| hear(&mut client, piece, &mut recorder, &mut out));
             }
             b"> " if client.can_take() => offer(&mut client, rest, &mut recorder, &mut out),
             b"! " => match rest {
@@ -44,7 +51,7 @@ fn play(data: &[u8], bytewise: bool) -> Vec<String> {
                 _ => {}
             },
             b"C:" | b"= " | b"# " | b"> " => {}
-            _ => client.receive(Mono(0), line, &mut recorder, &mut out),
+            _ => hear(&mut client, line, &mut recorder, &mut out),
         }
         sent.extend(out.to_vec());
         out.clear();
