@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::floor::FloorReport;
+use crate::client::Pipeline;
+use crate::floor::{self, FloorPlan, FloorReport};
 use crate::progress::Progress;
 use crate::recipes::Recipe;
 use crate::report::Report;
@@ -21,6 +22,10 @@ use crate::table::{Case, Table};
 
 /// What a comparison's `kind` says.
 pub const KIND: &str = "compare";
+/// Messages of a floor where the scenario is limited by time.
+const FLOOR_MESSAGES: u64 = 50_000;
+/// Messages per commit for which a floor is measured.
+const FLOOR_BATCHES: [u32; 8] = [1, 2, 4, 8, 16, 24, 32, 64];
 
 /// How a relay is started.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,6 +60,8 @@ pub struct ComparePlan {
     pub parent: PathBuf,
     /// How long to wait before each run for the machine to be quiet; it is run all the same after that.
     pub quiet_longest: Duration,
+    /// Measure the floor of this scenario too, in each round behind the relays.
+    pub floor_each_round: bool,
 }
 
 /// The runs of one relay.
@@ -103,6 +110,7 @@ pub fn compare(plan: &ComparePlan, show: &mut dyn FnMut(&Turn<'_>)) -> io::Resul
         };
         entries.push(Entry { name: contender.name.clone(), version, runs: Vec::new(), troubles: Vec::new() });
     }
+    let mut floors = Vec::new();
     for round in 1..=plan.rounds {
         for (contender, entry) in plan.contenders.iter().zip(&mut entries) {
             if system::interrupted() {
@@ -112,9 +120,33 @@ pub fn compare(plan: &ComparePlan, show: &mut dyn FnMut(&Turn<'_>)) -> io::Resul
             await_quiet(plan.quiet_longest);
             one(plan, contender, round, entry, show)?;
         }
+        if plan.floor_each_round && !system::interrupted() {
+            show(&Turn { name: "floor", round, progress: None });
+            await_quiet(plan.quiet_longest);
+            floors.push(floor::run(&floor_plan(plan))?);
+        }
     }
-    let floor = plan.scenario.floor.clone();
+    let measured = FloorReport::of_rounds(&floors);
+    if let Some(floor) = &measured {
+        entries.iter_mut().flat_map(|entry| &mut entry.runs).for_each(|run| run.set_beside(floor));
+    }
+    let floor = measured.or_else(|| plan.scenario.floor.clone());
     Ok(Comparison { kind: KIND.into(), rounds: plan.rounds, entries, floor })
+}
+
+/// The same bytes, sessions and round trips as the scenario's, without mail in them.
+fn floor_plan(plan: &ComparePlan) -> FloorPlan {
+    let load = &plan.scenario.load;
+    FloorPlan {
+        sessions: load.sessions,
+        messages: if load.messages > 0 { load.messages } else { FLOOR_MESSAGES },
+        size_bytes: load.sizes.mean_bytes() as u64,
+        round_trips: if load.pipeline == Pipeline::Across { 1 } else { 2 },
+        batches: FLOOR_BATCHES.to_vec(),
+        dir: plan.parent.clone(),
+        core: plan.scenario.relay_core,
+        end_core: load.core,
+    }
 }
 
 /// One run. Only what has nothing to do with the relay is an error.
@@ -203,6 +235,9 @@ impl Display for Comparison {
         }
         writeln!(f, "shown        medians of {} round(s); x is the ratio to the first relay\n", self.rounds)?;
         f.write_str(&Table::of(&self.cases(), self.floor.as_ref()).text())?;
+        if let Some(floor) = &self.floor {
+            write!(f, "\n{floor}")?;
+        }
         for entry in &self.entries {
             if let Some(version) = &entry.version {
                 writeln!(f, "\n{}: {version}", entry.name)?;

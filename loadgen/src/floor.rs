@@ -100,6 +100,16 @@ impl FloorReport {
         if report.kind == KIND { Ok(report) } else { Err(wrong("is no report of a floor".into())) }
     }
 
+    /// Several measurements of one plan as one: of each figure the one whose CPU per message is in the middle.
+    pub fn of_rounds(rounds: &[FloorReport]) -> Option<FloorReport> {
+        let sockets = middle(rounds.iter().map(|round| round.sockets), |sockets| sockets.cpu_us_per_message)?;
+        let of_batch = |batch: u32| rounds.iter().flat_map(|round| &round.commits).filter(move |c| c.batch == batch);
+        let batches = rounds[0].commits.iter().map(|commit| commit.batch);
+        let commits =
+            batches.filter_map(|batch| middle(of_batch(batch).copied(), |commit| commit.cpu_us_per_message)).collect();
+        Some(FloorReport { sockets, commits, ..rounds[0].clone() })
+    }
+
     /// CPU per message of sockets and commits together, in microseconds, for commits of `batch` messages: of the nearest
     /// batch size that is not larger, else of the smallest; sockets alone for a batch of 0, that is no commits at all.
     pub fn cpu_us(&self, batch: u32) -> f64 {
@@ -110,6 +120,13 @@ impl FloorReport {
         let commit = below.or_else(|| self.commits.iter().min_by_key(|commit| commit.batch));
         self.sockets.cpu_us_per_message + commit.map_or(0.0, |commit| commit.cpu_us_per_message)
     }
+}
+
+/// Of several, the one whose figure is in the middle.
+fn middle<T>(all: impl Iterator<Item = T>, figure: impl Fn(&T) -> f64) -> Option<T> {
+    let mut all: Vec<T> = all.collect();
+    all.sort_by(|a, b| figure(a).total_cmp(&figure(b)));
+    (!all.is_empty()).then(|| all.swap_remove((all.len() - 1) / 2))
 }
 
 /// Measures the floor.
@@ -226,6 +243,24 @@ mod tests {
             commits: vec![commit(8, 2.0), commit(64, 1.0)],
         };
         assert_eq!([0, 1, 8, 63, 64, 900].map(|batch| report.cpu_us(batch)), [10.0, 12.0, 12.0, 12.0, 11.0, 11.0]);
+    }
+
+    #[test]
+    fn rounds_give_their_middle() {
+        let round = |us: f64| FloorReport {
+            kind: KIND.into(),
+            sessions: 1,
+            messages: 1,
+            size_bytes: 1,
+            round_trips: 1,
+            core: None,
+            end_core: None,
+            sockets: SocketFloor { cpu_us_per_message: us, ..SocketFloor::default() },
+            commits: vec![CommitFloor { batch: 4, cpu_us_per_message: us / 10.0, ..CommitFloor::default() }],
+        };
+        assert!(FloorReport::of_rounds(&[]).is_none());
+        let middle = FloorReport::of_rounds(&[round(9.0), round(3.0), round(5.0)]).unwrap();
+        assert_eq!((middle.cpu_us(0), middle.cpu_us(4)), (5.0, 5.5));
     }
 
     #[test]

@@ -191,6 +191,12 @@ pub struct Report {
 }
 
 impl Report {
+    /// Notes the relay's ratio to a floor that was measured apart from this run.
+    pub fn set_beside(&mut self, floor: &FloorReport) {
+        let flushes = self.disk.as_ref().map(|disk| disk.own_flushes_per_message(self.load_s + self.drain_s));
+        self.floor = self.relay.as_ref().map(|relay| FloorRatio::new(floor, relay.cpu_us_per_message, flushes));
+    }
+
     /// True if nothing was lost, nothing corrupted, and nothing else went wrong.
     pub fn is_good(&self) -> bool {
         self.troubles.is_empty() && (self.sink.is_none() || self.ledger.clean())

@@ -76,6 +76,7 @@ fn relays_take_turns_and_a_bad_one_stops_nobody() {
         scenario: Scenario { load, ..Scenario::default() },
         parent: std::env::temp_dir(),
         quiet_longest: Duration::ZERO,
+        floor_each_round: false,
     };
     let mut turns = Vec::new();
     let comparison = compare(&plan, &mut |turn| {

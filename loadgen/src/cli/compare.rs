@@ -40,6 +40,9 @@ pub(super) struct CompareArguments {
     /// What `loadgen floor --json` wrote, for the relays' ratios to it
     #[arg(long)]
     floor: Option<PathBuf>,
+    /// Measure the floor in each round instead, behind the relays
+    #[arg(long, conflicts_with = "floor")]
+    floor_each_round: bool,
     /// How long a relay may take to greet
     #[arg(long, value_parser = parse_duration, default_value = "30")]
     start_longest: Duration,
@@ -91,6 +94,7 @@ pub(super) fn perform(arguments: &CompareArguments) -> Result<bool, Failure> {
         scenario,
         parent: arguments.dir.clone(),
         quiet_longest: arguments.quiet,
+        floor_each_round: arguments.floor_each_round,
     };
     let mut line = Line::new(arguments.progress);
     let told = arguments.progress || std::io::stderr().is_terminal();
