@@ -89,8 +89,8 @@ pub const DATA_RATE_MIN_BYTES_PER_SECOND: u64 = 512;
 pub const OUTBOX_MAX_BYTES: usize = 64 << 10;
 /// Reading stops while a client sent so much behind a message that waits for its commit.
 pub const LEFTOVER_MAX_BYTES: usize = 64 << 10;
-/// An empty outbox keeps a buffer of at most this size.
-pub const OUTBOX_KEEP_BYTES: usize = 1024;
+/// An empty outbox keeps a buffer of at most this size: the replies to fifty recipients in one group fit.
+pub const OUTBOX_KEEP_BYTES: usize = 4096;
 /// Connections that the kernel holds until they are accepted (`listen.backlog`), for each shard and address. Full: it drops the
 /// handshake, and the client tries again.
 pub const LISTEN_BACKLOG: u32 = 4096;

@@ -9,7 +9,7 @@ use crate::base::time::{Now, UnixMs};
 use crate::queue::{VerdictDraft, VerdictOutcome};
 use crate::schedule::backoff::Backoff;
 use crate::schedule::site::JobId;
-use crate::shard::backlog::{JobState, Message};
+use crate::shard::backlog::{JOB_RECIPIENTS_MAX, JobState, Message};
 use crate::shard::bounce::Reported;
 use crate::shard::timers::Timer;
 use crate::shard::{Effect, Level, Shard};
@@ -157,19 +157,22 @@ impl Shard {
         let waits = |entry: &Entry| reported == Reported::Appended && entry.outcome == Outcome::Failed;
         let now_noted = |entry: &Entry| entry.outcome != Outcome::NotTried && !waits(entry);
         let single;
-        let several: Vec<VerdictDraft<'_>>;
+        let mut several: [VerdictDraft<'_>; JOB_RECIPIENTS_MAX];
         let drafts: &[VerdictDraft<'_>] = match entries {
             [entry] if now_noted(entry) => {
                 single = [VerdictDraft { text: &entry.text, ..draft(entry) }];
                 &single
             }
+            [] => &[],
             entries => {
-                several = entries
-                    .iter()
-                    .filter(|entry| now_noted(entry))
-                    .map(|entry| VerdictDraft { text: &entry.text, ..draft(entry) })
-                    .collect();
-                &several
+                several = [draft(&entries[0]); JOB_RECIPIENTS_MAX];
+                let noted = entries.iter().filter(|entry| now_noted(entry));
+                let mut count = 0;
+                for (place, entry) in several.iter_mut().zip(noted) {
+                    *place = VerdictDraft { text: &entry.text, ..draft(entry) };
+                    count += 1;
+                }
+                &several[..count]
             }
         };
         if reported == Reported::Appended {

@@ -1,0 +1,112 @@
+//! No heap allocation on the shard's path of a message in steady state, counted by an allocator of this test's own.
+//!
+//! Blocks are the shell's memory, come once per commit and are left out; so is what the segments of a queue cost when one
+//! is full, every few thousand messages.
+
+#[path = "../benches/world/mod.rs"]
+mod world;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use ringpost::base::bytes::{Block, BlockSource, HeapBlocks, OpenBlock};
+use world::{ENVELOPE, World, message};
+
+thread_local! {
+    static COUNTED: Cell<u64> = const { Cell::new(0) };
+    static LEFT_OUT: Cell<bool> = const { Cell::new(false) };
+}
+
+struct Counting;
+
+impl Counting {
+    fn count() {
+        if !LEFT_OUT.get() {
+            COUNTED.set(COUNTED.get() + 1);
+        }
+    }
+}
+
+// SAFETY: hands everything through to the system's allocator; the counters are plain numbers without destructors.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        Counting::count();
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        Counting::count();
+        // SAFETY: the caller's promise.
+        unsafe { System.realloc(at, layout, size) }
+    }
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Blocks of plain memory whose making is not counted.
+struct Uncounted;
+
+struct UncountedBlock(Box<dyn OpenBlock>);
+
+fn uncounted<T>(work: impl FnOnce() -> T) -> T {
+    let before = LEFT_OUT.replace(true);
+    let done = work();
+    LEFT_OUT.set(before);
+    done
+}
+
+impl BlockSource for Uncounted {
+    fn allocate(&mut self, size_bytes: usize) -> Box<dyn OpenBlock> {
+        uncounted(|| Box::new(UncountedBlock(HeapBlocks.allocate(size_bytes))) as Box<dyn OpenBlock>)
+    }
+}
+
+impl OpenBlock for UncountedBlock {
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        self.0.bytes_mut()
+    }
+    fn freeze(self: Box<Self>, length_bytes: usize) -> Block {
+        uncounted(|| self.0.freeze(length_bytes))
+    }
+}
+
+/// Allocations of 1,000 messages behind 3,000 others.
+fn counted(envelope: &[u8], recipients: usize, body: &[u8]) -> u64 {
+    let mut world = World::new(Box::new(Uncounted), recipients);
+    let pass = |world: &mut World, messages: u32| {
+        for _ in 0..messages {
+            world.say(envelope);
+            world.say(body);
+        }
+    };
+    pass(&mut world, 3_000);
+    let before = COUNTED.get();
+    pass(&mut world, 1_000);
+    let counted = COUNTED.get() - before;
+    world.rest();
+    let counters = world.shard.counters();
+    assert_eq!((world.delivered, counters.delivered, counters.recipients_open), (4_000, 4_000 * recipients as u64, 0));
+    counted
+}
+
+#[test]
+fn a_message_allocates_nothing() {
+    for size in [1 << 10, 10 << 10] {
+        assert_eq!(counted(ENVELOPE, 1, &message(size)), 0, "of {size} bytes");
+    }
+}
+
+#[test]
+fn many_recipients_allocate_nothing() {
+    let mut envelope = b"MAIL FROM:<a@source.test>\r\n".to_vec();
+    for number in 0..50 {
+        envelope.extend_from_slice(format!("RCPT TO:<b{number}@dest.test>\r\n").as_bytes());
+    }
+    envelope.extend_from_slice(b"DATA\r\n");
+    assert_eq!(counted(&envelope, 50, &message(10 << 10)), 0);
+}
