@@ -339,3 +339,56 @@ fn a_bad_moment_is_only_a_delay() {
     Sink::at(address, |_, _| Act::Usual).wait_for(1, ARRIVAL_LONGEST);
     relay.stop();
 }
+
+/// RTE-25: a next hop that bears three connections and says 421 to more, and one that limits the rate inside the session: both
+/// get all their mail, by fewer connections and attempts than there are messages; a third site notices nothing.
+#[test]
+fn who_asks_for_less_gets_less() {
+    let open = Arc::new(AtomicUsize::new(0));
+    let (refused, limited) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (now_open, refusals) = (Arc::clone(&open), Arc::clone(&refused));
+    let crowded = Sink::scripted(move |verb, _| match verb {
+        "CONNECT" if now_open.fetch_add(1, Ordering::SeqCst) >= 3 => {
+            now_open.fetch_sub(1, Ordering::SeqCst);
+            refusals.fetch_add(1, Ordering::SeqCst);
+            Act::SayAndClose("421 4.7.0 too many connections from you".into())
+        }
+        "QUIT" => {
+            now_open.fetch_sub(1, Ordering::SeqCst);
+            Act::Usual
+        }
+        "." => {
+            std::thread::sleep(Duration::from_millis(5));
+            Act::Usual
+        }
+        _ => Act::Usual,
+    });
+    let (taken, limits) = (AtomicUsize::new(0), Arc::clone(&limited));
+    let strict = Sink::scripted(move |verb, _| {
+        // Every fourth message, until it has said so ten times.
+        if verb == "." && taken.fetch_add(1, Ordering::SeqCst) % 4 == 3 && limits.load(Ordering::SeqCst) < 10 {
+            limits.fetch_add(1, Ordering::SeqCst);
+            return Act::Say("451 4.7.650 rate limited".into());
+        }
+        Act::Usual
+    });
+    let calm = Sink::start();
+    let routes = format!("{{\"crowded.test\"=\"{}\",\"strict.test\"=\"{}\"}}", crowded.address(), strict.address());
+    let setup = Setup::to(calm.address()).set("route.domains", routes).set("site.default.messages_per_connection", 10);
+    let relay = setup.start();
+    let mut client = relay.client();
+    for number in 0..100 {
+        for domain in ["crowded.test", "strict.test", "calm.test"] {
+            let recipient = format!("r{number}@{domain}");
+            assert!(client.deliver("s@example.com", &[&recipient], &plain("less")).is("250 2.0.0"));
+        }
+    }
+    for sink in [&calm, &crowded, &strict] {
+        let mails = wait_for_recipients(sink, 100);
+        let recipients: BTreeSet<_> = mails.into_iter().flat_map(|mail| mail.recipients).collect();
+        assert_eq!(recipients.len(), 100);
+    }
+    let refused = refused.load(Ordering::SeqCst);
+    assert!(refused <= 60, "{refused} connections were refused");
+    relay.stop();
+}

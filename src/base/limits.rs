@@ -119,6 +119,12 @@ pub const RIDE_WAIT_MS: u64 = 5;
 pub const CONNECTION_IDLE_MS: u64 = 5_000;
 /// An outbound connection takes messages so long (`site.default.age_ms`) (RTE-20).
 pub const CONNECTION_AGE_MS: u64 = 600_000;
+/// A next hop's complaints that it gets too much count as one for so long, and no connection is opened (RTE-25).
+pub const THROTTLE_HOLD_MS: u64 = 1_000;
+/// A site that was throttled is allowed one connection more each time mail was taken for so long without a complaint (RTE-25).
+pub const THROTTLE_RECOVER_MS: u64 = 10_000;
+/// A site that was throttled is remembered so long after its last mail.
+pub const THROTTLE_MEMORY_MS: u64 = 600_000;
 /// Recipients in one outbound transaction (`site.default.recipients`) (SIZ-10).
 pub const TRANSACTION_RECIPIENTS_MAX: usize = 100;
 /// Longest reply line of a next hop that is kept; longer ends the session as temporary (RTE-21).

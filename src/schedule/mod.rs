@@ -7,4 +7,5 @@ pub mod backoff;
 pub mod hosts;
 pub mod permit;
 pub mod site;
+pub mod throttle;
 pub mod wheel;

@@ -15,6 +15,7 @@ use crate::config::TlsPolicy;
 use crate::route::NextHop;
 use crate::schedule::backoff::Backoff;
 use crate::schedule::hosts::Hosts;
+use crate::schedule::throttle::Throttle;
 use crate::shard::parcel::SiteName;
 use crate::smtp::client::TlsWish;
 
@@ -84,6 +85,10 @@ pub struct Site {
     pub kept_until: Mono,
     /// Whether mail goes to it inside TLS.
     pub tls: TlsPolicy,
+    /// How far it holds itself back because the next hop asked for less.
+    pub throttle: Throttle,
+    /// Connections that take no more transactions and are not gone yet.
+    pub ending: u32,
     /// Addresses whose TLS handshake failed, and until when they are tried in clear (TLS-06).
     clear: Vec<(SocketAddr, Mono)>,
     /// Tokens of the rate limit, in thousandths of a message, and when they were counted.
@@ -112,6 +117,8 @@ impl Site {
             paused_until: Mono::default(),
             kept_until: Mono::default(),
             tls,
+            throttle: Throttle::default(),
+            ending: 0,
             clear: Vec::new(),
             tokens_milli: 0,
             counted: Mono::default(),
@@ -179,7 +186,7 @@ impl Site {
     /// is left, or enough were tried, the site pauses, longer each time. Gives the end of the pause if one began.
     pub fn failed(&mut self, now: Mono, address: SocketAddr, backoff: &Backoff, rng: &mut Rng) -> Option<Mono> {
         self.tried += usize::from(self.hosts.failed(now, address, backoff, rng));
-        if self.tried < limits::ADDRESSES_TRIED_MAX && self.hosts.any_left(now) {
+        if self.paused(now) || (self.tried < limits::ADDRESSES_TRIED_MAX && self.hosts.any_left(now)) {
             return None;
         }
         Some(self.pause(now, backoff, rng))

@@ -63,6 +63,8 @@ pub struct Counters {
     pub dials: u64,
     /// Outbound connections that could not be used.
     pub failed_dials: u64,
+    /// Times that a site was slowed down because its next hop asked for less (RTE-25).
+    pub throttled: u64,
     /// Transactions begun at next hops.
     pub transactions: u64,
     /// Body parts read back from disk.

@@ -13,6 +13,7 @@ use crate::config::{Settings, TlsPolicy};
 use crate::queue::Log;
 use crate::queue::record::{AcceptView, RecipientView};
 use crate::schedule::site::{JobId, SiteId};
+use crate::schedule::throttle::asks_for_less;
 use crate::shard::backlog::{Backlog, JobState};
 use crate::shard::conns::{Conn, Outbound, Race, Side};
 use crate::shard::outcome::Results;
@@ -241,28 +242,25 @@ impl Shard {
         let turn_over = site.ready.is_empty()
             || outbound.transactions >= limits::CONNECTION_TURN_MESSAGES
             || (outbound.transactions > 0 && age_ms >= limits::CONNECTION_TURN_MS);
-        outbound.ending = outbound.ending
-            || self.draining.is_some()
+        if outbound.ending {
+            return true;
+        }
+        let allowed = site.throttle.allowed(self.settings.site.connections);
+        outbound.ending = self.draining.is_some()
+            || site.connections - site.ending > allowed
             || outbound.transactions >= self.settings.site.messages_per_connection
             || (outbound.transactions > 0 && age_ms >= self.settings.site.age_ms)
             || (turn_over && self.sites.permits.owed(&site.name) > 0)
             || (outbound.transactions > 0 && site.hosts.makes_way(now, outbound.address));
+        site.ending += u32::from(outbound.ending);
         outbound.ending
-    }
-
-    /// A connection that is of use shows that its site and its host are well.
-    fn note_use(&mut self, judged: bool, outbound: &mut Outbound) {
-        if judged {
-            outbound.useful = true;
-            self.sites.table[outbound.site as usize].succeeded(outbound.address);
-        }
     }
 
     /// Looks at what a session came to: judges its verdicts, gives it work, lets it rest, or ends it.
     pub(super) fn after_client(&mut self, now: Now, id: ConnId, mut conn: Box<Conn>, effects: &mut Vec<Effect>) {
         loop {
             let judged = self.judge(now, effects);
-            self.note_use(judged, conn.outbound());
+            self.note_verdicts(now, judged, conn.outbound(), effects);
             let outbound = conn.outbound();
             match outbound.client.state() {
                 ClientState::Over(end) => return self.end_session(now, id, conn, end, true, effects),
@@ -337,7 +335,7 @@ impl Shard {
         let mut hand = Hand { backlog: &self.backlog, log: &self.log, results: &mut self.results };
         conn.outbound().client.closed(&mut hand);
         let judged = self.judge(now, effects);
-        self.note_use(judged, conn.outbound());
+        self.note_verdicts(now, judged, conn.outbound(), effects);
         let end = match conn.outbound().client.state() {
             ClientState::Over(end) => end,
             _ => SessionEnd::PeerClosed,
@@ -373,7 +371,20 @@ impl Shard {
         let outbound = conn.outbound();
         let site = outbound.site;
         let entry = &mut self.sites.table[site as usize];
+        let mut crowded = false;
+        if let SessionEnd::Throttled { code } = end
+            && asks_for_less(code, outbound.client.end_text())
+            && self.draining.is_none()
+        {
+            // While others go on there are too many of us, which is no failure of the host; the last one of us tells.
+            crowded = entry.connections > 1;
+            let words = format!("{code} {}", String::from_utf8_lossy(outbound.client.end_text()));
+            self.complained(now, site, &words, effects);
+        }
+        let outbound = conn.outbound();
+        let entry = &mut self.sites.table[site as usize];
         entry.connections -= 1;
+        entry.ending -= u32::from(outbound.ending);
         if !outbound.was_ready {
             entry.opening -= 1;
             self.counters.failed_dials += 1;
@@ -387,7 +398,7 @@ impl Shard {
             }
         }
         let in_vain = !outbound.useful && end != SessionEnd::Quit && (!outbound.was_ready || outbound.transactions > 0);
-        if in_vain && self.draining.is_none() {
+        if in_vain && !crowded && self.draining.is_none() {
             effects.push(Effect::Report(
                 Level::Info,
                 format!("{}: session with {} failed: {end}", entry.name, outbound.address),

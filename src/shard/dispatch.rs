@@ -88,7 +88,9 @@ impl Shard {
         let entry = &self.sites.table[site as usize];
         // What is not used at once keeps others from it: a site that pauses wants no more than it has.
         let more = !entry.paused(now.mono) && self.draining.is_none();
-        let wanted = if more { entry.useful_connections().max(entry.connections) } else { entry.connections };
+        let allowed = entry.throttle.allowed(self.settings.site.connections);
+        let wanted =
+            if more { entry.useful_connections().min(allowed).max(entry.connections) } else { entry.connections };
         self.want_permits(site, wanted, effects);
         self.forget_idle_site(now.mono, site);
     }
@@ -135,11 +137,13 @@ impl Shard {
     /// Opens one connection, if it is of use. False if not, or if something is missing.
     fn dial_one(&mut self, now: Now, site: SiteId, effects: &mut Vec<Effect>) -> bool {
         let entry = &self.sites.table[site as usize];
-        let wanted = entry.useful_connections();
+        let wanted = entry.useful_connections().min(entry.throttle.allowed(self.settings.site.connections));
         // A site that failed is tried with one connection until it works again (QUE-05).
         let probing = entry.failures > 0 || entry.tried > 0;
         if entry.opening as usize >= entry.ready.len()
             || (probing && entry.connections > 0)
+            || entry.connections >= entry.throttle.allowed(self.settings.site.connections)
+            || entry.throttle.holds(now.mono).is_some()
             || self.conns.outbound >= limits::CONNECTIONS_OUT_MAX
         {
             return false;

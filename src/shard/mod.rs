@@ -7,7 +7,7 @@
 //! - `intake`: from the first byte of a client to the 250.
 //! - `commit`: what happens when the log says *durable*, and only then.
 //! - `dispatch`: which site may do something; `delivery`: from its list to the next hop's reply; `reading`: what must be
-//!   fetched from disk for it; `outcome`: what the reply means.
+//!   fetched from disk for it; `outcome`: what the reply means; `pacing`: what a complaint leads to.
 //! - `tls`: when a connection goes inside TLS, either way.
 //! - `backlog`: the live messages; `conns`: the connections; `reclaim`: moving stragglers; `bounce`: reports.
 //!
@@ -25,6 +25,7 @@ mod effect;
 mod input;
 mod intake;
 mod outcome;
+mod pacing;
 pub mod parcel;
 mod reading;
 mod reclaim;

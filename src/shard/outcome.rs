@@ -9,6 +9,7 @@ use crate::base::time::{Now, UnixMs};
 use crate::queue::{VerdictDraft, VerdictOutcome};
 use crate::schedule::backoff::Backoff;
 use crate::schedule::site::JobId;
+use crate::schedule::throttle::asks_for_less;
 use crate::shard::backlog::{JOB_RECIPIENTS_MAX, JobState, Message};
 use crate::shard::bounce::Reported;
 use crate::shard::timers::Timer;
@@ -32,6 +33,8 @@ pub(super) struct Results {
     entries: Vec<Entry>,
     pub(super) finished: Vec<JobId>,
     current: Vec<Entry>,
+    /// A reply among those judged last that asks for less (RTE-25), if the session went on after it.
+    pub(super) complaint: Option<String>,
 }
 
 impl Results {
@@ -57,6 +60,12 @@ impl Shard {
         while let Some(job) = self.results.finished.pop() {
             let mut entries = std::mem::take(&mut self.results.current);
             entries.extend(self.results.entries.extract_if(.., |entry| entry.job == job));
+            let complaint = entries.iter().find(|entry| {
+                entry.outcome == Outcome::Deferred && entry.code != 421 && asks_for_less(entry.code, &entry.text)
+            });
+            if let Some(entry) = complaint {
+                self.results.complaint = Some(format!("{} {}", entry.code, String::from_utf8_lossy(&entry.text)));
+            }
             alive |= entries.iter().any(|entry| matches!(entry.outcome, Outcome::Delivered | Outcome::Failed));
             self.conclude(now, job, &mut entries, effects);
             entries.clear();

@@ -152,14 +152,15 @@ impl Shard {
         }
     }
 
-    /// Forgets a site once nothing speaks of it and it has nothing to remember: that a host failed, others should know.
+    /// Forgets a site once nothing speaks of it and it has nothing to remember: that a host failed, or
+    /// that its next hop wants less, should be known to the next message too.
     pub(super) fn forget_idle_site(&mut self, now: Mono, site: SiteId) {
         let backoff = self.backoff_of_sites();
         let entry = &mut self.sites.table[site as usize];
         if !entry.unused(now) {
             return;
         }
-        let forgets_at = entry.hosts.forgets_at(&backoff);
+        let forgets_at = entry.hosts.forgets_at(&backoff).max(entry.throttle.forgets_at());
         if forgets_at <= now {
             self.sites.forget(site);
         } else if entry.kept_until < forgets_at {

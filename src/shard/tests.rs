@@ -1,6 +1,7 @@
 //! The whole shard against a small world in memory: a disk, clients, and a next hop that answers by rule.
 
 mod hosts;
+mod pacing;
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
@@ -47,6 +48,8 @@ struct World {
     /// Addresses where connections are refused, and where they are never answered.
     dead: Vec<IpAddr>,
     silent: Vec<IpAddr>,
+    /// So many connections at a time are taken; one more is greeted with 421.
+    most_hops: usize,
     dials: u32,
     /// Where to, in order.
     dialled: Vec<IpAddr>,
@@ -118,6 +121,7 @@ impl World {
             refuse_dials: false,
             dead: Vec::new(),
             silent: Vec::new(),
+            most_hops: usize::MAX,
             dials: 0,
             dialled: Vec::new(),
             taken: Vec::new(),
@@ -174,6 +178,9 @@ impl World {
                 }
                 if self.refuse_dials || self.dead.contains(&address.ip()) {
                     self.nested(Input::Closed { conn, reason: CloseReason::Failed { errno: 111 } });
+                } else if self.hops.len() >= self.most_hops {
+                    self.nested(Input::Connected { conn });
+                    self.nested(Input::Received { conn, bytes: b"421 4.7.0 too many connections\r\n" });
                 } else {
                     self.hops.insert(conn, Hop::default());
                     self.nested(Input::Connected { conn });
