@@ -392,3 +392,65 @@ fn who_asks_for_less_gets_less() {
     assert!(refused <= 60, "{refused} connections were refused");
     relay.stop();
 }
+
+/// RTE-24: connections and rate as the next hop sees them, with 1, 2 and 8 shards.
+#[test]
+fn limits_hold_for_any_number_of_shards() {
+    const MESSAGES: usize = 400;
+    const PER_SECOND: usize = 200;
+    for shards in [1, 2, 8] {
+        let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (open, peak) = (Arc::clone(&now), Arc::clone(&most));
+        let sink = Sink::scripted(move |verb, _| {
+            match verb {
+                "CONNECT" => drop(peak.fetch_max(open.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst)),
+                "QUIT" => drop(open.fetch_sub(1, Ordering::SeqCst)),
+                _ => {}
+            }
+            Act::Usual
+        });
+        let setup = Setup::to(sink.address())
+            .set("shards", shards)
+            .set("site.default.connections", 3)
+            .set("site.default.messages_per_second", PER_SECOND);
+        let relay = setup.start();
+        let begun = Instant::now();
+        let mut clients: Vec<_> = (0..3 * shards).map(|_| relay.client()).collect();
+        for number in 0..MESSAGES {
+            let client = &mut clients[number % (3 * shards)];
+            assert!(client.deliver("s@example.com", &["r@example.org"], &plain("limited")).is("250 2.0.0"));
+        }
+        sink.wait_for(MESSAGES, 3 * ARRIVAL_LONGEST);
+        // The rate, and a tenth of a second's worth saved up: sooner than this would be too much; later is no one's fault.
+        let least = Duration::from_secs_f64((MESSAGES - PER_SECOND / 10) as f64 / PER_SECOND as f64);
+        assert!(begun.elapsed() >= least, "{shards} shards: {MESSAGES} messages in {:?}", begun.elapsed());
+        let peak = most.load(Ordering::SeqCst);
+        assert!((1..=3).contains(&peak), "{shards} shards: {peak} connections at a time");
+        relay.stop();
+    }
+}
+
+/// RTE-24: what shards say to each other about a site is less than a parcel for 20 messages.
+#[test]
+fn shards_say_little_to_each_other() {
+    const MESSAGES: usize = 2000;
+    let sink = Sink::start();
+    let setup = Setup::to(sink.address()).set("shards", 2);
+    let mut relay = setup.start();
+    let mut clients: Vec<_> = (0..8).map(|_| relay.client()).collect();
+    for number in 0..MESSAGES {
+        let client = &mut clients[number % 8];
+        assert!(client.deliver("s@example.com", &["r@example.org"], &plain("quiet")).is("250 2.0.0"));
+    }
+    sink.wait_for(MESSAGES, ARRIVAL_LONGEST);
+    relay.ask_to_end();
+    relay.wait();
+    let errors = relay.errors();
+    let parcels: Vec<usize> = errors
+        .lines()
+        .filter_map(|line| line.split_once(" parcels to other shards")?.0.rsplit(' ').next()?.parse().ok())
+        .collect();
+    assert_eq!(parcels.len(), 2, "{errors}");
+    let all: usize = parcels.iter().sum();
+    assert!(all * 20 < MESSAGES, "{all} parcels for {MESSAGES} messages");
+}

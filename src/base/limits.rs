@@ -119,6 +119,8 @@ pub const RIDE_WAIT_MS: u64 = 5;
 pub const CONNECTION_IDLE_MS: u64 = 5_000;
 /// An outbound connection takes messages so long (`site.default.age_ms`) (RTE-20).
 pub const CONNECTION_AGE_MS: u64 = 600_000;
+/// What a site's home allows is of no use any more after so long, so that no shard saves up messages (RTE-24).
+pub const RATE_KEEP_MS: u64 = 200;
 /// A next hop's complaints that it gets too much count as one for so long, and no connection is opened (RTE-25).
 pub const THROTTLE_HOLD_MS: u64 = 1_000;
 /// A site that was throttled is allowed one connection more each time mail was taken for so long without a complaint (RTE-25).

@@ -6,6 +6,7 @@
 pub mod backoff;
 pub mod hosts;
 pub mod permit;
+pub mod rate;
 pub mod site;
 pub mod throttle;
 pub mod wheel;

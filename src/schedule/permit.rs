@@ -71,6 +71,7 @@ impl Permits {
         match parcel {
             Parcel::Want { .. } | Parcel::Return { .. } => self.home.handle(from, parcel, &mut self.said),
             Parcel::Grant { .. } | Parcel::Recall { .. } => self.holder.handle(parcel),
+            Parcel::Ask { .. } | Parcel::Allow { .. } => panic!("a rate is no permit"),
         }
         self.settle(out);
     }
@@ -136,6 +137,8 @@ fn site_of(parcel: &Parcel) -> &SiteName {
         Parcel::Want { site, .. }
         | Parcel::Grant { site, .. }
         | Parcel::Recall { site, .. }
+        | Parcel::Ask { site, .. }
+        | Parcel::Allow { site, .. }
         | Parcel::Return { site, .. } => site,
     }
 }
@@ -200,7 +203,7 @@ impl Home {
                 // Who has just had a permit waits behind those who have not.
                 site.served_now(from);
             }
-            Parcel::Grant { .. } | Parcel::Recall { .. } => panic!("a home grants and recalls, nobody else"),
+            _ => panic!("a home grants and recalls, nobody else"),
         }
         site.balance(&name, out);
         // A site nobody speaks of takes no memory; one with a limit of its own is remembered.
@@ -372,7 +375,7 @@ impl Holder {
                 holding.owed = (holding.owed + connections).min(holding.held);
                 site
             }
-            Parcel::Want { .. } | Parcel::Return { .. } => panic!("a holder wants and returns, nobody else"),
+            _ => panic!("a holder wants and returns, nobody else"),
         };
         self.pay(&site);
         if !self.news.contains(&site) {

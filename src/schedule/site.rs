@@ -15,6 +15,7 @@ use crate::config::TlsPolicy;
 use crate::route::NextHop;
 use crate::schedule::backoff::Backoff;
 use crate::schedule::hosts::Hosts;
+use crate::schedule::rate::Purse;
 use crate::schedule::throttle::Throttle;
 use crate::shard::parcel::SiteName;
 use crate::smtp::client::TlsWish;
@@ -91,9 +92,8 @@ pub struct Site {
     pub ending: u32,
     /// Addresses whose TLS handshake failed, and until when they are tried in clear (TLS-06).
     clear: Vec<(SocketAddr, Mono)>,
-    /// Tokens of the rate limit, in thousandths of a message, and when they were counted.
-    tokens_milli: u64,
-    counted: Mono,
+    /// Messages that may be sent, where the site has a rate.
+    pub purse: Purse,
 }
 
 impl Site {
@@ -120,8 +120,7 @@ impl Site {
             throttle: Throttle::default(),
             ending: 0,
             clear: Vec::new(),
-            tokens_milli: 0,
-            counted: Mono::default(),
+            purse: Purse::default(),
         }
     }
 
@@ -210,29 +209,9 @@ impl Site {
         self.paused_until = Mono::default();
     }
 
-    /// Takes the right to send one message at `per_second` (0: no limit), or tells when to ask again.
-    /// At most a tenth of a second's worth is saved up, one message at least.
-    pub fn take_token(&mut self, now: Mono, per_second: f64) -> Result<(), Mono> {
-        if per_second <= 0.0 {
-            return Ok(());
-        }
-        let most_milli = ((per_second * 100.0) as u64).max(1000);
-        let elapsed_us = now.0.saturating_sub(self.counted.0);
-        let gained = (elapsed_us as f64 * per_second / 1000.0) as u64;
-        if gained > 0 {
-            self.tokens_milli = self.tokens_milli.saturating_add(gained).min(most_milli);
-            self.counted = now;
-        }
-        if self.tokens_milli >= 1000 {
-            self.tokens_milli -= 1000;
-            return Ok(());
-        }
-        let missing = (1000 - self.tokens_milli) as f64;
-        Err(Mono(now.0 + (missing * 1000.0 / per_second) as u64 + 1000))
-    }
-
     /// True if nothing speaks of the site any more.
     pub fn unused(&self, now: Mono) -> bool {
-        self.jobs == 0 && self.connections == 0 && !self.paused(now) && self.targets != Targets::Asked
+        let answers_to_come = self.targets == Targets::Asked || self.purse.waits();
+        self.jobs == 0 && self.connections == 0 && !self.paused(now) && !answers_to_come
     }
 }

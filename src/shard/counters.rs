@@ -5,13 +5,14 @@ impl std::fmt::Display for Counters {
         write!(
             f,
             "{} messages accepted, {} recipients delivered, {} failed, {} attempts deferred, {} of unknown outcome, {} reports sent, \
-             {} messages and {} recipients in the queue",
+             {} parcels to other shards, {} messages and {} recipients in the queue",
             self.accepted_messages,
             self.delivered,
             self.failed,
             self.deferred,
             self.unknown_outcome,
             self.bounces,
+            self.parcels,
             self.messages_live,
             self.recipients_open,
         )

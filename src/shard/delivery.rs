@@ -18,7 +18,6 @@ use crate::shard::backlog::{Backlog, JobState};
 use crate::shard::conns::{Conn, Outbound, Race, Side};
 use crate::shard::outcome::Results;
 use crate::shard::reading::READS_MAX;
-use crate::shard::timers::Timer;
 use crate::shard::{CloseReason, Effect, Level, Shard};
 use crate::smtp::client::{Client, ClientHandler, ClientSettings, ClientState, ClientVerdict, Offer, SessionEnd};
 
@@ -139,12 +138,10 @@ impl Shard {
                 self.fail_job(now, job, 0, "4.4.7 Delivery time expired", effects);
                 continue;
             }
-            let per_second = self.settings.site.messages_per_second as f64 / f64::from(self.settings.shards);
-            let entry = &mut self.sites.table[site as usize];
-            if let Err(when) = entry.take_token(now.mono, per_second) {
-                self.wheel.insert(when, Timer::Site(site));
+            if !self.may_send(now, site, effects) {
                 return None;
             }
+            let entry = &mut self.sites.table[site as usize];
             entry.ready.pop_front();
             return Some(job);
         }

@@ -204,7 +204,7 @@ impl Shard {
                 self.log.segment_prepared(now.mono, slot, result);
             }
             Input::Resolved { query, answer } => self.resolved(now, query, answer, effects),
-            Input::Parcel { from, parcel } => self.parcel_came(from, parcel, effects),
+            Input::Parcel { from, parcel } => self.parcel_came(now, from, parcel, effects),
             Input::Tick => {}
             Input::Drain => self.drain(now, effects),
         }

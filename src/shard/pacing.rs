@@ -1,11 +1,17 @@
-//! Pacing: a next hop that asks for less gets less, from this site and no other (RTE-25).
+//! Pacing: a site has no more messages a second than it may (RTE-24), and a next hop that asks for less gets less, from this
+//! site and no other (RTE-25).
 //!
 //! What a complaint is, and how far it slows a site down, is `schedule::throttle`'s; here it is heard, reported and kept.
+//! Rates are `schedule::rate`'s; here a shard asks for them, and answers where it is the home.
 
+use crate::base::ids::ShardId;
 use crate::base::time::Now;
+use crate::schedule::permit::home_of;
+use crate::schedule::rate::{BucketId, Served};
 use crate::schedule::site::SiteId;
 use crate::schedule::throttle::Slowed;
 use crate::shard::conns::Outbound;
+use crate::shard::parcel::{Parcel, SiteName};
 use crate::shard::timers::Timer;
 use crate::shard::{Effect, Level, Shard};
 
@@ -44,5 +50,77 @@ impl Shard {
             }
         }
         slowed
+    }
+
+    /// Takes the right to send one message to a site. False if there is none: the home shard was asked, and the site is
+    /// looked at again when it answers (RTE-24).
+    pub(super) fn may_send(&mut self, now: Now, site: SiteId, effects: &mut Vec<Effect>) -> bool {
+        if self.settings.site.messages_per_second == 0 {
+            return true;
+        }
+        let entry = &mut self.sites.table[site as usize];
+        if entry.purse.take(now.mono) {
+            return true;
+        }
+        if entry.purse.ask() {
+            let (name, messages) = (entry.name.clone(), entry.ready.len().try_into().unwrap_or(u32::MAX));
+            let home = home_of(&name, self.settings.shards);
+            if home == self.id {
+                self.rate_asked(now, home, &name, messages, effects);
+            } else {
+                self.counters.parcels += 1;
+                effects.push(Effect::Parcel { to: home, parcel: Parcel::Ask { site: name, messages } });
+            }
+        }
+        self.sites.table[site as usize].purse.take(now.mono)
+    }
+
+    /// A shard, perhaps this one, would send messages to a site whose home this shard is.
+    pub(super) fn rate_asked(
+        &mut self,
+        now: Now,
+        from: ShardId,
+        site: &SiteName,
+        messages: u32,
+        effects: &mut Vec<Effect>,
+    ) {
+        let bucket = self.sites.buckets.ask(now.mono, site, from, messages);
+        self.serve_rate(now, bucket, effects);
+    }
+
+    /// The home of a site allows messages to it. A site that was forgotten meanwhile needs them no more.
+    pub(super) fn rate_allowed(&mut self, now: Now, site: &SiteName, messages: u32) {
+        if let Some(&site) = self.sites.by_name.get(site) {
+            self.sites.table[site as usize].purse.fill(now.mono, messages);
+            self.want_pump(site);
+        }
+    }
+
+    pub(super) fn rate_due(&mut self, now: Now, bucket: BucketId, effects: &mut Vec<Effect>) {
+        self.sites.buckets.timer_fired(bucket);
+        self.serve_rate(now, bucket, effects);
+    }
+
+    fn serve_rate(&mut self, now: Now, bucket: BucketId, effects: &mut Vec<Effect>) {
+        loop {
+            match self.sites.buckets.serve(now.mono, bucket) {
+                Served::Allow(shard, messages) => {
+                    let site = self.sites.buckets.name(bucket).clone();
+                    if shard == self.id {
+                        self.rate_allowed(now, &site, messages);
+                    } else {
+                        self.counters.parcels += 1;
+                        effects.push(Effect::Parcel { to: shard, parcel: Parcel::Allow { site, messages } });
+                    }
+                }
+                Served::Later(when) => {
+                    if self.sites.buckets.set_timer(bucket) {
+                        self.wheel.insert(when, Timer::Rate(bucket));
+                    }
+                    return;
+                }
+                Served::Nobody => return,
+            }
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! What shards say to each other: permits of sites, and nothing else (messages never cross cores).
+//! What shards say to each other: permits and rates of sites, and nothing else (messages never cross cores).
 
 /// The name of a site: where mail for it goes, for instance `smarthost 127.0.0.1:2602` or `mx example.org`.
 /// The same on all shards; its hash chooses the home shard.
@@ -28,6 +28,21 @@ pub enum Parcel {
         site: SiteName,
         /// How many.
         connections: u32,
+    },
+    /// To the home shard: this shard could send so many messages to the site now, and may send none. Asked once until it is
+    /// answered.
+    Ask {
+        /// Which site.
+        site: SiteName,
+        /// How many.
+        messages: u32,
+    },
+    /// From the home shard: so many messages may be sent.
+    Allow {
+        /// Which site.
+        site: SiteName,
+        /// How many.
+        messages: u32,
     },
     /// To the home shard: so many permits come back.
     Return {

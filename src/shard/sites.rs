@@ -7,13 +7,14 @@ use rustc_hash::FxHashMap;
 use slab::Slab;
 
 use crate::base::ids::ShardId;
-use crate::base::time::Mono;
+use crate::base::time::{Mono, Now};
 use crate::config::{HostPort, RouteSettings, Settings, TlsPolicies};
 use crate::route::NextHop;
 use crate::route::cache::Cache;
 use crate::route::mx::MxPolicy;
 use crate::route::table::RouteTable;
 use crate::schedule::permit::Permits;
+use crate::schedule::rate::Buckets;
 use crate::schedule::site::{Site, SiteId};
 use crate::shard::parcel::{Parcel, SiteName};
 use crate::shard::timers::Timer;
@@ -22,7 +23,7 @@ use crate::shard::{Effect, Shard};
 /// The sites and what is needed to find them.
 pub(super) struct Sites {
     pub(super) table: Slab<Site>,
-    by_name: FxHashMap<SiteName, SiteId>,
+    pub(super) by_name: FxHashMap<SiteName, SiteId>,
     /// Domains seen lately, so that the hot path makes no name.
     by_domain: FxHashMap<Box<[u8]>, SiteId>,
     lower: Vec<u8>,
@@ -30,6 +31,8 @@ pub(super) struct Sites {
     tls: TlsPolicies,
     /// Permits this shard holds, and those it lends as a home.
     pub(super) permits: Permits,
+    /// The rates of sites whose home this shard is.
+    pub(super) buckets: Buckets,
     pub(super) mx_policy: MxPolicy,
     /// What DNS said lately; outlives the sites.
     pub(super) answers: Cache,
@@ -59,6 +62,8 @@ impl Sites {
             routes: route_table(&settings.route),
             tls: settings.tls.policies.clone(),
             permits: Permits::new(me, settings.shards, settings.site.connections),
+            // Without a limit nobody asks.
+            buckets: Buckets::new(me, settings.site.messages_per_second.max(1)),
             mx_policy: MxPolicy {
                 own_names: vec![settings.hostname.to_ascii_lowercase().into()],
                 own_addresses: settings.listen.iter().map(|listener| listener.address.ip()).collect(),
@@ -134,8 +139,12 @@ impl Shard {
         self.carry_parcels(effects);
     }
 
-    pub(super) fn parcel_came(&mut self, from: ShardId, parcel: Parcel, effects: &mut Vec<Effect>) {
-        self.sites.permits.handle(from, parcel, &mut self.sites.parcels);
+    pub(super) fn parcel_came(&mut self, now: Now, from: ShardId, parcel: Parcel, effects: &mut Vec<Effect>) {
+        match parcel {
+            Parcel::Ask { site, messages } => self.rate_asked(now, from, &site, messages, effects),
+            Parcel::Allow { site, messages } => self.rate_allowed(now, &site, messages),
+            permits => self.sites.permits.handle(from, permits, &mut self.sites.parcels),
+        }
         self.carry_parcels(effects);
     }
 

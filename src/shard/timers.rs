@@ -5,6 +5,7 @@
 
 use crate::base::ids::ConnId;
 use crate::base::time::{Mono, Now};
+use crate::schedule::rate::BucketId;
 use crate::schedule::site::{JobId, SiteId};
 use crate::shard::backlog::JobState;
 use crate::shard::conns::Conn;
@@ -17,8 +18,10 @@ pub(super) enum Timer {
     Conn(ConnId),
     /// A job's next attempt.
     Job(JobId),
-    /// A site's pause, rate or answer is over.
+    /// A site's pause or answer is over.
     Site(SiteId),
+    /// Messages to a site whose home this is may be allowed again.
+    Rate(BucketId),
     /// The drain took long enough.
     Drain,
 }
@@ -58,6 +61,7 @@ impl Shard {
                 Timer::Conn(id) => self.conn_due(now, id, effects),
                 Timer::Job(job) => self.job_due(job),
                 Timer::Site(site) => self.site_due(site),
+                Timer::Rate(bucket) => self.rate_due(now, bucket, effects),
                 Timer::Drain => self.end_drain(now, effects),
             }
         }
