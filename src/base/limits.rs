@@ -199,7 +199,7 @@ pub const DNS_TOTAL_TIMEOUT_MS: u64 = 45_000;
 pub const DNS_DOMAINS_AT_ONCE: usize = 512;
 /// DNS questions on their way at a time; more wait.
 pub const DNS_QUESTIONS_AT_ONCE: usize = 512;
-/// Domains waiting to be resolved. Full: deferred.
+/// Domains waiting to be resolved, each shard's part of it. Full: their mail waits.
 pub const DNS_WAITING_MAX: usize = 16_384;
 /// First retry of a recipient after (`retry.first_ms`) (QUE-04).
 pub const RETRY_FIRST_MS: u64 = 60_000;

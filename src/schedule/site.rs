@@ -58,6 +58,10 @@ pub struct Site {
     pub next_hop: NextHop,
     /// Jobs that may be sent now, in order.
     pub ready: VecDeque<JobId>,
+    /// It is among those that may have something to do at the end of the step.
+    pub marked: bool,
+    /// It waits until a question about it may be asked of the resolver.
+    pub unasked: bool,
     /// All jobs of the site, the deferred and the ones being read back included.
     pub jobs: u32,
     /// Connections with nothing to do, the most recently used last.
@@ -103,6 +107,8 @@ impl Site {
             name,
             next_hop,
             ready: VecDeque::new(),
+            marked: false,
+            unasked: false,
             jobs: 0,
             idle: Vec::new(),
             connections: 0,

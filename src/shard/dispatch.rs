@@ -54,7 +54,11 @@ impl Shard {
                 self.pump(now, site, effects);
             }
         }
-        self.to_pump.clear();
+        for site in self.to_pump.drain(..) {
+            if let Some(entry) = self.sites.table.get_mut(site as usize) {
+                entry.marked = false;
+            }
+        }
     }
 
     fn pump(&mut self, now: Now, site: SiteId, effects: &mut Vec<Effect>) {
@@ -250,11 +254,28 @@ impl Shard {
             let until = self.sites.answers.good_until(&domain, address_only);
             return self.use_answer(now, site, &answer, until, effects);
         }
+        if self.queries.len() >= self.queries_max {
+            if !std::mem::replace(&mut entry.unasked, true) {
+                self.waiting_to_ask.push_back(site);
+            }
+            return;
+        }
         entry.targets = Targets::Asked;
         self.next_query += 1;
         let query = QueryId(self.next_query);
         self.queries.insert(query, site);
         effects.push(Effect::Resolve { query, domain, address_only });
+    }
+
+    /// Lets sites ask for their addresses that could not before, as many as the resolver has room for.
+    pub(super) fn let_sites_ask(&mut self) {
+        for _ in self.queries.len()..self.queries_max {
+            let Some(site) = self.waiting_to_ask.pop_front() else { return };
+            if let Some(entry) = self.sites.table.get_mut(site as usize) {
+                entry.unasked = false;
+            }
+            self.want_pump(site);
+        }
     }
 
     pub(super) fn resolved(&mut self, now: Now, query: QueryId, answer: Answer, effects: &mut Vec<Effect>) {

@@ -42,6 +42,7 @@ use std::sync::Arc;
 
 use crate::base::bytes::{BlockSource, Outbox};
 use crate::base::ids::{ConnId, ShardId};
+use crate::base::limits;
 use crate::base::rng::Rng;
 use crate::base::time::{Mono, Now};
 use crate::config::Settings;
@@ -109,6 +110,10 @@ pub struct Shard {
     next_read: u64,
     queries: rustc_hash::FxHashMap<QueryId, SiteId>,
     next_query: u64,
+    /// Questions on their way at a time.
+    queries_max: usize,
+    /// Sites that could not ask because too many questions were on their way.
+    waiting_to_ask: VecDeque<SiteId>,
     reclaim: reclaim::Reclaim,
     /// Clients that are not read from because too much waits for the disk.
     held_back: Vec<ConnId>,
@@ -157,6 +162,8 @@ impl Shard {
             next_read: 0,
             queries: Default::default(),
             next_query: 0,
+            queries_max: (limits::DNS_WAITING_MAX / usize::from(settings.shards)).max(1),
+            waiting_to_ask: VecDeque::new(),
             reclaim: reclaim::Reclaim::default(),
             held_back: Vec::new(),
             to_pump: Vec::new(),
@@ -219,6 +226,7 @@ impl Shard {
         self.committed(now, effects);
         self.let_clients_go_on(effects);
         self.reclaim(now, effects);
+        self.let_sites_ask();
         self.pump_sites(now, effects);
         let mut orders = std::mem::take(&mut self.orders);
         self.log.poll(now.mono, &mut orders);

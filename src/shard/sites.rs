@@ -114,7 +114,10 @@ impl Sites {
 impl Shard {
     /// Marks a site as having something to do at the end of the step.
     pub(super) fn want_pump(&mut self, site: SiteId) {
-        if !self.to_pump.contains(&site) {
+        // Who waited for something may name a site that was forgotten meanwhile.
+        if let Some(entry) = self.sites.table.get_mut(site as usize)
+            && !std::mem::replace(&mut entry.marked, true)
+        {
             self.to_pump.push(site);
         }
     }

@@ -63,6 +63,9 @@ struct World {
     drained: bool,
     last_opened: Option<ConnId>,
     answer: Answer,
+    /// Questions are kept here instead of answered, if set.
+    hold_questions: bool,
+    questions: VecDeque<QueryId>,
 }
 
 fn accept_all(line: &str) -> String {
@@ -133,6 +136,8 @@ impl World {
             drained: false,
             last_opened: None,
             answer: Answer::NoSuchDomain { ttl_s: 60 },
+            hold_questions: false,
+            questions: VecDeque::new(),
         };
         world.input(Input::Tick);
         world
@@ -206,6 +211,7 @@ impl World {
                 self.disk.insert(slot.0, vec![0; size]);
                 self.nested(Input::SegmentPrepared { slot, result: Ok(()) });
             }
+            Effect::Resolve { query, .. } if self.hold_questions => self.questions.push_back(query),
             Effect::Resolve { query, .. } => {
                 let answer = self.answer.clone();
                 self.nested(Input::Resolved { query, answer });

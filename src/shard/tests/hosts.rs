@@ -189,3 +189,26 @@ fn resting_backups_make_way() {
     assert_eq!(world.dialled_since(), [ip(FIRST)], "{:?}", world.reports);
     assert_eq!(world.shard.counters().connections_out, 1);
 }
+
+/// More domains than questions may be on their way: the others wait for their turn, and none is deferred for it.
+#[test]
+fn questions_are_asked_as_the_resolver_has_room() {
+    let mut world = by_mx(&[(10, &[FIRST])], &[]);
+    world.shard.queries_max = 4;
+    world.hold_questions = true;
+    for number in 0..50 {
+        world.send(&[&format!("to@d{number}.test")], "x\r\n");
+    }
+    let mut asked = 0;
+    while let Some(query) = world.questions.pop_front() {
+        asked += 1;
+        assert!(world.questions.len() < 4);
+        let answer = world.answer.clone();
+        world.input(Input::Resolved { query, answer });
+    }
+    world.pass(10);
+    assert_eq!((asked, world.taken.len()), (50, 50));
+    assert!(world.reports.is_empty(), "{:?}", world.reports);
+    world.pass(10_000);
+    world.nothing_left();
+}
