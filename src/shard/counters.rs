@@ -5,7 +5,7 @@ impl std::fmt::Display for Counters {
         write!(
             f,
             "{} messages accepted, {} recipients delivered, {} failed, {} attempts deferred, {} of unknown outcome, {} reports sent, \
-             {} parcels to other shards, {} messages and {} recipients in the queue",
+             {} parcels to other shards, {} messages and {} recipients in the queue, {:.3} copies of a body byte",
             self.accepted_messages,
             self.delivered,
             self.failed,
@@ -15,6 +15,7 @@ impl std::fmt::Display for Counters {
             self.parcels,
             self.messages_live,
             self.recipients_open,
+            self.copied_bytes as f64 / self.body_bytes.max(1) as f64,
         )
     }
 }
@@ -70,8 +71,11 @@ pub struct Counters {
     pub transactions: u64,
     /// Body parts read back from disk.
     pub reads: u64,
-    /// Body octets copied to be gathered, on top of the one copy into the log.
-    pub gathered_bytes: u64,
+    /// Body octets that clients sent.
+    pub body_bytes: u64,
+    /// Body octets copied by this process between the receive buffer and the next hop's socket: into the log's blocks, and
+    /// before that where pieces are gathered.
+    pub copied_bytes: u64,
     /// Messages copied forward by reclaim.
     pub copied_forward: u64,
     /// Damaged records met while reading back.

@@ -129,6 +129,7 @@ impl Shard {
             match outbox.write(|out| inbound.server.next(&mut input, out)) {
                 ServerEvent::Body(slice) => {
                     inbound.data_bytes += slice.len() as u64;
+                    self.counters.body_bytes += slice.len() as u64;
                     if !run.push(slice) {
                         if let Err(why) = self.keep(inbound, &run) {
                             inbound.server.storage_refused(why);
@@ -191,7 +192,7 @@ impl Shard {
             for part in run.parts() {
                 inbound.gathered.extend_from_slice(part);
             }
-            self.counters.gathered_bytes += run.length_bytes as u64;
+            self.counters.copied_bytes += run.length_bytes as u64;
             return Ok(());
         }
         let mut kept = Ok(());

@@ -266,6 +266,7 @@ impl Shard {
             connections_out: self.conns.outbound as u64,
             messages_live: self.backlog.messages.len() as u64,
             recipients_open: self.backlog.open_recipients,
+            copied_bytes: self.counters.copied_bytes + self.log.copied_body_bytes(),
             ..self.counters
         }
     }

@@ -418,6 +418,11 @@ impl Log {
         self.durable
     }
 
+    /// Body bytes copied into blocks since the start.
+    pub fn copied_body_bytes(&self) -> u64 {
+        self.counters.copied_body_bytes
+    }
+
     /// Where the last append ended.
     pub fn appended(&self) -> Position {
         self.appended
