@@ -112,9 +112,11 @@ pub const CONNECTION_MESSAGES_MAX: u32 = 10_000;
 pub const CONNECTION_TURN_MESSAGES: u32 = 64;
 /// The longest a busy connection keeps a permit that another shard waits for; its current message is finished first.
 pub const CONNECTION_TURN_MS: u64 = 2_000;
-/// A job is left to a busy connection, whose next body its envelope can ride behind, as long as one of the site's has
-/// answered within this time; then an idle one takes it.
+/// Jobs are left to busy connections, behind whose bodies their envelopes can ride, if that takes no longer than this; else
+/// idle ones take them.
 pub const RIDE_WAIT_MS: u64 = 5;
+/// As many jobs at most are left to one busy connection.
+pub const RIDES_LEFT_MAX: u64 = 4;
 /// An idle outbound connection is kept so long (`site.default.idle_ms`) (RTE-20).
 pub const CONNECTION_IDLE_MS: u64 = 5_000;
 /// An outbound connection takes messages so long (`site.default.age_ms`) (RTE-20).

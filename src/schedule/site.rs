@@ -70,10 +70,12 @@ pub struct Site {
     pub connections: u32,
     /// Connections that are not yet ready for a transaction.
     pub opening: u32,
-    /// Connections whose next reply lets a body go, with no envelope to ride behind it yet: each takes a job along.
+    /// Busy connections that will take one more job with their next reply.
     pub hungry: u32,
     /// When one of them last had its reply, or the first of them began to wait.
-    pub fed: Mono,
+    fed: Mono,
+    /// How long they wait for it, smoothed, in microseconds.
+    reply_us: u64,
     /// When jobs left to them are looked at again.
     pub claims_watched: Mono,
     /// Where its addresses stand.
@@ -115,6 +117,7 @@ impl Site {
             opening: 0,
             hungry: 0,
             fed: Mono::default(),
+            reply_us: limits::RIDE_WAIT_MS * 1000,
             claims_watched: Mono::default(),
             targets: Targets::Unknown,
             hosts: Hosts::default(),
@@ -141,11 +144,14 @@ impl Site {
         busy.saturating_add(self.ready.len().min(u32::MAX as usize) as u32)
     }
 
-    /// Jobs that wait and are not left to a busy connection: an envelope that rides behind a body costs no round trip and
-    /// no system call. Nobody is left to connections that answer nothing for long.
+    /// Jobs that wait and are not left to busy connections, whose envelopes ride behind bodies and cost no round trip and
+    /// no system call. As many are left to each as it will take within `RIDE_WAIT_MS`; none if all of them are silent.
     pub fn unclaimed(&self, now: Mono) -> usize {
-        let claimed = if now < self.fed.plus_ms(limits::RIDE_WAIT_MS) { self.hungry as usize } else { 0 };
-        self.ready.len().saturating_sub(claimed)
+        if now >= self.fed.plus_ms(limits::RIDE_WAIT_MS) {
+            return self.ready.len();
+        }
+        let each = (limits::RIDE_WAIT_MS * 1000 / self.reply_us.max(1)).min(limits::RIDES_LEFT_MAX);
+        self.ready.len().saturating_sub(self.hungry as usize * each as usize)
     }
 
     /// One more connection will take a job along with its next reply.
@@ -156,10 +162,11 @@ impl Site {
         self.hungry += 1;
     }
 
-    /// A hungry connection had its reply, or is gone.
-    pub fn feed(&mut self, now: Mono) {
+    /// A connection that was hungry since a moment had its reply, or is gone.
+    pub fn feed(&mut self, now: Mono, since: Mono) {
         self.hungry -= 1;
         self.fed = now;
+        self.reply_us = (7 * self.reply_us + (now.0 - since.0)) / 8;
     }
 
     /// True if it is known where to connect.

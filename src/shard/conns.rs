@@ -70,8 +70,8 @@ pub(super) struct Outbound {
     pub(super) was_ready: bool,
     /// In its site's list of connections with nothing to do.
     pub(super) idle: bool,
-    /// Will look for one more job with its next reply; counted by its site.
-    pub(super) hungry: bool,
+    /// Since when it waits for a reply with which it will take one more job; counted by its site.
+    pub(super) hungry: Option<Mono>,
     /// Transactions begun.
     pub(super) transactions: u32,
     /// Something was delivered or judged: the site is alive.

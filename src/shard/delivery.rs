@@ -215,11 +215,23 @@ impl Shard {
             && !self.sites.table[outbound.site as usize].paused(now.mono)
     }
 
+    /// A busy connection will look for one more job with its next reply.
+    fn grow_hungry(&mut self, now: Now, outbound: &mut Outbound) {
+        if outbound.client.state() == ClientState::Busy
+            && outbound.client.pipelines()
+            && outbound.hungry.is_none()
+            && !self.should_end(now.mono, outbound)
+        {
+            outbound.hungry = Some(now.mono);
+            self.sites.table[outbound.site as usize].grow_hungry(now.mono);
+        }
+    }
+
     /// The connection has had its look at the site's list, or will have none.
     fn feed(&mut self, now: Now, conn: &mut Conn) {
         let outbound = conn.outbound();
-        if std::mem::take(&mut outbound.hungry) {
-            self.sites.table[outbound.site as usize].feed(now.mono);
+        if let Some(since) = outbound.hungry.take() {
+            self.sites.table[outbound.site as usize].feed(now.mono, since);
         }
     }
 
@@ -288,11 +300,9 @@ impl Shard {
                 conn.deadline = now.mono.plus_ms(self.settings.site.idle_ms);
                 self.sites.table[site as usize].idle.push(id);
                 break;
-            } else if !conn.outbound().hungry && self.may_ride(now, conn.outbound()) {
-                conn.outbound().hungry = true;
-                self.sites.table[site as usize].grow_hungry(now.mono);
             }
         }
+        self.grow_hungry(now, conn.outbound());
         self.put_outbound(now, id, conn, effects);
     }
 

@@ -186,7 +186,7 @@ impl Shard {
             dialled: now.mono,
             was_ready: false,
             idle: false,
-            hungry: false,
+            hungry: None,
             transactions: 0,
             useful: false,
             ending: false,

@@ -329,6 +329,11 @@ impl Client {
         }
     }
 
+    /// True if the next hop takes commands in groups, so that messages ride behind each other.
+    pub fn pipelines(&self) -> bool {
+        self.features.pipelining
+    }
+
     /// Takes a transaction. A message this next hop cannot take fails here and now, without a word to it.
     /// Panics unless `can_take()`.
     pub fn offer(&mut self, now: Mono, offer: Offer<'_, '_>, handler: &mut dyn ClientHandler, out: &mut Outbox) {
