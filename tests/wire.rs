@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use common::mail::{assert_identical, plain, stuffed};
+use common::mail::{assert_identical, plain, stuffed, take_received, torture};
 use common::relay::{Relay, Setup};
 use common::sink::{Act, Mail, Sink};
 use common::{free_address, wait_until};
@@ -124,6 +124,45 @@ fn the_largest_message_goes_through() {
     let mails = sink.wait_for(1, ARRIVAL_LONGEST);
     assert_identical(&mails[0].wire, &stuffed(&largest), "the largest");
     relay.stop();
+}
+
+/// BDT-01, BDT-06, BDT-10, DAT-04, DAT-06, DAT-07, DAT-09: hard messages come by BDAT or DATA, pass two relays, and leave by the
+/// other or the same; from memory and read back from disk.
+#[test]
+fn hard_messages_pass_by_chunks() {
+    for chunking in [false, true] {
+        let sink = if chunking { Sink::chunking() } else { Sink::start() };
+        let last_setup = Setup::to(sink.address()).set("queue.memory_bytes", 1 << 20);
+        let last = last_setup.start();
+        let first_setup = Setup::to(last.address());
+        let first = first_setup.start();
+        let mut messages = torture();
+        let open = [&plain("open")[..], &b".a line\r\n..\r\n".repeat(40_000), b".no end"].concat();
+        messages.push(("open end".into(), open));
+        let mut client = first.client();
+        for (index, (name, text)) in messages.iter().enumerate() {
+            let recipient = format!("r{index}@example.org");
+            let reply = client.deliver_chunks("s@example.com", &[&recipient], text, 1 + index * 7919);
+            assert!(reply.is("250 2.0.0"), "{name}: {reply:?}");
+        }
+        for mail in sink.wait_for(messages.len(), ARRIVAL_LONGEST) {
+            assert_eq!(mail.chunked, chunking);
+            let index: usize = mail.recipients[0][1..].split('@').next().unwrap().parse().unwrap();
+            let (name, text) = &messages[index];
+            let mut expected = text.clone();
+            if !chunking {
+                let ended = text.is_empty() || text.ends_with(b"\r\n");
+                expected = stuffed(&[&text[..], if ended { b"" } else { b"\r\n" }].concat());
+            }
+            let rest = mail.wire.len().checked_sub(expected.len()).map(|at| mail.wire.split_at(at));
+            let (fields, body) = rest.unwrap_or_else(|| panic!("{name}: too short"));
+            assert!(body == expected, "{name} came changed");
+            let (_, second) = take_received(fields).unwrap_or_else(|| panic!("{name}: no trace"));
+            assert!(take_received(second).is_some_and(|(_, rest)| rest.is_empty()), "{name}: two trace fields");
+        }
+        first.stop();
+        last.stop();
+    }
 }
 
 // ---- next hops ----

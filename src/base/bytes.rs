@@ -117,6 +117,8 @@ enum Part {
         length_bytes: usize,
         asked: bool,
     },
+    /// At hand, but not to be sent as it is: `release` says what is.
+    Held(Slice),
 }
 
 /// What waits to be sent on one connection: short texts it holds itself, long ones as slices of log blocks.
@@ -193,6 +195,14 @@ impl Outbox {
         }
     }
 
+    /// Adds a slice that `release` is to replace, once all before it is at hand.
+    pub fn push_held(&mut self, slice: Slice) {
+        if !slice.is_empty() {
+            self.length_bytes += slice.len();
+            self.parts.push_back(Part::Held(slice));
+        }
+    }
+
     /// The next bytes to fetch among the first `ahead` parts: `(name, length in bytes)`, each given once.
     pub fn fetch_next(&mut self, ahead: usize) -> Option<(u64, usize)> {
         self.parts.iter_mut().take(ahead).find_map(|part| match part {
@@ -204,23 +214,52 @@ impl Outbox {
         })
     }
 
-    /// Puts fetched bytes in their place. False if no such bytes are awaited. Panics if the length is another.
-    pub fn fill(&mut self, name: u64, slice: Slice) -> bool {
+    /// Puts fetched bytes in their place; `held` if `release` is to replace them. False if no such bytes are awaited.
+    /// Panics if the length is another.
+    pub fn fill(&mut self, name: u64, slice: Slice, held: bool) -> bool {
         for part in &mut self.parts {
             if let Part::Later { name: awaited, length_bytes, .. } = part
                 && *awaited == name
             {
                 assert_eq!(*length_bytes, slice.len(), "the bytes fetched are those that were promised");
-                *part = Part::Shared(slice);
+                *part = if held { Part::Held(slice) } else { Part::Shared(slice) };
                 return true;
             }
         }
         false
     }
 
+    /// Replaces held slices, in order, up to the first bytes that are still to be fetched: `see` is given each and gives
+    /// the slices that stand for it.
+    pub fn release(&mut self, see: &mut dyn FnMut(&Slice, &mut dyn FnMut(Slice))) {
+        let Some(first) = self.parts.iter().position(|part| matches!(part, Part::Held(_) | Part::Later { .. })) else {
+            return;
+        };
+        let mut rest = self.parts.split_off(first);
+        while let Some(part) = rest.pop_front() {
+            match part {
+                Part::Later { .. } => {
+                    self.parts.push_back(part);
+                    break;
+                }
+                Part::Held(slice) => {
+                    self.length_bytes -= slice.len();
+                    see(&slice, &mut |slice| self.push_slice(slice));
+                }
+                part => self.parts.push_back(part),
+            }
+        }
+        self.parts.append(&mut rest);
+    }
+
+    /// True if some of it is still to be fetched.
+    pub fn waits(&self) -> bool {
+        self.parts.iter().any(|part| matches!(part, Part::Later { .. } | Part::Held(_)))
+    }
+
     /// Bytes that could go out now: all before the first that must be fetched.
     pub fn sendable(&self) -> bool {
-        !matches!(self.parts.front(), None | Some(Part::Later { .. }))
+        !matches!(self.parts.front(), None | Some(Part::Later { .. } | Part::Held(_)))
     }
 
     /// Gives the first parts to send, at most `out.len()` of them; returns how many were filled. Ends before
@@ -238,7 +277,7 @@ impl Outbox {
                     bytes
                 }
                 Part::Shared(slice) => &slice[skip..],
-                Part::Later { .. } => break,
+                Part::Later { .. } | Part::Held(_) => break,
             };
             skip = 0;
             *place = IoSlice::new(bytes);
@@ -254,7 +293,7 @@ impl Outbox {
         while let Some(first) = self.parts.front() {
             let (whole, own) = match first {
                 Part::Own(n) => (*n, true),
-                Part::Shared(slice) => (slice.len(), false),
+                Part::Shared(slice) | Part::Held(slice) => (slice.len(), false),
                 Part::Later { length_bytes, .. } => (*length_bytes, false),
             };
             let left = whole - self.first_sent;

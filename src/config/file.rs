@@ -278,6 +278,11 @@ static KEYS: &[Key] = &[
          the handshake fails; `encrypt`, always, with any certificate; `verify`, always, with a certificate for the host's \
          name from `tls.roots`. Where it cannot be met, mail waits.",
     ),
+    Key {
+        name: "site.default.chunking",
+        kind: Kind::Flag { default: true },
+        manual: "Bodies go by BDAT to next hops that offer CHUNKING. If not: by DATA, but for binary ones, which cannot.",
+    },
     time("site.default.idle_ms", limits::CONNECTION_IDLE_MS, "An idle outbound connection is kept so long."),
     time(
         "site.default.age_ms",

@@ -230,6 +230,8 @@ pub struct SiteSettings {
     pub messages_per_connection: u32,
     /// Recipients of one transaction.
     pub recipients: usize,
+    /// Bodies go by BDAT to who offers it.
+    pub chunking: bool,
     /// How long an idle connection is kept.
     pub idle_ms: u64,
     /// How old a connection may be when it begins a transaction.
@@ -397,6 +399,7 @@ impl Settings {
                 messages_per_second: small(values, "site.default.messages_per_second"),
                 messages_per_connection: small(values, "site.default.messages_per_connection"),
                 recipients: values.number("site.default.recipients") as usize,
+                chunking: values.flag("site.default.chunking"),
                 idle_ms: values.number("site.default.idle_ms"),
                 age_ms: values.number("site.default.age_ms"),
             },

@@ -11,6 +11,8 @@ pub enum Body {
     SevenBit,
     /// `BODY=8BITMIME`.
     EightBitMime,
+    /// `BODY=BINARYMIME` (BDT-11; RFC 3030 3).
+    BinaryMime,
 }
 
 /// Who sends, who gets.

@@ -3,4 +3,5 @@
 pub mod address;
 pub mod dsn;
 pub mod envelope;
+pub mod text;
 pub mod trace;

@@ -130,11 +130,12 @@ fn is_host_byte(b: u8) -> bool {
 
 /// Counts `Received` fields in the header of a message that comes in pieces (TRC-06; RFC 5321 6.3).
 ///
-/// Sees the wire form; ends at the first empty line, after which it costs nothing.
+/// Sees the wire form, or the plain one; ends at the first empty line, after which it costs nothing.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct HeaderScan {
     received: u32,
     place: Place,
+    plain: bool,
 }
 
 /// Where in the header the last piece ended.
@@ -156,6 +157,11 @@ enum Place {
 const RECEIVED: &[u8] = b"received:";
 
 impl HeaderScan {
+    /// Of a text that comes in plain form, where a dot at a line's start is part of the line.
+    pub fn of_plain() -> HeaderScan {
+        HeaderScan { plain: true, ..HeaderScan::default() }
+    }
+
     /// Looks at the next piece of the message.
     pub fn feed(&mut self, piece: &[u8]) {
         let mut rest = piece;
@@ -164,7 +170,7 @@ impl HeaderScan {
                 Place::Body => return,
                 Place::LineStart if byte == b'\r' => self.place = Place::EmptyLineCr,
                 // On the wire a dot here is not part of the line, whoever doubled it and why (DAT-05).
-                Place::LineStart if byte == b'.' => self.place = Place::Name(0),
+                Place::LineStart if byte == b'.' && !self.plain => self.place = Place::Name(0),
                 Place::LineStart if byte.to_ascii_lowercase() == RECEIVED[0] => self.place = Place::Name(1),
                 Place::EmptyLineCr if byte == b'\n' => self.place = Place::Body,
                 Place::Name(matched) if byte.to_ascii_lowercase() == RECEIVED[matched] => {

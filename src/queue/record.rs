@@ -11,13 +11,16 @@ use std::ops::Range;
 use crate::base::ids::{MessageId, Position, ShardId};
 use crate::base::limits::{DISK_ALIGN_BYTES, VERDICT_TEXT_MAX_BYTES};
 use crate::base::time::UnixMs;
+use crate::mail::text::Text;
 
 /// Size of a record's header.
 pub const HEADER_BYTES: usize = 32;
 /// Records start on multiples of this.
 pub const RECORD_ALIGN_BYTES: usize = 8;
-/// Version of the format; in each start record.
-pub const FORMAT_VERSION: u32 = 1;
+/// Version of the format; in each start record. Version 2 added texts in plain form.
+pub const FORMAT_VERSION: u32 = 2;
+/// The oldest version that is still read: what later ones added, it has as zeros.
+pub const FORMAT_VERSION_OLDEST: u32 = 1;
 /// Where the first batch of a segment begins: the sector before it holds the start record alone.
 pub const FIRST_BATCH_OFFSET: u32 = DISK_ALIGN_BYTES as u32;
 
@@ -30,8 +33,6 @@ const CHUNK_REF_BYTES: usize = 12;
 const RECIPIENT_FIXED_BYTES: usize = 13;
 const VERDICT_FIXED_BYTES: usize = 16;
 const VERDICT_ENTRY_BYTES: usize = 20;
-
-const FLAG_EIGHT_BIT: u16 = 1;
 
 /// What a record is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -298,8 +299,8 @@ pub struct Draft<'a> {
     pub copy_of: Option<CopyOf>,
     /// When it was accepted.
     pub arrived: UnixMs,
-    /// True if the body has bytes above 127.
-    pub eight_bit: bool,
+    /// What the body is like.
+    pub text: Text,
     /// Size of the body, unstuffed.
     pub body_bytes: u64,
     /// Reverse-path without brackets; empty for the null one.
@@ -335,7 +336,7 @@ impl Draft<'_> {
     pub fn write(&self, id: MessageId, prefix: &[u8], out: &mut [u8]) {
         let mut writer = Writer::new(out);
         writer.u16(id.shard.0);
-        writer.u16(if self.eight_bit { FLAG_EIGHT_BIT } else { 0 });
+        writer.u16(self.text.bits());
         writer.u16(self.copy_of.map_or(0, |copy| copy.copies.saturating_add(1)));
         writer.u16(u16::try_from(self.sender.len()).expect("a path is shorter than 64 KiB"));
         writer.u64(id.position.0);
@@ -376,8 +377,8 @@ pub struct AcceptView<'a> {
     pub id: MessageId,
     /// How often it was copied.
     pub copies: u16,
-    /// True if the body has bytes above 127.
-    pub eight_bit: bool,
+    /// What the body is like.
+    pub text: Text,
     /// When it was accepted.
     pub arrived: UnixMs,
     /// Size of the body, unstuffed.
@@ -431,7 +432,7 @@ impl<'a> AcceptView<'a> {
             payload,
             id,
             copies,
-            eight_bit: flags & FLAG_EIGHT_BIT != 0,
+            text: Text::from_bits(flags),
             arrived,
             body_bytes,
             chunks: take(chunk_count.checked_mul(CHUNK_REF_BYTES)?)?,

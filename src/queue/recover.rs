@@ -17,10 +17,11 @@ use rustc_hash::FxHashMap;
 use crate::base::ids::{MessageId, Position, ShardId};
 use crate::base::limits::{BLOCK_MAX_BYTES, DISK_ALIGN_BYTES};
 use crate::base::time::UnixMs;
+use crate::mail::text::Text;
 use crate::queue::SegmentSlot;
 use crate::queue::record::{
-    self, AcceptView, ChunkRef, CutEntry, FIRST_BATCH_OFFSET, FORMAT_VERSION, HEADER_BYTES, Header, Kind, Place,
-    RecipientState, Start, VerdictDraft, VerdictOutcome, VerdictView, padded,
+    self, AcceptView, ChunkRef, CutEntry, FIRST_BATCH_OFFSET, FORMAT_VERSION, FORMAT_VERSION_OLDEST, HEADER_BYTES,
+    Header, Kind, Place, RecipientState, Start, VerdictDraft, VerdictOutcome, VerdictView, padded,
 };
 
 /// What a shard starts from.
@@ -75,8 +76,8 @@ pub struct RecoveredMessage {
     pub arrived: UnixMs,
     /// Size of its body, unstuffed.
     pub body_bytes: u64,
-    /// True if the body has bytes above 127.
-    pub eight_bit: bool,
+    /// What the body is like.
+    pub text: Text,
     /// Reverse-path; empty for the null one.
     pub sender: Box<[u8]>,
     /// How many recipients it had at first.
@@ -327,10 +328,16 @@ impl Recovery {
         let void = header.position.offset_bytes() >= reading.void_from;
         match header.kind {
             Kind::Start => match Start::read(payload) {
-                Some(start) if start.version != FORMAT_VERSION => Err(io::Error::new(
-                    io::ErrorKind::InvalidData,
-                    format!("segment format version {} is not {FORMAT_VERSION}, which this relay reads", start.version),
-                )),
+                Some(start) if !(FORMAT_VERSION_OLDEST..=FORMAT_VERSION).contains(&start.version) => {
+                    Err(io::Error::new(
+                        io::ErrorKind::InvalidData,
+                        format!(
+                            "segment format version {} is none of {FORMAT_VERSION_OLDEST} to {FORMAT_VERSION}, which this relay reads; \
+                         start the relay that wrote it, and let it deliver its queue",
+                            start.version
+                        ),
+                    ))
+                }
                 start => Ok(start.is_some()),
             },
             Kind::Chunk => {
@@ -578,7 +585,7 @@ fn message(view: &AcceptView<'_>, place: Place) -> RecoveredMessage {
         chunks: view.chunks().collect(),
         arrived: view.arrived,
         body_bytes: view.body_bytes,
-        eight_bit: view.eight_bit,
+        text: view.text,
         sender: view.sender().into(),
         recipients_total: view.recipient_count() as u32,
         recipients: recipients.collect(),

@@ -236,7 +236,7 @@ impl Writer<'_> {
         let draft = Draft {
             copy_of: Some(CopyOf { id: message.id, copies: message.place.copies }),
             arrived: message.arrived,
-            eight_bit: message.eight_bit,
+            text: message.text,
             body_bytes: message.body_bytes,
             sender: &message.sender,
             recipients: &recipients,

@@ -10,6 +10,7 @@ use slab::Slab;
 use crate::base::bytes::Slice;
 use crate::base::ids::MessageId;
 use crate::base::time::{Mono, UnixMs};
+use crate::mail::text::Text;
 use crate::queue::{ChunkRef, Place};
 use crate::schedule::site::{JobId, SiteId};
 use crate::schedule::wheel::TimerId;
@@ -32,7 +33,7 @@ pub(super) struct Message {
     /// After this moment it is given up.
     pub(super) expires: Mono,
     pub(super) body_bytes: u64,
-    pub(super) eight_bit: bool,
+    pub(super) text: Text,
     /// The jobs that are not over.
     pub(super) open_jobs: u32,
     /// Head of the list of its jobs, through `Job::next`.

@@ -4,6 +4,7 @@ use crate::base::ids::MessageId;
 use crate::base::time::Now;
 use crate::mail::address::domain_of;
 use crate::mail::dsn::{self, FailedRecipient};
+use crate::mail::text::Text;
 use crate::queue::record::AcceptView;
 use crate::queue::{Draft, DraftRecipient, RecipientState};
 use crate::schedule::site::JobId;
@@ -103,7 +104,7 @@ impl Shard {
         let draft = Draft {
             copy_of: None,
             arrived: now.wall,
-            eight_bit: false,
+            text: Text::default(),
             body_bytes,
             sender: b"",
             recipients: &&recipient[..],
@@ -118,7 +119,7 @@ impl Shard {
             arrived: now.wall,
             expires: now.mono.plus_ms(self.settings.retry.expire_ms),
             body_bytes,
-            eight_bit: false,
+            text: Text::default(),
             open_jobs: 0,
             first_job: NO_JOB,
             copying: false,

@@ -7,13 +7,15 @@ use std::net::{IpAddr, SocketAddr};
 
 use slab::Slab;
 
-use crate::base::bytes::Outbox;
+use crate::base::bytes::{Outbox, Slice};
 use crate::base::ids::ConnId;
 use crate::base::time::Mono;
 use crate::queue::ChunkRef;
 use crate::schedule::site::SiteId;
 use crate::schedule::wheel::TimerId;
+use crate::shard::body;
 use crate::smtp::client::{Client, TlsWish};
+use crate::smtp::data::View;
 use crate::smtp::server::Server;
 
 /// One connection, either way.
@@ -59,6 +61,8 @@ pub(super) struct Inbound {
 /// A connection to a next hop.
 pub(super) struct Outbound {
     pub(super) client: Client,
+    /// Through which the rest of the body in the outbox is seen.
+    pub(super) view: Option<View>,
     pub(super) site: SiteId,
     pub(super) address: SocketAddr,
     pub(super) wish: TlsWish,
@@ -106,6 +110,12 @@ impl Conn {
             Side::Out(outbound) => outbound,
             Side::In(_) => unreachable!("asked for the outbound side of an inbound connection"),
         }
+    }
+
+    /// Puts a part of the body in its place that was fetched.
+    pub(super) fn fill_body(&mut self, name: u64, slice: Slice) {
+        let Conn { outbox, side: Side::Out(outbound), .. } = self else { unreachable!("bodies go to next hops") };
+        body::fill(outbox, outbound.view.as_mut(), name, slice);
     }
 
     pub(super) fn is_inbound(&self) -> bool {

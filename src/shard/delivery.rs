@@ -10,22 +10,26 @@ use crate::base::ids::ConnId;
 use crate::base::limits;
 use crate::base::time::{Mono, Now};
 use crate::config::{Settings, TlsPolicy};
+use crate::mail::text::Form;
 use crate::queue::Log;
 use crate::queue::record::{AcceptView, RecipientView};
 use crate::schedule::site::{JobId, SiteId};
 use crate::schedule::throttle::asks_for_less;
 use crate::shard::backlog::{Backlog, JobState};
+use crate::shard::body;
 use crate::shard::conns::{Conn, Outbound, Race, Side};
 use crate::shard::outcome::Results;
 use crate::shard::reading::READS_MAX;
 use crate::shard::{CloseReason, Effect, Level, Shard};
 use crate::smtp::client::{Client, ClientHandler, ClientSettings, ClientState, ClientVerdict, Offer, SessionEnd};
-
-/// Of a long body, so much is taken from memory at once; the rest is fetched as the connection takes it.
-const BODY_AT_ONCE_BYTES: usize = 256 << 10;
+use crate::smtp::data::View;
 
 pub(super) fn client_settings(settings: &Settings) -> ClientSettings {
-    ClientSettings { hello: settings.hostname.clone(), timeouts: settings.timeout.clone() }
+    ClientSettings {
+        hello: settings.hostname.clone(),
+        timeouts: settings.timeout.clone(),
+        chunking: settings.site.chunking,
+    }
 }
 
 /// The shard as a client session sees it: bodies to send, and somewhere to put verdicts.
@@ -33,28 +37,15 @@ struct Hand<'a> {
     backlog: &'a Backlog,
     log: &'a Log,
     results: &'a mut Results,
+    view: &'a mut Option<View>,
 }
 
 impl ClientHandler for Hand<'_> {
-    fn push_body(&mut self, handle: u32, out: &mut Outbox) {
+    fn push_body(&mut self, handle: u32, form: Form, out: &mut Outbox) {
         let job = &self.backlog.jobs[handle as usize];
         let record = job.record.as_ref().expect("a job is offered with its record at hand");
-        let view = AcceptView::read(record).expect("the record was verified when it came");
-        out.push_slice(record.part(view.prefix.start, view.prefix.end));
-        let mut at_once = BODY_AT_ONCE_BYTES;
-        for chunk in &self.backlog.messages[job.message as usize].chunks {
-            match self.log.chunk(chunk).filter(|slice| slice.len() <= at_once) {
-                Some(slice) => {
-                    at_once -= slice.len();
-                    out.push_slice(slice);
-                }
-                None => {
-                    at_once = 0;
-                    out.push_later(chunk.position.0, chunk.length_bytes as usize);
-                }
-            }
-        }
-        out.push_slice(record.part(view.tail.start, view.tail.end));
+        let message = &self.backlog.messages[job.message as usize];
+        *self.view = body::push_body(self.log, record, &message.chunks, message.text, form, out);
     }
 
     fn verdict(&mut self, handle: u32, recipient: usize, verdict: ClientVerdict<'_>) {
@@ -154,7 +145,7 @@ impl Shard {
         let entry = &mut self.backlog.jobs[job as usize];
         entry.state = JobState::Offered;
         let message = &self.backlog.messages[entry.message as usize];
-        let (body_bytes, eight_bit) = (message.body_bytes, message.eight_bit);
+        let (body_bytes, text) = (message.body_bytes, message.text);
         let entry = &self.backlog.jobs[job as usize];
         let record = entry.record.clone().expect("next_job gives it at hand");
         let view = AcceptView::read(&record).expect("the record was verified when it came");
@@ -165,8 +156,9 @@ impl Shard {
             open: entry.open,
             all: view.recipients().skip(entry.first.into()),
         };
-        let offer = Offer { handle: job, sender: view.sender(), recipients: &mut recipients, size_bytes, eight_bit };
-        let mut hand = Hand { backlog: &self.backlog, log: &self.log, results: &mut self.results };
+        let offer = Offer { handle: job, sender: view.sender(), recipients: &mut recipients, size_bytes, text };
+        let mut hand =
+            Hand { backlog: &self.backlog, log: &self.log, results: &mut self.results, view: &mut outbound.view };
         outbound.transactions += 1;
         self.counters.transactions += 1;
         outbound.client.offer(now.mono, offer, &mut hand, outbox);
@@ -201,7 +193,8 @@ impl Shard {
                 self.offer_job(now, &mut conn, effects);
             }
             let Conn { outbox, side: Side::Out(outbound), .. } = &mut *conn else { unreachable!() };
-            let mut hand = Hand { backlog: &self.backlog, log: &self.log, results: &mut self.results };
+            let mut hand =
+                Hand { backlog: &self.backlog, log: &self.log, results: &mut self.results, view: &mut outbound.view };
             rest = outbound.client.receive(now.mono, rest, &mut hand, outbox);
         }
         self.after_client(now, id, conn, effects);
@@ -317,8 +310,10 @@ impl Shard {
         } else if !conn.outbound().connected {
             return self.end_session(now, id, conn, SessionEnd::TimedOut, true, effects);
         } else {
-            let mut hand = Hand { backlog: &self.backlog, log: &self.log, results: &mut self.results };
-            conn.outbound().client.timed_out(now.mono, &mut hand);
+            let outbound = conn.outbound();
+            let mut hand =
+                Hand { backlog: &self.backlog, log: &self.log, results: &mut self.results, view: &mut outbound.view };
+            outbound.client.timed_out(now.mono, &mut hand);
         }
         self.after_client(now, id, conn, effects);
     }
@@ -339,8 +334,10 @@ impl Shard {
                 format!("connect to {} failed: {}", conn.outbound().address, std::io::Error::from_raw_os_error(errno)),
             ));
         }
-        let mut hand = Hand { backlog: &self.backlog, log: &self.log, results: &mut self.results };
-        conn.outbound().client.closed(&mut hand);
+        let outbound = conn.outbound();
+        let mut hand =
+            Hand { backlog: &self.backlog, log: &self.log, results: &mut self.results, view: &mut outbound.view };
+        outbound.client.closed(&mut hand);
         let judged = self.judge(now, effects);
         self.note_verdicts(now, judged, conn.outbound(), effects);
         let end = match conn.outbound().client.state() {

@@ -177,6 +177,7 @@ impl Shard {
         self.counters.dials += 1;
         let client = Client::new(self.client_settings.clone(), now.mono).with_tls(wish);
         let id = self.conns.insert(Side::Out(Outbound {
+            view: None,
             client,
             site,
             address,

@@ -167,6 +167,7 @@ impl Shard {
                     break;
                 }
                 ServerEvent::StartTls => {
+                    self.forget_body(inbound);
                     inbound.tls_due = true;
                     break;
                 }
@@ -274,7 +275,7 @@ impl Shard {
         let draft = Draft {
             copy_of: None,
             arrived: now.wall,
-            eight_bit: facts.eight_bit,
+            text: facts.text,
             body_bytes: facts.body_bytes,
             sender: envelope.sender(),
             recipients: &recipients,
@@ -296,7 +297,7 @@ impl Shard {
             arrived: now.wall,
             expires: now.mono.plus_ms(self.settings.retry.expire_ms),
             body_bytes: facts.body_bytes,
-            eight_bit: facts.eight_bit,
+            text: facts.text,
             open_jobs: 0,
             first_job: NO_JOB,
             copying: false,
@@ -336,7 +337,12 @@ impl Shard {
                 });
                 self.settings.relay.data_idle_ms
             }
-            Waiting::Command => self.settings.relay.command_idle_ms,
+            Waiting::Command => {
+                if !inbound.server.in_message() {
+                    inbound.data_since = None;
+                }
+                self.settings.relay.command_idle_ms
+            }
             Waiting::Handshake => self.settings.timeout.tls_ms,
             // The disk's turn, not the client's.
             Waiting::Verdict | Waiting::Over => self.settings.relay.command_idle_ms,

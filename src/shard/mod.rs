@@ -6,8 +6,8 @@
 //!
 //! - `intake`: from the first byte of a client to the 250.
 //! - `commit`: what happens when the log says *durable*, and only then.
-//! - `dispatch`: which site may do something; `delivery`: from its list to the next hop's reply; `reading`: what must be
-//!   fetched from disk for it; `outcome`: what the reply means; `pacing`: what a complaint leads to.
+//! - `dispatch`: which site may do something; `delivery`: from its list to the next hop's reply; `body`: what it is sent;
+//!   `reading`: what must be fetched from disk for it; `outcome`: what the reply means; `pacing`: what a complaint leads to.
 //! - `tls`: when a connection goes inside TLS, either way.
 //! - `backlog`: the live messages; `conns`: the connections; `reclaim`: moving stragglers; `bounce`: reports.
 //!
@@ -15,6 +15,7 @@
 //! (4xx, 5xx) and reported; warnings and worse reach the operator as [`Effect::Report`].
 
 mod backlog;
+mod body;
 mod bounce;
 mod commit;
 mod conns;

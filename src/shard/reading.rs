@@ -106,7 +106,7 @@ impl Shard {
                 let Some(mut conn) = self.conns.take(id) else { return };
                 match payload {
                     Ok(slice) => {
-                        conn.outbox.fill(position.0, slice);
+                        conn.fill_body(position.0, slice);
                         self.put_outbound(now, id, conn, effects);
                     }
                     Err(_) => self.cut(now, id, conn, effects),
@@ -125,7 +125,7 @@ impl Shard {
             let chunk = ChunkRef { position, length_bytes: length as u32 };
             match self.log.chunk(&chunk) {
                 Some(slice) => {
-                    conn.outbox.fill(name, slice);
+                    conn.fill_body(name, slice);
                 }
                 None if self.log.locate(position).is_none() => return false,
                 None => self.read(Reading::Chunk { conn: id, position }, position, length as u32, effects),

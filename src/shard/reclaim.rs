@@ -166,7 +166,7 @@ impl Shard {
         let draft = Draft {
             copy_of: Some(CopyOf { id: copy.id, copies: place.copies }),
             arrived: view.arrived,
-            eight_bit: view.eight_bit,
+            text: view.text,
             body_bytes: view.body_bytes,
             sender: view.sender(),
             recipients: &recipients,
@@ -231,7 +231,7 @@ impl Shard {
             arrived: recovered.arrived,
             expires: now.mono.plus_ms(self.settings.retry.expire_ms.saturating_sub(age_ms)),
             body_bytes: recovered.body_bytes,
-            eight_bit: recovered.eight_bit,
+            text: recovered.text,
             open_jobs: 0,
             first_job: NO_JOB,
             copying: false,

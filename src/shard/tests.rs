@@ -6,6 +6,8 @@ mod pacing;
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 
+mod bodies;
+
 use super::*;
 use crate::base::bytes::{HeapBlocks, heap_block};
 use crate::base::limits;
@@ -27,6 +29,8 @@ struct Taken {
 struct Hop {
     input: Vec<u8>,
     data: bool,
+    /// Inside a chunk of so many octets.
+    chunk_bytes: Option<usize>,
     current: Option<Taken>,
 }
 
@@ -273,6 +277,20 @@ impl World {
         hop.input.extend_from_slice(bytes);
         let mut replies = String::new();
         loop {
+            if let Some(size) = hop.chunk_bytes {
+                if hop.input.len() < size {
+                    break;
+                }
+                let mut taken = hop.current.take().unwrap();
+                taken.data = hop.input.drain(..size).map(char::from).collect();
+                hop.chunk_bytes = None;
+                let reply = (self.rule)(".");
+                if reply.starts_with('2') {
+                    self.taken.push(taken);
+                }
+                replies.push_str(&reply);
+                continue;
+            }
             let end: &[u8] = if hop.data { b"\r\n.\r\n" } else { b"\r\n" };
             let Some(at) = hop.input.windows(end.len()).position(|window| window == end) else { break };
             let piece = String::from_utf8_lossy(&hop.input[..at]).into_owned();
@@ -285,6 +303,10 @@ impl World {
                     self.taken.push(taken);
                 }
                 replies.push_str(&reply);
+                continue;
+            }
+            if let Some(size) = piece.strip_prefix("BDAT ").and_then(|rest| rest.strip_suffix(" LAST")) {
+                hop.chunk_bytes = Some(size.parse().unwrap());
                 continue;
             }
             let reply = (self.rule)(&piece);

@@ -35,6 +35,15 @@ pub enum Command<'a> {
         /// True if something followed the verb.
         argument: bool,
     },
+    /// BDAT (RFC 3030 2). What follows the line is not for this parser, so a wrong one is the session's to judge.
+    Bdat {
+        /// Octets that follow the line, saturated at `u64::MAX`; `None` if that cannot be read (BDT-05).
+        size_bytes: Option<u64>,
+        /// True for the last chunk of the message.
+        last: bool,
+        /// True if something else stood behind the size.
+        argument: bool,
+    },
     /// RSET.
     Reset,
     /// NOOP, with anything behind it.
@@ -82,6 +91,7 @@ pub fn parse(line: &[u8]) -> Result<Command<'_>, CommandError> {
         b"MAIL" => mail(argument),
         b"RCPT" => rcpt(argument),
         b"DATA" => Ok(Command::Data { argument: !argument.is_empty() }),
+        b"BDAT" => Ok(bdat(argument)),
         b"EHLO" => hello(argument, true),
         b"HELO" => hello(argument, false),
         b"RSET" => alone(argument, Command::Reset),
@@ -91,7 +101,7 @@ pub fn parse(line: &[u8]) -> Result<Command<'_>, CommandError> {
         b"STARTTLS" => Ok(Command::StartTls { argument: !argument.is_empty() }),
         b"VRFY" if argument.is_empty() => Err(CommandError::Argument),
         b"VRFY" => Ok(Command::Verify),
-        b"EXPN" | b"TURN" | b"SEND" | b"SOML" | b"SAML" | b"ETRN" | b"ATRN" | b"AUTH" | b"BDAT" | b"BURL" => {
+        b"EXPN" | b"TURN" | b"SEND" | b"SOML" | b"SAML" | b"ETRN" | b"ATRN" | b"AUTH" | b"BURL" => {
             Err(CommandError::NotImplemented)
         }
         _ => Err(CommandError::Unknown),
@@ -123,6 +133,15 @@ fn rcpt(argument: &[u8]) -> Result<Command<'_>, CommandError> {
     let (recipient, rest) = address::parse_forward_path(path).map_err(CommandError::Recipient)?;
     let parameters = Parameters::behind_path(rest).ok_or(CommandError::Recipient(AddressError::Brackets))?;
     Ok(Command::Rcpt { recipient, parameters })
+}
+
+/// A size, and LAST behind it or nothing (RFC 3030 2).
+fn bdat(argument: &[u8]) -> Command<'static> {
+    let mut words = argument.split(|&b| b == b' ').filter(|word| !word.is_empty());
+    let size_bytes = size_value(words.next());
+    let marker = words.next();
+    let last = marker.is_some_and(|word| word.eq_ignore_ascii_case(b"LAST"));
+    Command::Bdat { size_bytes, last, argument: words.next().is_some() || (marker.is_some() && !last) }
 }
 
 fn strip_keyword<'a>(argument: &'a [u8], keyword: &[u8]) -> Option<&'a [u8]> {
@@ -228,18 +247,19 @@ fn set_once<T>(place: &mut Option<T>, value: Option<T>) -> Result<(), ParameterE
     Ok(())
 }
 
-/// RFC 1870 3: one to twenty digits.
+/// RFC 1870 3, RFC 3030 2: one to twenty digits.
 fn size_value(value: Option<&[u8]>) -> Option<u64> {
-    let digits = value.filter(|v| v.len() <= 20 && v.iter().all(u8::is_ascii_digit))?;
+    let digits = value.filter(|v| (1..=20).contains(&v.len()) && v.iter().all(u8::is_ascii_digit))?;
     let step = |sum: u64, digit: &u8| sum.saturating_mul(10).saturating_add(u64::from(digit - b'0'));
     Some(digits.iter().fold(0, step))
 }
 
-/// RFC 6152 2.
+/// RFC 6152 2, RFC 3030 3.
 fn body_value(value: Option<&[u8]>) -> Option<Body> {
     match value? {
         v if v.eq_ignore_ascii_case(b"7BIT") => Some(Body::SevenBit),
         v if v.eq_ignore_ascii_case(b"8BITMIME") => Some(Body::EightBitMime),
+        v if v.eq_ignore_ascii_case(b"BINARYMIME") => Some(Body::BinaryMime),
         _ => None,
     }
 }
@@ -260,7 +280,7 @@ mod tests {
         {
             assert_eq!(parse(unknown.as_bytes()), Err(CommandError::Unknown), "{unknown}");
         }
-        for known in ["EXPN list", "BDAT 5 LAST", "AUTH PLAIN", "TURN"] {
+        for known in ["EXPN list", "AUTH PLAIN", "TURN"] {
             assert_eq!(parse(known.as_bytes()), Err(CommandError::NotImplemented), "{known}");
         }
         for argument in
@@ -289,6 +309,28 @@ mod tests {
         assert_eq!(parse(b"RCPT TO:<>"), Err(CommandError::Recipient(AddressError::LocalPart)));
     }
 
+    #[test]
+    fn sizes_of_chunks() {
+        // BDT-05
+        let sized = |size_bytes, last, argument| Ok(Command::Bdat { size_bytes, last, argument });
+        for (line, command) in [
+            ("BDAT 0", sized(Some(0), false, false)),
+            ("bdat 005 last", sized(Some(5), true, false)),
+            ("BDAT  7  LAST  ", sized(Some(7), true, false)),
+            ("BDAT 7 FIRST", sized(Some(7), false, true)),
+            ("BDAT 7 LAST x", sized(Some(7), true, true)),
+            ("BDAT 9223372036854775808", sized(Some(1 << 63), false, false)),
+            ("BDAT 18446744073709551616 LAST", sized(Some(u64::MAX), true, false)),
+            ("BDAT 99999999999999999999", sized(Some(u64::MAX), false, false)),
+        ] {
+            assert_eq!(parse(line.as_bytes()), command, "{line}");
+        }
+        let long = format!("BDAT {}", "9".repeat(100));
+        for line in ["BDAT", "BDAT ", "BDAT -1", "BDAT +5", "BDAT 0x5", "BDAT 5.0", "BDAT LAST", "BDAT 5LAST", &long] {
+            assert!(matches!(parse(line.as_bytes()), Ok(Command::Bdat { size_bytes: None, .. })), "{line}");
+        }
+    }
+
     fn read(text: &str) -> Result<MailParameters, ParameterError> {
         let line = format!("MAIL FROM:<> {text}");
         match parse(line.as_bytes()) {
@@ -303,6 +345,7 @@ mod tests {
         let both = MailParameters { size_bytes: Some(10), body: Some(Body::EightBitMime) };
         assert_eq!(read("size=10 Body=8bitMIME"), Ok(both));
         assert_eq!(read("BODY=7BIT").unwrap().body, Some(Body::SevenBit));
+        assert_eq!(read("BODY=binaryMIME").unwrap().body, Some(Body::BinaryMime));
         assert_eq!(read("SIZE=99999999999999999999").unwrap().size_bytes, Some(u64::MAX));
         for malformed in [
             "SIZE",
@@ -313,7 +356,7 @@ mod tests {
             "SIZE=1 SIZE=1",
             "SIZE=100000000000000000000",
             "BODY",
-            "BODY=BINARYMIME",
+            "BODY=BINARY",
             "BODY=7BIT BODY=7BIT",
             "=",
             "=x",

@@ -1,8 +1,9 @@
-//! The dot codec, the only one: message data as DATA carries it (RFC 5321 4.5.2).
+//! The dot codec, the only one: message data as DATA carries it (RFC 5321 4.5.2), and as BDAT does (RFC 3030 2).
 //!
-//! What is stored and sent on is the *wire form*: the bytes as they came, dots still doubled, without the final
-//! `.` line. [`DataDecoder`] finds the end of that form and judges it; [`Unstuffer`] and [`Stuffer`] are views
-//! between the wire form and the plain text, slices of what they are given with nothing copied.
+//! What DATA brings is stored and sent on in *wire form*: the bytes as they came, dots still doubled, without the
+//! final `.` line. [`DataDecoder`] finds the end of that form and judges it. What BDAT brings is stored in *plain
+//! form*, as it came; its end is counted, and [`PlainScan`] judges it. [`Unstuffer`] and [`Stuffer`] are views
+//! between the two, slices of what they are given with nothing copied; [`View`] is either.
 //!
 //! Only `CR LF . CR LF` ends data (DAT-01). A CR without LF or an LF without CR is noted and never taken for a
 //! line end, so the message can be refused with the stream still in step (DAT-03). All octets pass (DAT-08).
@@ -14,6 +15,7 @@
 use memchr::{memchr_iter, memmem, memrchr_iter};
 
 use crate::base::limits::DATA_LINE_MAX_BYTES;
+use crate::mail::text::Form;
 
 /// The line that ends data, without the CRLF before it, which is the text's own (DAT-07).
 pub const END_OF_DATA: &[u8] = b".\r\n";
@@ -201,6 +203,84 @@ impl DataDecoder {
     }
 }
 
+/// Judges one message's plain text in whatever pieces it comes.
+#[derive(Clone, Debug, Default)]
+pub struct PlainScan {
+    edge: Edge,
+    /// Bytes of the open line.
+    line_bytes: usize,
+    bytes: u64,
+    dots: bool,
+    eight_bit: bool,
+    bare_line_end: bool,
+    long_line: bool,
+}
+
+impl PlainScan {
+    /// Looks at the next bytes.
+    pub fn feed(&mut self, piece: &[u8]) {
+        let mut carried_bytes = self.line_bytes;
+        let mut pairs = 0;
+        let mut line_start = 0;
+        self.dots |= self.edge == Edge::LineStart && piece.first() == Some(&b'.');
+        for newline in memchr_iter(b'\n', piece) {
+            let behind_cr = if newline > 0 { piece[newline - 1] == b'\r' } else { self.edge == Edge::Cr };
+            if !behind_cr {
+                self.bare_line_end = true;
+                continue;
+            }
+            pairs += 1;
+            self.long_line |= carried_bytes + newline + 1 - line_start > DATA_LINE_MAX_BYTES;
+            carried_bytes = 0;
+            line_start = newline + 1;
+            self.dots |= piece.get(line_start) == Some(&b'.');
+        }
+        self.line_bytes = carried_bytes + piece.len() - line_start;
+        self.long_line |= self.line_bytes > DATA_LINE_MAX_BYTES;
+        let cr_before = usize::from(self.edge == Edge::Cr && !piece.is_empty());
+        let cr_open = usize::from(piece.ends_with(b"\r"));
+        self.bare_line_end |= cr_before + memchr_iter(b'\r', piece).count() - cr_open != pairs;
+        self.eight_bit = self.eight_bit || !piece.is_ascii();
+        self.bytes += piece.len() as u64;
+        self.edge = self.edge.behind(piece);
+    }
+
+    /// The text is whole: a CR at its very end is a bare one.
+    pub fn end(&mut self) {
+        self.bare_line_end |= self.edge == Edge::Cr;
+    }
+
+    /// Bytes looked at.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// An octet over 127 was seen.
+    pub fn eight_bit(&self) -> bool {
+        self.eight_bit
+    }
+
+    /// A dot at a line start was seen, which the wire form doubles.
+    pub fn dots(&self) -> bool {
+        self.dots
+    }
+
+    /// The last line lacks its CRLF.
+    pub fn open_end(&self) -> bool {
+        self.edge != Edge::LineStart
+    }
+
+    /// A CR without LF or an LF without CR was seen (DAT-03).
+    pub fn bare_line_end(&self) -> bool {
+        self.bare_line_end
+    }
+
+    /// A line over `limits::DATA_LINE_MAX_BYTES` was seen (SIZ-06).
+    pub fn long_line(&self) -> bool {
+        self.long_line
+    }
+}
+
 /// As much of `text` as the end of data is long.
 fn head(text: &[u8]) -> &[u8] {
     &text[..text.len().min(END_OF_DATA.len())]
@@ -242,6 +322,10 @@ impl Unstuffer {
 
     /// The plain text of the next slice, as parts of it.
     pub fn view<'b>(&mut self, wire: &'b [u8]) -> impl Iterator<Item = &'b [u8]> + use<'b> {
+        self.slices(wire)
+    }
+
+    fn slices<'b>(&mut self, wire: &'b [u8]) -> Slices<'b> {
         let first_dot = self.edge.first_dot(wire);
         self.edge = self.edge.behind(wire);
         Slices::new(wire, first_dot, 0)
@@ -262,6 +346,10 @@ impl Stuffer {
 
     /// The wire form of the next slice, as parts of it; a doubled dot is in two of them.
     pub fn view<'b>(&mut self, text: &'b [u8]) -> impl Iterator<Item = &'b [u8]> + use<'b> {
+        self.slices(text)
+    }
+
+    fn slices<'b>(&mut self, text: &'b [u8]) -> Slices<'b> {
         let first_dot = self.edge.first_dot(text);
         self.edge = self.edge.behind(text);
         Slices::new(text, first_dot, 1)
@@ -270,6 +358,33 @@ impl Stuffer {
     /// What the text lacks to end with a CRLF, as DATA needs (DAT-07): nothing, or a CRLF.
     pub fn ending(&self) -> &'static [u8] {
         if self.edge == Edge::LineStart { b"" } else { b"\r\n" }
+    }
+}
+
+/// A text on its way from the form it is stored in to the other one.
+#[derive(Clone, Debug)]
+pub enum View {
+    /// To plain form.
+    Unstuff(Unstuffer),
+    /// To wire form.
+    Stuff(Stuffer),
+}
+
+impl View {
+    /// At the start of a text that is stored in one form and wanted in the other.
+    pub fn to(wanted: Form) -> View {
+        match wanted {
+            Form::Plain => View::Unstuff(Unstuffer::new()),
+            Form::Wire => View::Stuff(Stuffer::new()),
+        }
+    }
+
+    /// The next slice in the other form, as parts of it.
+    pub fn view<'b>(&mut self, text: &'b [u8]) -> impl Iterator<Item = &'b [u8]> + use<'b> {
+        match self {
+            View::Unstuff(unstuffer) => unstuffer.slices(text),
+            View::Stuff(stuffer) => stuffer.slices(text),
+        }
     }
 }
 

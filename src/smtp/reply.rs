@@ -53,9 +53,10 @@ replies! {
     /// HELP (FND-11; RFC 5321 4.1.1.8).
     HELP = "214-2.0.0 EHLO name  begin, learn the extensions\r\n\
             214-2.0.0 HELO name  begin without extensions\r\n\
-            214-2.0.0 MAIL FROM:<path> [SIZE=bytes] [BODY=7BIT|8BITMIME]  begin a message\r\n\
+            214-2.0.0 MAIL FROM:<path> [SIZE=bytes] [BODY=7BIT|8BITMIME|BINARYMIME]  begin a message\r\n\
             214-2.0.0 RCPT TO:<path>  add a recipient\r\n\
             214-2.0.0 DATA  send the message; a line with only a dot ends it\r\n\
+            214-2.0.0 BDAT bytes [LAST]  send so many bytes of the message\r\n\
             214-2.0.0 RSET  forget the message begun\r\n\
             214-2.0.0 NOOP  do nothing\r\n\
             214-2.0.0 VRFY name  is never verified\r\n\
@@ -64,6 +65,9 @@ replies! {
             214 2.0.0 Documentation: docs/operating.md in the source of Ringpost; the protocol is RFC 5321";
     /// DATA: go ahead.
     SEND_DATA = "354 End with a line that holds only a dot";
+
+    /// BDAT, not the last: the chunk is there (BDT-01).
+    CHUNK_TAKEN = "250 2.0.0 Chunk taken";
 
     /// A verb that nobody knows (SES-09).
     UNKNOWN_COMMAND = "500 5.5.1 Unknown command";
@@ -105,6 +109,12 @@ replies! {
     SENDER_GIVEN = "503 5.5.1 Sender already given";
     /// RCPT or DATA without MAIL.
     MAIL_FIRST = "503 5.5.1 MAIL first";
+    /// RCPT or DATA after BDAT (BDT-04).
+    CHUNKS_BEGUN = "503 5.5.1 BDAT begun; go on with BDAT, or RSET";
+    /// DATA where MAIL said BINARYMIME (BDT-11).
+    BINARY_BY_DATA = "503 5.5.1 BINARYMIME goes by BDAT only";
+    /// BDAT whose size cannot be read: nobody knows where the next command begins (BDT-05).
+    CHUNK_SIZE = "501 5.5.4 Want BDAT bytes [LAST]; closing, since what follows may be no command";
     /// DATA with no recipient taken (DAT-12).
     NO_RECIPIENTS = "554 5.5.1 No valid recipients";
     /// Something followed DATA before it was answered (DAT-13).
@@ -157,7 +167,7 @@ pub fn write_hello(out: &mut Vec<u8>, hostname: &str, extended: bool, message_by
             out,
             format_args!(
                 "250-{hostname}\r\n250-PIPELINING\r\n250-SIZE {message_bytes_max}\r\n250-8BITMIME\r\n\
-                 250-ENHANCEDSTATUSCODES\r\n{start_tls}250 HELP\r\n"
+                 250-CHUNKING\r\n250-BINARYMIME\r\n250-ENHANCEDSTATUSCODES\r\n{start_tls}250 HELP\r\n"
             ),
         );
     } else {

@@ -11,10 +11,14 @@
 //! - Whatever comes in clear behind STARTTLS is dropped unread (TLS-02).
 //! - Whatever comes in one receive behind DATA, before its reply can have been read, is a breach of RFC 2920 3.1:
 //!   554 and the connection ends, so that a body sent too early is never run as commands (DAT-13).
+//! - A BDAT chunk that is refused is read and thrown away, and ends the transaction: chunks pipelined behind it are refused
+//!   too, and the next MAIL begins clean (BDT-02, BDT-03; see `bdat`).
 //! - Commands answered 5xx count as errors until a message is accepted; beyond the limit the reply to the next
 //!   one is 421 (SES-10). Messages refused at their end do not count.
 //!
 //! Panics: when the caller breaks the order of calls. Errors: none; what the client does wrong is a reply.
+
+mod bdat;
 
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -22,13 +26,16 @@ use std::rc::Rc;
 use crate::base::ids::MessageId;
 use crate::base::limits::MESSAGE_HARD_FACTOR;
 use crate::mail::address::{AddressError, POSTMASTER, Path, domain_of};
-use crate::mail::envelope::Envelope;
+use crate::mail::envelope::{Body, Envelope};
+use crate::mail::text::Text;
 use crate::mail::trace::{HeaderScan, Protocol};
 use crate::queue::{LogRefusal, Proof};
 use crate::smtp::command::{self, Command, CommandError, MailParameters, ParameterError, Parameters};
-use crate::smtp::data::{DataDecoder, Step};
+use crate::smtp::data::{DataDecoder, PlainScan, Step};
 use crate::smtp::line::{Line, LineReader};
 use crate::smtp::reply::{self, Reply};
+
+use bdat::Bdat;
 
 /// What the operator says about sessions; the same for all of a shard.
 #[derive(Clone, Debug)]
@@ -66,16 +73,16 @@ pub enum ServerEvent<'b> {
     /// All that can be judged was. What is left of the input is the start of a command line, shorter than
     /// `limits::COMMAND_LINE_MAX_BYTES`: keep it and give it again with more behind it.
     NeedMore,
-    /// The next bytes of the message, wire form.
+    /// The next bytes of the message, in the form that `MessageFacts::text` says at its end.
     Body(&'b [u8]),
     /// The message is whole and waits for `accepted` or `refused`.
     MessageEnd,
-    /// The message was refused and answered; forget its body.
+    /// The message was refused or given up, and that was answered; forget its body.
     MessageDropped,
     /// The session is over: send what is to be sent, then close. A message not ended is dropped.
     Close,
     /// Send what is to be sent, then do the TLS handshake, then call `secured`. What the client sent in clear behind
-    /// STARTTLS is gone already; whatever else comes in clear is dropped too (TLS-02).
+    /// STARTTLS is gone already; whatever else comes in clear is dropped too (TLS-02). A body begun is to be forgotten.
     StartTls,
 }
 
@@ -84,7 +91,7 @@ pub enum ServerEvent<'b> {
 pub enum Waiting {
     /// A command, for `command_idle_ms`.
     Command,
-    /// Message data, for `data_idle_ms`.
+    /// Message data or the rest of a BDAT chunk, for `data_idle_ms`.
     Data,
     /// The caller's `accepted` or `refused`.
     Verdict,
@@ -100,9 +107,9 @@ pub struct MessageFacts<'a> {
     /// Bytes of the text, doubled dots not counted.
     pub body_bytes: u64,
     /// Bytes of all `Body` events together.
-    pub wire_bytes: u64,
-    /// The text holds octets over 127.
-    pub eight_bit: bool,
+    pub stored_bytes: u64,
+    /// What the text is like, and the form it came in.
+    pub text: Text,
     /// The name the client gave.
     pub hello: &'a [u8],
     /// EHLO or HELO.
@@ -128,7 +135,14 @@ pub struct Server {
     in_transaction: bool,
     envelope: Envelope,
     lines: LineReader,
+    /// The text, if it comes by DATA.
     data: DataDecoder,
+    /// The text, if it comes by BDAT.
+    plain: PlainScan,
+    /// The transaction's text comes by BDAT: at least one chunk was begun.
+    chunked: bool,
+    /// The chunk being read.
+    bdat: Option<Bdat>,
     header: HeaderScan,
     storage_refusal: Option<LogRefusal>,
     no_room: Option<LogRefusal>,
@@ -151,6 +165,9 @@ impl Server {
             envelope: Envelope::new(),
             lines: LineReader::default(),
             data: DataDecoder::new(),
+            plain: PlainScan::default(),
+            chunked: false,
+            bdat: None,
             header: HeaderScan::default(),
             storage_refusal: None,
             no_room: None,
@@ -176,6 +193,7 @@ impl Server {
         loop {
             let event = match self.waiting {
                 Waiting::Command => self.next_command(input, out),
+                Waiting::Data if self.bdat.is_some() => self.next_of_chunk(input, out),
                 Waiting::Data => Some(self.next_data(input, out)),
                 Waiting::Verdict => panic!("the message before has no verdict yet"),
                 Waiting::Handshake => {
@@ -190,6 +208,11 @@ impl Server {
             if let Some(event) = event {
                 return event;
             }
+            if self.chunked && !self.in_transaction && self.waiting != Waiting::Over {
+                // Whatever ended the transaction, its chunks are nobody's now.
+                self.chunked = false;
+                return ServerEvent::MessageDropped;
+            }
         }
     }
 
@@ -200,13 +223,18 @@ impl Server {
 
     /// What is known of the message.
     pub fn facts(&self) -> MessageFacts<'_> {
-        MessageFacts {
-            body_bytes: self.data.body_bytes(),
-            wire_bytes: self.data.wire_bytes(),
-            eight_bit: self.data.eight_bit(),
-            hello: &self.hello,
-            protocol: self.protocol,
-        }
+        let (body_bytes, stored_bytes, text) = if self.chunked {
+            (self.plain.bytes(), self.plain.bytes(), self.plain_text())
+        } else {
+            let text = Text { eight_bit: self.data.eight_bit(), ..Text::default() };
+            (self.data.body_bytes(), self.data.wire_bytes(), text)
+        };
+        MessageFacts { body_bytes, stored_bytes, text, hello: &self.hello, protocol: self.protocol }
+    }
+
+    /// True while a message's body has begun and not ended; between BDAT chunks too.
+    pub fn in_message(&self) -> bool {
+        self.chunked || (self.waiting == Waiting::Data && self.bdat.is_none())
     }
 
     /// The name the client gave; empty before EHLO or HELO.
@@ -259,9 +287,9 @@ impl Server {
         self.verdict_given(out);
     }
 
-    /// The log does not take this message's body: the end of data is answered so. Only inside data.
+    /// The log does not take this message's body: the end of data, or of the chunk, is answered so. Only `in_message`.
     pub fn storage_refused(&mut self, why: LogRefusal) {
-        assert_eq!(self.waiting, Waiting::Data, "a body is refused inside data");
+        assert!(self.in_message(), "a body is refused while it comes");
         self.storage_refusal = Some(why);
     }
 
@@ -310,10 +338,16 @@ impl Server {
                         reply::START_TLS.write(out);
                         // Not by the client, or not meant to be read as if it were (TLS-02; CVE-2011-0411).
                         *input = &[];
+                        self.end_transaction();
+                        self.chunked = false;
                         self.waiting = Waiting::Handshake;
                         return Some(ServerEvent::StartTls);
                     }
                 },
+                Ok(Command::Bdat { size_bytes, last, argument }) => {
+                    self.begin_chunk(size_bytes, last, argument, out);
+                    return None;
+                }
                 Ok(Command::Hello { extended, name }) => {
                     self.take_hello(extended, name, out);
                     return None;
@@ -356,7 +390,9 @@ impl Server {
             Command::Noop => reply::NOOP,
             Command::Help => reply::HELP,
             Command::Verify => reply::CANNOT_VERIFY,
-            Command::Quit | Command::Hello { .. } | Command::StartTls { .. } => unreachable!("answered before"),
+            Command::Quit | Command::Hello { .. } | Command::StartTls { .. } | Command::Bdat { .. } => {
+                unreachable!("answered before")
+            }
         }
     }
 
@@ -416,6 +452,9 @@ impl Server {
         if !self.in_transaction {
             return reply::MAIL_FIRST;
         }
+        if self.chunked {
+            return reply::CHUNKS_BEGUN;
+        }
         match parameters.next() {
             None => {}
             Some(Ok(_)) => return reply::UNKNOWN_PARAMETER,
@@ -450,6 +489,10 @@ impl Server {
             reply::MAIL_FIRST
         } else if self.envelope.is_empty() {
             reply::NO_RECIPIENTS
+        } else if self.chunked {
+            reply::CHUNKS_BEGUN
+        } else if self.envelope.body == Body::BinaryMime {
+            reply::BINARY_BY_DATA
         } else {
             self.waiting = Waiting::Data;
             self.data = DataDecoder::new();
@@ -484,11 +527,17 @@ impl Server {
     /// Why the message will be refused at its end, as far as is known. In order of weight, not of time, so that
     /// the reply does not hang on how the bytes were split.
     fn message_refusal(&self) -> Option<Reply> {
-        if self.data.bare_line_end() {
+        let (bare_line_end, long_line, body_bytes) = if self.chunked {
+            let lines = self.envelope.body != Body::BinaryMime;
+            (lines && self.plain.bare_line_end(), lines && self.plain.long_line(), self.plain.bytes())
+        } else {
+            (self.data.bare_line_end(), self.data.long_line(), self.data.body_bytes())
+        };
+        if bare_line_end {
             Some(reply::BARE_LINE_END)
-        } else if self.data.long_line() {
+        } else if long_line {
             Some(reply::DATA_LINE_TOO_LONG)
-        } else if self.data.body_bytes() > self.settings.message_bytes_max {
+        } else if body_bytes > self.settings.message_bytes_max {
             Some(reply::TOO_LARGE)
         } else if self.header.received_fields() > self.settings.received_fields_max {
             Some(reply::LOOPING)
@@ -515,6 +564,7 @@ impl Server {
     fn verdict_given(&mut self, out: &mut Vec<u8>) {
         assert_eq!(self.waiting, Waiting::Verdict, "a verdict follows the end of a message");
         self.end_transaction();
+        self.chunked = false;
         self.waiting = Waiting::Command;
         if self.ends_after_verdict {
             self.end_session(reply::SHUTTING_DOWN, out);

@@ -96,6 +96,25 @@ impl Client {
         self.reply()
     }
 
+    /// Sends a message as it is by BDAT, in chunks of this size; the last reply is returned, the others are as they should be.
+    pub(crate) fn deliver_chunks(&mut self, sender: &str, recipients: &[&str], text: &[u8], size: usize) -> Reply {
+        assert!(self.say("EHLO client.example.com").text.contains("-CHUNKING\r\n"));
+        assert_eq!(self.say(&format!("MAIL FROM:<{sender}>")).code, 250);
+        for recipient in recipients {
+            assert_eq!(self.say(&format!("RCPT TO:<{recipient}>")).code, 250);
+        }
+        let mut rest = text;
+        while rest.len() > size {
+            let (chunk, behind) = rest.split_at(size);
+            self.send(&[format!("BDAT {size}\r\n").as_bytes(), chunk].concat());
+            let reply = self.reply();
+            assert!(reply.is("250 2.0.0 Chunk"), "{reply:?}");
+            rest = behind;
+        }
+        self.send(&[format!("BDAT {} LAST\r\n", rest.len()).as_bytes(), rest].concat());
+        self.reply()
+    }
+
     /// True if the other side has closed.
     pub(crate) fn is_closed(&mut self) -> bool {
         let mut rest = Vec::new();

@@ -17,8 +17,10 @@ pub(crate) struct Mail {
     pub(crate) sender: String,
     /// The forward-paths that were taken.
     pub(crate) recipients: Vec<String>,
-    /// The text, dot-stuffed, without the final dot.
+    /// The text, dot-stuffed, without the final dot; if `chunked`, as it came.
     pub(crate) wire: Vec<u8>,
+    /// It came by BDAT.
+    pub(crate) chunked: bool,
 }
 
 /// What a script makes of a command.
@@ -54,6 +56,13 @@ impl Sink {
     /// Takes everything.
     pub(crate) fn start() -> Sink {
         Sink::at(any_port(), |_, _| Act::Usual)
+    }
+
+    /// Takes everything, and offers CHUNKING and BINARYMIME.
+    pub(crate) fn chunking() -> Sink {
+        let hello =
+            "250-sink.example.org\r\n250-PIPELINING\r\n250-SIZE\r\n250-8BITMIME\r\n250-CHUNKING\r\n250 BINARYMIME";
+        Sink::scripted(move |verb, _| if verb == "EHLO" { Act::Say(hello.into()) } else { Act::Usual })
     }
 
     /// Follows a script.
@@ -155,6 +164,13 @@ impl Session<'_> {
                 "RSET" | "NOOP" | "HELO" => "250 2.0.0 fine",
                 "DATA" if recipients.is_empty() => "503 5.5.1 no recipients",
                 "DATA" => "354 go on",
+                "BDAT" => {
+                    let wire = self.read_chunk(&line)?;
+                    self.complain_if(recipients.is_empty(), "a chunk for no one (BDT-10)");
+                    let said = self.answer(".", "", "250 2.0.0 kept")?;
+                    self.keep(&said, &mut mail, &mut recipients, wire, true);
+                    continue;
+                }
                 "QUIT" => "221 2.0.0 bye",
                 _ => {
                     self.complain_if(true, &format!("unknown command {line:?}"));
@@ -175,16 +191,37 @@ impl Session<'_> {
                 ("DATA", b'3') => {
                     let wire = self.read_body()?;
                     let said = self.answer(".", "", "250 2.0.0 kept")?;
-                    let (line, recipients) = (mail.take().unwrap_or_default(), std::mem::take(&mut recipients));
-                    if said.starts_with('2') {
-                        let sender = path(&line);
-                        self.shared.mails.lock().unwrap().push(Mail { mail: line, sender, recipients, wire });
-                    }
+                    self.keep(&said, &mut mail, &mut recipients, wire, false);
                 }
                 ("QUIT", _) => return None,
                 _ => {}
             }
         }
+    }
+
+    /// The transaction is over; its message is kept if that was said.
+    fn keep(&self, said: &str, mail: &mut Option<String>, recipients: &mut Vec<String>, wire: Vec<u8>, chunked: bool) {
+        let (mail, recipients) = (mail.take().unwrap_or_default(), std::mem::take(recipients));
+        if said.starts_with('2') {
+            let sender = path(&mail);
+            self.shared.mails.lock().unwrap().push(Mail { mail, sender, recipients, wire, chunked });
+        }
+    }
+
+    /// One chunk, which is to be the last.
+    fn read_chunk(&mut self, line: &str) -> Option<Vec<u8>> {
+        let words: Vec<&str> = line.split(' ').collect();
+        self.complain_if(words.len() != 3 || words[2] != "LAST", "not one whole chunk");
+        let size: usize = words[1].parse().ok()?;
+        while self.input.len() < size {
+            let mut piece = [0; 65536];
+            match self.stream.read(&mut piece) {
+                Ok(length @ 1..) => self.input.extend_from_slice(&piece[..length]),
+                _ => return None,
+            }
+        }
+        let rest = self.input.split_off(size);
+        Some(std::mem::replace(&mut self.input, rest))
     }
 
     fn read_body(&mut self) -> Option<Vec<u8>> {

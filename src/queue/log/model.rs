@@ -8,6 +8,7 @@ use crate::base::bytes::HeapBlocks;
 use crate::base::limits::SEGMENT_RETRY_MS;
 use crate::base::rng::Rng;
 use crate::base::time::UnixMs;
+use crate::mail::text::Text;
 use crate::queue::record::{self, AcceptView, CopyOf, DraftRecipient, RecipientState, VerdictOutcome};
 use crate::queue::recover::{RecoveredMessage, Recovery};
 use crate::queue::{Damage, DiskError};
@@ -145,7 +146,7 @@ impl World {
         let draft = Draft {
             copy_of: None,
             arrived: UnixMs(7),
-            eight_bit: true,
+            text: Text { eight_bit: true, ..Text::default() },
             body_bytes: 9,
             sender: &sender,
             recipients: &recipients,
@@ -254,7 +255,7 @@ impl World {
         let draft = Draft {
             copy_of: Some(CopyOf { id, copies: told.place.copies }),
             arrived: UnixMs(7),
-            eight_bit: true,
+            text: Text { eight_bit: true, ..Text::default() },
             body_bytes: 9,
             sender: &told.sender,
             recipients: &recipients,
@@ -439,7 +440,7 @@ impl World {
         assert_eq!(*found.sender, told.sender);
         assert_eq!(&payload[view.prefix.clone()], told.prefix);
         assert_eq!(&payload[view.tail.clone()], told.body);
-        assert_eq!((view.arrived, view.eight_bit, view.body_bytes), (UnixMs(7), true, 9));
+        assert_eq!((view.arrived, view.text.eight_bit, view.body_bytes), (UnixMs(7), true, 9));
         let bodies = told.chunks_of(found);
         for (chunk, body) in found.chunks.iter().zip(bodies) {
             assert_eq!(self.payload(chunk.position, chunk.record_bytes()), body);

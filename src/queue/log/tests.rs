@@ -4,6 +4,7 @@ use super::*;
 use crate::base::bytes::HeapBlocks;
 use crate::base::limits::{SEGMENT_RETRY_MS, VERDICT_DELAY_MS};
 use crate::base::time::UnixMs;
+use crate::mail::text::Text;
 use crate::queue::record::{self, DraftRecipient, RecipientState, VerdictOutcome};
 use crate::queue::{DiskError, DiskOrder};
 
@@ -59,7 +60,7 @@ impl Bench {
         let draft = Draft {
             copy_of: None,
             arrived: UnixMs(1),
-            eight_bit: false,
+            text: Text::default(),
             body_bytes: 1,
             sender: b"",
             recipients: &recipients,

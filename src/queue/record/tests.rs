@@ -20,7 +20,7 @@ proptest! {
         recipients in prop::collection::vec((prop::collection::vec(any::<u8>(), 0..80), 0u8..3, any::<u16>(), any::<u64>()), 0..9),
         chunks in prop::collection::vec((any::<u64>(), any::<u32>()), 0..9),
         (prefix, a, b) in (prop::collection::vec(any::<u8>(), 0..80), prop::collection::vec(any::<u8>(), 0..80), prop::collection::vec(any::<u8>(), 0..80)),
-        (arrived, body_bytes, eight_bit, copies) in (any::<u64>(), any::<u64>(), any::<bool>(), 0u16..9),
+        (arrived, body_bytes, text, copies) in (any::<u64>(), any::<u64>(), 0u16..16, 0u16..9),
     ) {
         let states = [RecipientState::Open, RecipientState::Delivered, RecipientState::Failed];
         let id = MessageId { shard: ShardId(7), position: HERE };
@@ -30,7 +30,7 @@ proptest! {
         let chunks: Vec<_> = chunks.iter().map(|&(at, length_bytes)| ChunkRef { position: Position(at), length_bytes }).collect();
         let draft = Draft {
             copy_of: (copies > 0).then(|| CopyOf { id, copies: copies - 1 }),
-            arrived: UnixMs(arrived), eight_bit, body_bytes, sender: &sender,
+            arrived: UnixMs(arrived), text: Text::from_bits(text), body_bytes, sender: &sender,
             recipients: &drafts, chunks: &chunks, tail: &[&a, &b],
         };
         let mut payload = vec![0xEE; draft.payload_bytes(prefix.len())];
@@ -38,7 +38,7 @@ proptest! {
         let record = sealed(Kind::Accept, &payload);
         let read = verify(&record, ShardId(7), HERE).expect("whole");
         let view = AcceptView::read(read).expect("well formed");
-        prop_assert_eq!((view.id, view.copies, view.eight_bit, view.arrived, view.body_bytes), (id, copies, eight_bit, UnixMs(arrived), body_bytes));
+        prop_assert_eq!((view.id, view.copies, view.text.bits(), view.arrived, view.body_bytes), (id, copies, text, UnixMs(arrived), body_bytes));
         prop_assert_eq!(view.sender(), &sender[..]);
         prop_assert_eq!(view.chunks().collect::<Vec<_>>(), chunks);
         let read_back: Vec<_> = view.recipients().map(|r| (r.address.to_vec(), r.state as u8, r.attempts, r.due.0)).collect();

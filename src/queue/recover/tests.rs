@@ -61,7 +61,7 @@ impl Bench {
         let draft = Draft {
             copy_of,
             arrived: UnixMs(1),
-            eight_bit: false,
+            text: Text::default(),
             body_bytes: 3,
             sender: b"s@x.example",
             recipients: &recipients,

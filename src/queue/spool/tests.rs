@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::base::time::UnixMs;
+use crate::mail::text::Text;
 use crate::queue::{VerdictDraft, VerdictOutcome};
 
 fn settings(dir: &Path, shards: u16) -> SpoolSettings {
@@ -29,7 +30,7 @@ fn accept(dir: &Path, start: ShardStart) -> MessageId {
     let draft = Draft {
         copy_of: None,
         arrived: UnixMs(5),
-        eight_bit: false,
+        text: Text::default(),
         body_bytes: 13,
         sender: b"s@x.example",
         recipients: &recipients,

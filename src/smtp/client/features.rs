@@ -11,6 +11,12 @@ pub(super) struct Features {
     pub(super) size: Option<u64>,
     /// 8BITMIME (RFC 6152).
     pub(super) eight_bit: bool,
+    /// CHUNKING (RFC 3030 2).
+    pub(super) chunking: bool,
+    /// We would use it.
+    pub(super) chunking_wanted: bool,
+    /// BINARYMIME (RFC 3030 3).
+    pub(super) binary: bool,
     /// STARTTLS (RFC 3207).
     pub(super) start_tls: bool,
 }
@@ -26,6 +32,10 @@ impl Features {
             self.pipelining = true;
         } else if keyword.eq_ignore_ascii_case(b"8BITMIME") {
             self.eight_bit = true;
+        } else if keyword.eq_ignore_ascii_case(b"CHUNKING") {
+            self.chunking = true;
+        } else if keyword.eq_ignore_ascii_case(b"BINARYMIME") {
+            self.binary = true;
         } else if keyword.eq_ignore_ascii_case(b"STARTTLS") {
             self.start_tls = true;
         } else if keyword.eq_ignore_ascii_case(b"SIZE") {
@@ -33,7 +43,12 @@ impl Features {
         }
     }
 
-    /// Why this next hop cannot take a message at all (EXT-02, EXT-04).
+    /// Whether a message goes by BDAT; one that may hold anything cannot go otherwise (BDT-10, BDT-11).
+    pub(super) fn by_chunk(&self, offer: &Offer<'_, '_>) -> bool {
+        self.chunking && (self.chunking_wanted || offer.text.binary)
+    }
+
+    /// Why this next hop cannot take a message at all (EXT-02, EXT-04, BDT-11).
     pub(super) fn objection(&self, offer: &Offer<'_, '_>) -> Option<&'static [u8]> {
         match self.size {
             Some(limit) if limit > 0 && offer.size_bytes > limit => {
@@ -41,7 +56,10 @@ impl Features {
             }
             _ => {}
         }
-        if offer.eight_bit && !self.eight_bit {
+        if offer.text.binary && !(self.binary && self.chunking) {
+            return Some(b"5.6.3 message is binary and the next hop does not take it");
+        }
+        if offer.text.eight_bit && !offer.text.binary && !self.eight_bit {
             return Some(b"5.6.3 message has 8-bit content and the next hop does not take it");
         }
         None
@@ -67,7 +85,7 @@ mod tests {
         for line in [&b"pipelining"[..], b"  8BitMime\t", b"AUTH=LOGIN PLAIN", b"", b"\xff\x00", b"size\t 100  x"] {
             features.note(line);
         }
-        assert_eq!(features, Features { pipelining: true, size: Some(100), eight_bit: true, start_tls: false });
+        assert_eq!(features, Features { pipelining: true, size: Some(100), eight_bit: true, ..Features::default() });
         for (line, limit) in [
             (&b"SIZE"[..], 0),
             (b"SIZE 0", 0),

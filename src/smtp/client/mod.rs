@@ -7,15 +7,21 @@
 //! The order of commands is fixed, so one marker (`Awaiting`) says which command the next reply belongs to: replies
 //! are matched by counting alone (PIP-06). With PIPELINING, MAIL, RCPT and DATA leave as one group, and a message
 //! offered meanwhile rides behind the body of the one before: one round trip a message (RFC 2920 3.1). At most two
-//! transactions are in the session, the current one and the one riding behind.
+//! transactions are in the session, the current one and the one riding behind. With CHUNKING the body goes as one BDAT
+//! chunk in place of DATA, body and dot, once a recipient was accepted (BDT-10; RFC 3030 2): as many round trips, one
+//! reply less.
 //!
 //! ```text
 //! -> MAIL RCPT DATA            | -> body . MAIL RCPT DATA     | -> body . MAIL RCPT DATA
 //! <- 250 250 354               | <- 250  250 250 354          | <- 250 ...
+//!
+//! -> MAIL RCPT                 | -> BDAT n LAST body MAIL RCPT | -> BDAT n LAST body MAIL RCPT
+//! <- 250 250                   | <- 250  250 250               | <- 250 ...
 //! ```
 //!
 //! Decisions where the RFCs leave room:
-//! - An 8-bit message for a next hop without 8BITMIME fails with 5.6.3; it is not converted (EXT-04).
+//! - An 8-bit message for a next hop without 8BITMIME fails with 5.6.3; it is not converted (EXT-04). So does a binary
+//!   one for a next hop without BINARYMIME (BDT-11).
 //! - 3yz to anything but DATA, 2yz to DATA, a reply no command asked for, or one that came before its command could
 //!   be read: the session is broken off and what is open is tried again later (RTE-21).
 //! - Bytes in clear behind the 220 to STARTTLS are an attack: the session is broken off (TLS-05).
@@ -28,11 +34,13 @@ mod transaction;
 #[cfg(test)]
 mod tests;
 
+use std::io::Write;
 use std::rc::Rc;
 
 use crate::base::bytes::Outbox;
 use crate::base::time::Mono;
 use crate::config::TimeoutSettings;
+use crate::mail::text::{Form, Text};
 use crate::smtp::reply_parser::{ReplyParser, enhanced_code, gather_text};
 
 use features::Features;
@@ -45,6 +53,8 @@ pub struct ClientSettings {
     pub hello: Box<str>,
     /// How long to wait for what.
     pub timeouts: TimeoutSettings,
+    /// Bodies go by BDAT to who offers CHUNKING.
+    pub chunking: bool,
 }
 
 /// Whether a session is to be inside TLS.
@@ -66,17 +76,17 @@ pub struct Offer<'a, 'm> {
     pub sender: &'m [u8],
     /// The mailboxes, at least one; a verdict names them by their index here.
     pub recipients: &'a mut dyn ExactSizeIterator<Item = &'m [u8]>,
-    /// Octets of the message with CRLF and without dot-stuffing (RFC 1870 3).
+    /// Octets of the message in plain form (RFC 1870 3).
     pub size_bytes: u64,
-    /// The message holds octets above 127.
-    pub eight_bit: bool,
+    /// What the message is like.
+    pub text: Text,
 }
 
 /// Who has the bodies and wants the verdicts.
 pub trait ClientHandler {
-    /// Append the wire form of the message (trace fields and body, CRLF-ended, dot-stuffed, without the final dot).
-    /// At most once per offer, and only when at least one recipient was accepted.
-    fn push_body(&mut self, handle: u32, out: &mut Outbox);
+    /// Append the message, trace fields and body, in this form: wire form, or exactly `Offer::size_bytes` octets of plain
+    /// form. At most once per offer, and only when at least one recipient was accepted.
+    fn push_body(&mut self, handle: u32, form: Form, out: &mut Outbox);
     /// The outcome of one recipient: exactly once for each of every offer.
     fn verdict(&mut self, handle: u32, recipient: usize, verdict: ClientVerdict<'_>);
     /// All recipients of the offer have their verdict; the handle is not named again.
@@ -99,7 +109,7 @@ pub struct ClientVerdict<'a> {
 /// The outcome of one recipient in one attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// 2yz after the dot: the next hop is responsible now.
+    /// 2yz to the whole message: the next hop is responsible now.
     Delivered,
     /// Permanent: 5yz, or a message the next hop cannot take (EXT-02, EXT-04). No other host is tried (RTE-14).
     Failed,
@@ -123,7 +133,7 @@ pub enum Phase {
     Rcpt,
     /// DATA.
     Data,
-    /// The final dot.
+    /// The final dot, or the last chunk.
     Dot,
 }
 
@@ -200,7 +210,7 @@ enum Awaiting {
     Mail,
     Rcpt(usize),
     Data,
-    /// The reply to the whole message.
+    /// The reply to the whole message, by DATA or BDAT.
     Dot,
     /// The reply to a dot without a message, after all recipients were refused (PIP-07).
     LoneDot,
@@ -226,6 +236,8 @@ pub struct Client {
     riding: Transaction,
     /// The next hop may still hold a transaction of which nothing came: RSET goes before the next MAIL.
     reset_due: bool,
+    /// The chunk before was refused. A next hop may take its transaction for open still, and say so to the MAIL behind it.
+    chunk_refused: bool,
     /// Transactions the session got through to their last reply.
     transactions: u32,
     was_ready: bool,
@@ -251,6 +263,7 @@ impl Client {
             current: Transaction::default(),
             riding: Transaction::default(),
             reset_due: false,
+            chunk_refused: false,
             transactions: 0,
             was_ready: false,
             goodbye: false,
@@ -484,9 +497,17 @@ impl Client {
             Awaiting::Mail => self.mail_reply(code, handler, out),
             Awaiting::Rcpt(recipient) => self.rcpt_reply(code, recipient, handler, out),
             Awaiting::Data => self.data_reply(code, handler, out),
+            // It answers what it cannot have: half of the message is not even read from disk (RTE-21).
+            Awaiting::Dot if out.waits() => {
+                if code / 100 != 2 {
+                    self.settle(Whom::Accepted, outcome_of(code), code, Phase::Dot, handler);
+                }
+                self.break_off(b"4.5.0 the next hop answered before it had the whole message", handler);
+            }
             Awaiting::Dot => {
                 let outcome = outcome_of(code);
                 self.settle(Whom::Accepted, outcome, code, Phase::Dot, handler);
+                self.chunk_refused = self.current.chunked && outcome != Outcome::Delivered;
                 self.end_transaction(out);
             }
             Awaiting::LoneDot => self.end_transaction(out),
@@ -527,7 +548,7 @@ impl Client {
     }
 
     fn say_hello(&mut self, awaiting: Awaiting, verb: &[u8], out: &mut Outbox) {
-        self.features = Features::default();
+        self.features = Features { chunking_wanted: self.settings.chunking, ..Features::default() };
         self.awaiting = awaiting;
         out.push(verb);
         out.push(self.settings.hello.as_bytes());
@@ -536,9 +557,13 @@ impl Client {
 
     fn mail_reply(&mut self, code: u16, handler: &mut dyn ClientHandler, out: &mut Outbox) {
         self.current.answered = true;
+        let chunk_refused = std::mem::take(&mut self.chunk_refused);
         if code / 100 != 2 {
             self.current.refused = true;
-            self.settle(Whom::Open, outcome_of(code), code, Phase::Mail, handler);
+            // RFC 3030 does not say whether a refused chunk ends its transaction: this may be no word about ours.
+            self.reset_due = chunk_refused && code == 503;
+            let outcome = if self.reset_due { Outcome::NotTried } else { outcome_of(code) };
+            self.settle(Whom::Open, outcome, code, Phase::Mail, handler);
             if !self.features.pipelining {
                 return self.end_transaction(out);
             }
@@ -556,6 +581,8 @@ impl Client {
         }
         if recipient + 1 < self.current.recipients() {
             self.awaiting = Awaiting::Rcpt(recipient + 1);
+        } else if self.current.chunked {
+            return self.send_chunk(handler, out);
         } else if self.features.pipelining || self.current.accepted > 0 {
             self.awaiting = Awaiting::Data;
         } else {
@@ -564,6 +591,22 @@ impl Client {
             return self.end_transaction(out);
         }
         self.send_next_in_lock_step(out);
+    }
+
+    /// Sends the message as one chunk, unless nobody is to get it (BDT-10, PIP-07).
+    fn send_chunk(&mut self, handler: &mut dyn ClientHandler, out: &mut Outbox) {
+        if self.current.accepted == 0 || self.current.refused {
+            self.reset_due |= !self.current.refused || self.current.accepted > 0;
+            return self.end_transaction(out);
+        }
+        let size_bytes = self.current.size_bytes;
+        out.write(|out| write!(out, "BDAT {size_bytes} LAST\r\n")).expect("a vector takes all");
+        self.outstanding += 1;
+        handler.push_body(self.current.handle(), Form::Plain, out);
+        self.awaiting = Awaiting::Dot;
+        if self.riding.active {
+            self.send_riding(out);
+        }
     }
 
     fn data_reply(&mut self, code: u16, handler: &mut dyn ClientHandler, out: &mut Outbox) {
@@ -575,7 +618,7 @@ impl Client {
             3 => {
                 let anyone = self.current.accepted > 0;
                 if anyone {
-                    handler.push_body(self.current.handle(), out);
+                    handler.push_body(self.current.handle(), Form::Wire, out);
                 }
                 self.send(b".\r\n", out);
                 self.awaiting = if anyone { Awaiting::Dot } else { Awaiting::LoneDot };
@@ -672,9 +715,9 @@ impl Client {
         }
     }
 
-    /// Sends the riding transaction's group; only ever behind a dot, so that no RSET is due.
+    /// Sends the riding transaction's group; only ever behind a body, so that no RSET is due.
     fn send_riding(&mut self, out: &mut Outbox) {
-        assert!(!self.reset_due && self.features.pipelining, "only a pipelined message rides, and behind a dot");
+        assert!(!self.reset_due && self.features.pipelining, "only a pipelined message rides, and behind a body");
         let (group, commands) = self.riding.take_group();
         out.push(group);
         self.outstanding += commands;

@@ -10,7 +10,7 @@ use std::path::Path;
 
 fn new_client() -> Client {
     Client::new(
-        Rc::new(ClientSettings { hello: "relay.example".into(), timeouts: TimeoutSettings::default() }),
+        Rc::new(ClientSettings { hello: "relay.example".into(), timeouts: TimeoutSettings::default(), chunking: true }),
         Mono(0),
     )
 }
@@ -42,12 +42,13 @@ impl Recorder {
 }
 
 impl ClientHandler for Recorder {
-    fn push_body(&mut self, handle: u32, out: &mut Outbox) {
+    fn push_body(&mut self, handle: u32, form: Form, out: &mut Outbox) {
         let transaction = &mut self.transactions[handle as usize];
         transaction.bodies += 1;
         assert_eq!(transaction.bodies, 1, "two bodies for one transaction");
         assert!(!transaction.finished && transaction.verdicts.contains(&None), "a body that no one is to get");
-        out.push(format!("Subject: {handle}\r\n\r\nbody\r\n").as_bytes());
+        let line = if form == Form::Plain { "plain" } else { "body" };
+        out.push(format!("Subject: {handle}\r\n\r\n{line}\r\n").as_bytes());
     }
 
     fn verdict(&mut self, handle: u32, recipient: usize, verdict: ClientVerdict<'_>) {
@@ -89,9 +90,13 @@ impl Session {
     }
 
     fn offer(&mut self, handle: u32, sender: &str, recipients: &[&str], size_bytes: u64, eight_bit: bool) {
+        self.offer_text(handle, sender, recipients, size_bytes, Text { eight_bit, ..Text::default() });
+    }
+
+    fn offer_text(&mut self, handle: u32, sender: &str, recipients: &[&str], size_bytes: u64, text: Text) {
         self.recorder.expect(handle, recipients.len());
         let mut names = recipients.iter().map(|r| r.as_bytes());
-        let offer = Offer { handle, sender: sender.as_bytes(), recipients: &mut names, size_bytes, eight_bit };
+        let offer = Offer { handle, sender: sender.as_bytes(), recipients: &mut names, size_bytes, text };
         self.client.offer(Mono(0), offer, &mut self.recorder, &mut self.out);
     }
 
@@ -158,7 +163,10 @@ fn run_dialogue(name: &str, text: &str, cut: Cut) {
                 let recipients: Vec<&str> = words.iter().copied().filter(|w| w.contains('@')).collect();
                 let size = words.iter().find_map(|w| w.strip_prefix("size=")).map_or(100, |n| n.parse().unwrap());
                 let sender = if sender == "null" { "" } else { sender };
-                session.offer(handle, sender, &recipients, size, words.contains(&"8bit"));
+                let is = |word| words.contains(&word);
+                let (eight_bit, binary, open_end) = (is("8bit"), is("binary"), is("open"));
+                let text = Text { eight_bit, plain: binary || open_end, binary, open_end };
+                session.offer_text(handle, sender, &recipients, size, text);
             }
             "! " => match rest {
                 "close" => session.client.closed(&mut session.recorder),

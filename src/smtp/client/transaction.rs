@@ -43,7 +43,11 @@ pub(super) struct Transaction {
     pub(super) answered: bool,
     /// Its MAIL was refused.
     pub(super) refused: bool,
-    /// MAIL, RCPT... and DATA, CRLF-ended, and how much of them was sent.
+    /// The body goes as one BDAT chunk.
+    pub(super) chunked: bool,
+    /// Octets of that chunk.
+    pub(super) size_bytes: u64,
+    /// MAIL, RCPT... and DATA unless chunked, CRLF-ended, and how much of them was sent.
     commands: Vec<u8>,
     sent: usize,
 }
@@ -54,12 +58,18 @@ impl Transaction {
         assert!(!self.active, "the place is taken");
         self.standing.clear();
         self.commands.clear();
+        self.chunked = features.by_chunk(&offer);
+        self.size_bytes = offer.size_bytes;
         let out = &mut self.commands;
         push_path(out, b"MAIL FROM:<", offer.sender);
         if features.size.is_some() {
-            write!(out, " SIZE={}", offer.size_bytes).expect("a vector takes all");
+            // The wire form ends its last line (DAT-07).
+            let ending_bytes = if offer.text.open_end && !self.chunked { 2 } else { 0 };
+            write!(out, " SIZE={}", offer.size_bytes + ending_bytes).expect("a vector takes all");
         }
-        if offer.eight_bit {
+        if offer.text.binary {
+            out.extend_from_slice(b" BODY=BINARYMIME");
+        } else if offer.text.eight_bit {
             out.extend_from_slice(b" BODY=8BITMIME");
         }
         out.extend_from_slice(b"\r\n");
@@ -68,7 +78,9 @@ impl Transaction {
             out.extend_from_slice(b"\r\n");
             self.standing.push(Standing::Unanswered);
         }
-        out.extend_from_slice(b"DATA\r\n");
+        if !self.chunked {
+            out.extend_from_slice(b"DATA\r\n");
+        }
         self.open = self.standing.len();
         assert!(self.open > 0, "a transaction has a recipient");
         self.handle = offer.handle;
@@ -94,11 +106,11 @@ impl Transaction {
         self.sent == 0
     }
 
-    /// All commands not yet sent, for a pipelined group, and how many they are (PIP-05: DATA is the last).
+    /// All commands not yet sent, for a pipelined group, and how many they are (PIP-05: DATA is the last, if it is there).
     pub(super) fn take_group(&mut self) -> (&[u8], u32) {
         assert!(self.unsent(), "a group is sent whole");
         self.sent = self.commands.len();
-        (&self.commands, self.standing.len() as u32 + 2)
+        (&self.commands, self.standing.len() as u32 + if self.chunked { 1 } else { 2 })
     }
 
     /// The next command, in lock step.

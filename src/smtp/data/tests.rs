@@ -73,6 +73,18 @@ fn decode_naively(text: &[u8]) -> Outcome {
     outcome
 }
 
+/// Lengths of lines, ended by CRLF alone, their CRLF counted.
+fn naive_lines(text: &[u8]) -> Vec<usize> {
+    let mut lines = vec![0];
+    for at in 0..text.len() {
+        if at > 0 && text[..at].ends_with(b"\r\n") {
+            lines.push(0);
+        }
+        *lines.last_mut().unwrap() += 1;
+    }
+    lines
+}
+
 fn unstuff_naively(wire: &[u8]) -> Vec<u8> {
     let mut text = Vec::new();
     for (at, &byte) in wire.iter().enumerate() {
@@ -220,6 +232,32 @@ proptest! {
         prop_assert_eq!(unstuffed(&cut(&wire, &cuts)), text.clone());
         prop_assert_eq!(stuff(&text).flatten().copied().collect::<Vec<u8>>(), wire.clone());
         prop_assert_eq!(unstuff(&wire).flatten().copied().collect::<Vec<u8>>(), text);
+    }
+
+    #[test]
+    fn a_plain_text_is_judged_as_its_wire_form_is(
+        text in hostile_text(),
+        cuts in proptest::collection::vec(any::<proptest::sample::Index>(), 0..6),
+    ) {
+        // BDT-06, DAT-03, DAT-07
+        let wire = [stuff_naively(&text), b"\r\n.\r\n".to_vec()].concat();
+        let twin = decode_naively(&wire);
+        for pieces in [cut(&text, &cuts), text.chunks(1).collect(), vec![&text[..]]] {
+            let mut scan = PlainScan::default();
+            pieces.iter().for_each(|piece| scan.feed(piece));
+            prop_assert_eq!(scan.open_end(), !text.is_empty() && !text.ends_with(b"\r\n"));
+            scan.end();
+            prop_assert_eq!((scan.bytes(), scan.eight_bit()), (text.len() as u64, twin.eight_bit));
+            prop_assert_eq!(scan.dots(), stuff_naively(&text) != text);
+            prop_assert_eq!(scan.bare_line_end(), twin.bare_line_end || text.ends_with(b"\r"));
+            let lines = naive_lines(&text);
+            prop_assert_eq!(scan.long_line(), lines.iter().any(|length| *length > DATA_LINE_MAX_BYTES));
+            for wanted in [Form::Wire, Form::Plain] {
+                let mut view = View::to(wanted);
+                let seen: Vec<u8> = pieces.iter().flat_map(|piece| view.view(piece)).flatten().copied().collect();
+                prop_assert_eq!(seen, if wanted == Form::Wire { stuff_naively(&text) } else { unstuff_naively(&text) });
+            }
+        }
     }
 
     #[test]

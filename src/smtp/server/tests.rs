@@ -12,7 +12,7 @@ struct Stored {
     sender: Vec<u8>,
     recipients: Vec<Vec<u8>>,
     body: Vec<u8>,
-    eight_bit: bool,
+    text: Text,
 }
 
 /// A session with its caller: keeps what the session leaves, stores bodies, accepts every message.
@@ -84,14 +84,14 @@ impl Session {
     fn store(&mut self) {
         let body = std::mem::take(&mut self.body);
         let facts = self.server.facts();
-        assert_eq!(facts.wire_bytes, body.len() as u64);
-        assert_eq!(facts.eight_bit, !body.is_ascii());
+        assert_eq!(facts.stored_bytes, body.len() as u64);
+        assert_eq!(facts.text.eight_bit, !body.is_ascii());
         let envelope = self.server.envelope();
         self.stored.push(Stored {
             sender: envelope.sender().to_vec(),
             recipients: envelope.recipients().map(<[u8]>::to_vec).collect(),
             body,
-            eight_bit: facts.eight_bit,
+            text: facts.text,
         });
         let id = MessageId { shard: ShardId(0), position: Position::new(1, self.stored.len() as u32) };
         self.server.accepted(Proof::for_tests(), id, &mut self.out);
@@ -249,6 +249,12 @@ fn turns() -> impl Strategy<Value = Vec<Turn>> {
         1 => Just("bare\nlf\r\n"),
         1 => Just("bare\rcr\r\n"),
         1 => Just("\r\n"),
+        2 => Just("BDAT 5\r\n.\r\nab"),
+        1 => Just("BDAT 1\r\n\n"),
+        2 => Just("BDAT 0 LAST\r\n"),
+        1 => Just("BDAT 6 last\r\nQUIT\r\n"),
+        1 => Just("BDAT 3 FIRST\r\nabc"),
+        1 => Just("MAIL FROM:<a@b> BODY=BINARYMIME\r\n"),
     ];
     let text = prop_oneof![
         3 => Just("line\r\n"),

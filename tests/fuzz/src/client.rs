@@ -2,7 +2,7 @@
 //! one body, and what leaves is commands and bodies only (PIP-04..10, RTE-13..22).
 //!
 //! The input is a script as in `tests/client-dialogues`: `S:` a line of the next hop, `> HANDLE SENDER: RECIPIENT...
-//! [size=N] [8bit]` an offer, `! close|timeout|quit|sent|drained` what else happens; `C:`, `=` and `#` count for
+//! [size=N] [8bit] [binary]` an offer, `! close|timeout|quit|sent|drained` what else happens; `C:`, `=` and `#` count for
 //! nothing. Any other line is bytes of the next hop without their line end.
 
 use std::rc::Rc;
@@ -11,6 +11,7 @@ use ringpost::base::bytes::Outbox;
 use ringpost::base::limits;
 use ringpost::base::time::Mono;
 use ringpost::config::TimeoutSettings;
+use ringpost::mail::text::{Form, Text};
 use ringpost::smtp::client::{
     Client, ClientHandler, ClientSettings, ClientState, ClientVerdict, Offer, Outcome, Phase,
 };
@@ -29,7 +30,8 @@ fn hear(client: &mut Client, bytes: &[u8], recorder: &mut Recorder, out: &mut Ou
 }
 
 fn play(data: &[u8], bytewise: bool) -> Vec<String> {
-    let settings = ClientSettings { hello: "relay.example".into(), timeouts: TimeoutSettings::default() };
+    let settings =
+        ClientSettings { hello: "relay.example".into(), timeouts: TimeoutSettings::default(), chunking: true };
     let mut client = Client::new(Rc::new(settings), Mono(0));
     let (mut out, mut sent, mut recorder) = (Outbox::new(), Vec::new(), Recorder::default());
     for line in data.split(|&b| b == b'\n') {
@@ -78,7 +80,11 @@ fn offer(client: &mut Client, rest: &[u8], recorder: &mut Recorder, out: &mut Ou
         sender: b"a@a",
         recipients: &mut names.iter().map(Vec::as_slice),
         size_bytes: size.unwrap_or(100),
-        eight_bit: words.contains(&&b"8bit"[..]),
+        text: Text {
+            eight_bit: words.contains(&&b"8bit"[..]),
+            binary: words.contains(&&b"binary"[..]),
+            ..Text::default()
+        },
     };
     client.offer(Mono(0), offer, recorder, out);
 }
@@ -100,11 +106,20 @@ fn check_sent(sent: &[u8]) {
     for line in text.split_inclusive("\r\n") {
         let line = line.strip_suffix("\r\n").expect("whole lines leave");
         if in_body {
-            in_body = line != ".";
+            in_body = line != "." && line != "plain";
             continue;
         }
-        let verbs =
-            ["EHLO relay.example", "HELO relay.example", "MAIL FROM:<a@a>", "RCPT TO:<", "DATA", "RSET", "QUIT", "."];
+        let verbs = [
+            "EHLO relay.example",
+            "HELO relay.example",
+            "MAIL FROM:<a@a>",
+            "RCPT TO:<",
+            "DATA",
+            "BDAT ",
+            "RSET",
+            "QUIT",
+            ".",
+        ];
         in_body = line.starts_with("Subject: ");
         assert!(in_body || verbs.iter().any(|verb| line.starts_with(verb)), "{line}");
     }
@@ -124,12 +139,13 @@ struct Transaction {
 }
 
 impl ClientHandler for Recorder {
-    fn push_body(&mut self, handle: u32, out: &mut Outbox) {
+    fn push_body(&mut self, handle: u32, form: Form, out: &mut Outbox) {
         let transaction = &mut self.transactions[handle as usize];
         transaction.bodies += 1;
         assert_eq!(transaction.bodies, 1, "two bodies for one transaction");
         assert!(!transaction.finished && transaction.verdicts.contains(&None), "a body that no one is to get");
-        out.push(format!("Subject: {handle}\r\n\r\nbody\r\n").as_bytes());
+        let line = if form == Form::Plain { "plain" } else { "body" };
+        out.push(format!("Subject: {handle}\r\n\r\n{line}\r\n").as_bytes());
     }
 
     fn verdict(&mut self, handle: u32, recipient: usize, verdict: ClientVerdict<'_>) {

@@ -5,7 +5,7 @@ use ringpost::smtp::command::{Command, CommandError, MailParameters, ParameterEr
 
 use super::address;
 
-const LATER: &[&str] = &["EXPN", "TURN", "SEND", "SOML", "SAML", "ETRN", "ATRN", "AUTH", "BDAT", "BURL"];
+const LATER: &[&str] = &["EXPN", "TURN", "SEND", "SOML", "SAML", "ETRN", "ATRN", "AUTH", "BURL"];
 
 /// Any bytes are a line without its CRLF.
 pub fn run(data: &[u8]) {
@@ -24,6 +24,14 @@ pub fn run(data: &[u8]) {
     match (&*verb, found) {
         ("DATA", Ok(Command::Data { argument })) | ("STARTTLS", Ok(Command::StartTls { argument })) => {
             assert_eq!(argument, !rest.is_empty());
+        }
+        ("BDAT", Ok(Command::Bdat { size_bytes, last, argument })) => {
+            let text = String::from_utf8_lossy(rest).to_ascii_uppercase();
+            let words: Vec<&str> = text.split(' ').filter(|word| !word.is_empty()).collect();
+            let digits = words.first().filter(|word| word.len() <= 20 && word.chars().all(|c| c.is_ascii_digit()));
+            let size = digits.map(|word| u64::try_from(word.parse::<u128>().unwrap()).unwrap_or(u64::MAX));
+            assert_eq!((size_bytes, last), (size, words.get(1) == Some(&"LAST")));
+            assert_eq!(argument, words.len() > 2 || (words.len() == 2 && !last));
         }
         ("NOOP", Ok(Command::Noop)) | ("HELP", Ok(Command::Help)) => {}
         ("VRFY", Ok(Command::Verify)) | ("RSET" | "QUIT", Err(CommandError::Argument)) => assert!(!rest.is_empty()),
@@ -111,6 +119,10 @@ fn one(word: &[u8], known: &mut MailParameters) -> Result<(), ParameterError> {
         }
         ("BODY", Some("8BITMIME")) if known.body.is_none() => {
             known.body = Some(Body::EightBitMime);
+            Ok(())
+        }
+        ("BODY", Some("BINARYMIME")) if known.body.is_none() => {
+            known.body = Some(Body::BinaryMime);
             Ok(())
         }
         ("SIZE" | "BODY", _) => Err(ParameterError::Malformed),

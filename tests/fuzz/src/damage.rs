@@ -7,6 +7,7 @@ use ringpost::base::bytes::HeapBlocks;
 use ringpost::base::ids::{MessageId, ShardId};
 use ringpost::base::limits::DISK_ALIGN_BYTES;
 use ringpost::base::time::{Mono, UnixMs};
+use ringpost::mail::text::Text;
 use ringpost::queue::record::AcceptView;
 use ringpost::queue::{
     CommitSettings, CopyOf, DiskOrder, Draft, DraftRecipient, Log, LogSettings, RecipientState, ShardStart,
@@ -157,7 +158,7 @@ impl Writer {
         let draft = Draft {
             copy_of,
             arrived: UnixMs(1),
-            eight_bit: true,
+            text: Text { eight_bit: true, ..Text::default() },
             body_bytes: 6000,
             sender: b"s@x.example",
             recipients: &recipients,

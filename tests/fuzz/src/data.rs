@@ -2,7 +2,7 @@
 //! (DAT-01..DAT-08).
 
 use ringpost::base::limits::DATA_LINE_MAX_BYTES;
-use ringpost::smtp::data::{DataDecoder, Step, Stuffer, Unstuffer};
+use ringpost::smtp::data::{DataDecoder, PlainScan, Step, Stuffer, Unstuffer};
 
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Outcome {
@@ -29,10 +29,34 @@ pub fn run(data: &[u8]) {
         let mut unstuffer = Unstuffer::new();
         let text: Vec<u8> = split.iter().flat_map(|piece| unstuffer.view(piece)).flatten().copied().collect();
         assert_eq!(text, unstuff_naively(data));
+        scan(split, data, &wire);
         round_trip(data, wire, stuffer.ending());
     }
     let mut unstuffer = Unstuffer::new();
     assert_eq!(twin.body_bytes, unstuffer.view(&twin.wire).map(|part| part.len() as u64).sum::<u64>());
+}
+
+/// What is known of a plain text is what its wire form shows (BDT-06).
+fn scan(pieces: &[&[u8]], text: &[u8], wire: &[u8]) {
+    let mut scan = PlainScan::default();
+    pieces.iter().for_each(|piece| scan.feed(piece));
+    assert_eq!(scan.open_end(), !text.is_empty() && !text.ends_with(b"\r\n"));
+    scan.end();
+    let ended = [wire, if scan.open_end() { b"\r\n" } else { b"" }, b".\r\n"].concat();
+    let twin = decode_naively(&ended);
+    assert_eq!((scan.bytes(), scan.eight_bit()), (text.len() as u64, twin.eight_bit));
+    assert_eq!(scan.dots(), wire != text);
+    // A CR at the end would be made whole by the ending.
+    assert_eq!(scan.bare_line_end(), twin.bare_line_end || text.ends_with(b"\r"));
+    assert_eq!(scan.long_line(), naive_long_line(text));
+}
+
+fn naive_long_line(text: &[u8]) -> bool {
+    let mut length = 0;
+    (0..text.len()).any(|at| {
+        length = if at > 0 && text[..at].ends_with(b"\r\n") { 1 } else { length + 1 };
+        length > DATA_LINE_MAX_BYTES
+    })
 }
 
 /// What is stuffed, ended and read again is what it was, and all of it (DAT-05..07).

@@ -60,7 +60,7 @@ fn accept(data: &[u8], view: &AcceptView<'_>) {
     let draft = Draft {
         copy_of: view.copies.checked_sub(1).map(|copies| CopyOf { id: view.id, copies }),
         arrived: view.arrived,
-        eight_bit: view.eight_bit,
+        text: view.text,
         body_bytes: view.body_bytes,
         sender: view.sender(),
         recipients: &drafts,
@@ -70,7 +70,7 @@ fn accept(data: &[u8], view: &AcceptView<'_>) {
     let mut again = vec![0; draft.payload_bytes(prefix.len())];
     draft.write(view.id, prefix, &mut again);
     let second = AcceptView::read(&again).expect("it was just written");
-    assert_eq!((second.id, second.copies, second.eight_bit), (view.id, view.copies, view.eight_bit));
+    assert_eq!((second.id, second.copies, second.text), (view.id, view.copies, view.text));
     assert_eq!((second.arrived, second.body_bytes, second.sender()), (view.arrived, view.body_bytes, view.sender()));
     assert!(second.recipients().eq(recipients) && second.chunks().eq(chunks));
     assert_eq!((&again[second.prefix.clone()], &again[second.tail.clone()]), (prefix, tail));

@@ -8,6 +8,7 @@ use ringpost::base::bytes::HeapBlocks;
 use ringpost::base::ids::{MessageId, Position, ShardId};
 use ringpost::base::limits::COMMAND_LINE_MAX_BYTES;
 use ringpost::base::time::{Mono, UnixMs};
+use ringpost::mail::text::Text;
 use ringpost::queue::{
     CommitSettings, DiskOrder, Draft, DraftRecipient, Log, LogRefusal, LogSettings, Proof, RecipientState, ShardStart,
 };
@@ -53,25 +54,25 @@ pub fn run(data: &[u8]) {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-struct Stored {
+pub(crate) struct Stored {
     sender: Vec<u8>,
     recipients: Vec<Vec<u8>>,
-    body: Vec<u8>,
+    pub(crate) body: Vec<u8>,
 }
 
 /// A session and its caller, who takes every second message.
-struct Session {
+pub(crate) struct Session {
     server: Server,
     carry: Vec<u8>,
-    out: Vec<u8>,
+    pub(crate) out: Vec<u8>,
     body: Vec<u8>,
-    stored: Vec<Stored>,
+    pub(crate) stored: Vec<Stored>,
     dropped: usize,
     closed: bool,
 }
 
 impl Session {
-    fn new(may_relay: bool) -> Session {
+    pub(crate) fn new(may_relay: bool) -> Session {
         let settings = ServerSettings {
             hostname: "relay.example".into(),
             message_bytes_max: 400,
@@ -96,7 +97,7 @@ impl Session {
         session
     }
 
-    fn receive(&mut self, bytes: &[u8]) {
+    pub(crate) fn receive(&mut self, bytes: &[u8]) {
         self.carry.extend_from_slice(bytes);
         let carry = std::mem::take(&mut self.carry);
         let mut input = carry.as_slice();
@@ -125,8 +126,9 @@ impl Session {
     fn store(&mut self) {
         let body = std::mem::take(&mut self.body);
         let (facts, envelope) = (self.server.facts(), self.server.envelope());
-        assert_eq!((facts.wire_bytes, facts.eight_bit), (body.len() as u64, !body.is_ascii()));
-        assert!(facts.body_bytes <= 400 && (body.is_empty() || body.ends_with(b"\r\n")));
+        assert_eq!((facts.stored_bytes, facts.text.eight_bit), (body.len() as u64, !body.is_ascii()));
+        let ended = body.is_empty() || body.ends_with(b"\r\n");
+        assert!(facts.body_bytes <= 400 && ended != facts.text.open_end);
         assert!((1..=3).contains(&envelope.len()));
         for mailbox in envelope.recipients().chain([envelope.sender()]) {
             assert!(mailbox.iter().all(|b| (b' '..=b'~').contains(b)));
@@ -178,13 +180,13 @@ fn one_reply_per_command(text: &[u8], session: &Session) {
     let mut in_data = false;
     while let Some((code, behind)) = codes.split_first() {
         let end = if !in_data {
-            rest.windows(2).position(|w| w == b"\r\n").map(|at| at + 2)
+            command_bytes(rest)
         } else if rest.starts_with(b".\r\n") {
             Some(3)
         } else {
             rest.windows(5).position(|w| w == b"\r\n.\r\n").map(|at| at + 5)
         };
-        let over = matches!(code, 221 | 421) || (*code == 554 && session.closed && behind.is_empty());
+        let over = matches!(code, 221 | 421) || (matches!(code, 501 | 554) && session.closed && behind.is_empty());
         if over {
             assert!(behind.is_empty() && session.closed);
             return;
@@ -194,9 +196,34 @@ fn one_reply_per_command(text: &[u8], session: &Session) {
         codes = behind;
     }
     assert!(!session.closed);
+    if !in_data && is_chunk(rest) {
+        return assert!(command_bytes(rest).is_none(), "a chunk without a reply");
+    }
     let unanswered: &[u8] = if in_data { b"\r\n.\r\n" } else { b"\r\n" };
     assert!(!rest.windows(unanswered.len()).any(|w| w == unanswered), "a command without a reply");
     assert!(!(in_data && rest.starts_with(b".\r\n")), "a message without a reply");
+}
+
+/// Length of the command at the front, with the octets of its chunk if it is BDAT; `None` if it is not all there.
+fn command_bytes(text: &[u8]) -> Option<usize> {
+    let line = text.windows(2).position(|w| w == b"\r\n")?;
+    let size = match chunk_of(&text[..line]) {
+        Some(Some(size)) => usize::try_from(size).ok()?,
+        _ => 0,
+    };
+    Some(line + 2 + size).filter(|end| *end <= text.len())
+}
+
+fn is_chunk(text: &[u8]) -> bool {
+    text.windows(2).position(|w| w == b"\r\n").is_some_and(|line| chunk_of(&text[..line]).is_some())
+}
+
+/// The size in a BDAT line, if it is one and has one.
+fn chunk_of(line: &[u8]) -> Option<Option<u64>> {
+    match parse(line) {
+        Ok(Command::Bdat { size_bytes, .. }) if line.len() + 2 <= COMMAND_LINE_MAX_BYTES => Some(size_bytes),
+        _ => None,
+    }
 }
 
 thread_local! {
@@ -222,7 +249,7 @@ fn proof() -> Proof {
         let draft = Draft {
             copy_of: None,
             arrived: UnixMs(1),
-            eight_bit: false,
+            text: Text::default(),
             body_bytes: 0,
             sender: b"",
             recipients: &vec![recipient],

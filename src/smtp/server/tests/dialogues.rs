@@ -102,7 +102,12 @@ impl<'t> Dialogue<'t> {
         let message = self.session.stored.get(self.messages_seen).unwrap_or_else(|| panic!("{place}: no message"));
         self.messages_seen += 1;
         let recipients = message.recipients.join(b" ".as_slice());
-        let seen = [&message.sender, b" > ".as_slice(), &recipients, b" | ", &message.body].concat();
+        let form: &[u8] = match message.text {
+            Text { binary: true, .. } => b" |binary| ",
+            Text { plain: true, .. } => b" |plain| ",
+            _ => b" | ",
+        };
+        let seen = [&message.sender, b" > ".as_slice(), &recipients, form, &message.body].concat();
         assert!(seen == text, "{place}:\n  seen {}\n  want {}", seen.escape_ascii(), text.escape_ascii());
     }
 }

@@ -1,0 +1,201 @@
+//! Bodies in both forms, from memory and from disk: what arrives is what was sent (BDT-01, BDT-06, BDT-10, DAT-06, DAT-07).
+
+use super::*;
+use crate::smtp::data::{Stuffer, unstuff};
+
+fn offers_chunking(line: &str) -> String {
+    match line.split(' ').next().unwrap() {
+        "EHLO" => "250-hop.test\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-CHUNKING\r\n250 SIZE\r\n".into(),
+        _ => accept_all(line),
+    }
+}
+
+fn offers_binary(line: &str) -> String {
+    match line.split(' ').next().unwrap() {
+        "EHLO" => "250-hop.test\r\n250-PIPELINING\r\n250-CHUNKING\r\n250 BINARYMIME\r\n".into(),
+        _ => accept_all(line),
+    }
+}
+
+fn stuffed(text: &str) -> String {
+    let mut stuffer = Stuffer::new();
+    let mut wire: Vec<u8> = stuffer.view(text.as_bytes()).flatten().copied().collect();
+    wire.extend_from_slice(stuffer.ending());
+    String::from_utf8(wire).unwrap()
+}
+
+fn ended(text: &str) -> String {
+    String::from_utf8(unstuff(stuffed(text).as_bytes()).flatten().copied().collect()).unwrap()
+}
+
+impl World {
+    /// Sends a text in chunks of this size; gives the last reply.
+    fn send_chunks(&mut self, mail: &str, text: &str, size: usize) -> String {
+        let conn = self.client();
+        let greeting = self.say(
+            conn,
+            format!("EHLO c.test\r\nMAIL FROM:<from@source.test>{mail}\r\nRCPT TO:<to@dest.test>\r\n").as_bytes(),
+        );
+        assert!(greeting.ends_with("250 2.1.5 Recipient OK\r\n"), "{greeting}");
+        let mut reply = String::new();
+        let chunks: Vec<&[u8]> = text.as_bytes().chunks(size).collect();
+        for chunk in chunks {
+            reply = self.say(conn, &[format!("BDAT {}\r\n", chunk.len()).as_bytes(), chunk].concat());
+            assert_eq!(reply, "250 2.0.0 Chunk taken\r\n");
+        }
+        reply.clear();
+        reply + &self.say(conn, b"BDAT 0 LAST\r\n")
+    }
+
+    /// The last message without our own field.
+    fn arrived(&mut self) -> String {
+        let taken = self.taken.pop().expect("something arrived").data;
+        let start = taken.find("\r\n\t").map(|_| {
+            let mut at = 0;
+            for line in taken.split_inclusive("\r\n") {
+                if at > 0 && !line.starts_with('\t') {
+                    break;
+                }
+                at += line.len();
+            }
+            at
+        });
+        taken[start.unwrap()..].to_owned()
+    }
+}
+
+fn texts() -> Vec<String> {
+    let long = |line: &str| line.repeat((300 << 10) / line.len());
+    ["", "Subject: x\r\n\r\nline\r\n", ".", ".\r\n..\r\n.x\r\n", "no end", "a\r\n."]
+        .map(String::from)
+        .into_iter()
+        .chain([
+            long("a line of text\r\n"),
+            long(".\r\n"),
+            long(".a line that begins with a dot, as all of these do\r\n"),
+        ])
+        .chain([long("some text, and then\r\n.a dot\r\n") + "and no end"])
+        .collect()
+}
+
+/// A message is sent while no next hop is there, and delivered after a restart: from disk only.
+fn through_a_restart(rule: fn(&str) -> String, send: impl FnOnce(&mut World) -> String) -> World {
+    let mut before = World::new(&[]);
+    before.refuse_dials = true;
+    let reply = send(&mut before);
+    assert!(reply.starts_with("250"), "{reply}");
+    let mut world = World::new(&[]);
+    world.rule = rule;
+    let setup = Setup {
+        id: ShardId(0),
+        settings: settings(&[]),
+        start: start_of(&before.disk),
+        blocks: Box::new(HeapBlocks),
+        seed: 1,
+        now: world.now,
+    };
+    world.disk = before.disk;
+    world.shard = Shard::new(setup);
+    world.input(Input::Tick);
+    world.pass(100);
+    world
+}
+
+#[test]
+fn each_form_becomes_the_other() {
+    for text in texts() {
+        let mut world = World::new(&[]);
+        world.rule = offers_chunking;
+        let reply = world.send(&["to@dest.test"], &stuffed(&text));
+        assert!(reply.starts_with("250"), "{reply}");
+        assert!(world.arrived() == ended(&text), "DATA to BDAT, {} bytes", text.len());
+        for size in [1000, 70_000, usize::MAX] {
+            let reply = world.send_chunks("", &text, size);
+            assert!(reply.starts_with("250"), "{reply}");
+            assert!(world.arrived() == text, "BDAT to BDAT, {} bytes by {size}", text.len());
+        }
+        world.pass(100);
+        world.nothing_left();
+        let mut world = World::new(&[]);
+        let reply = world.send_chunks("", &text, 5000);
+        assert!(reply.starts_with("250"), "{reply}");
+        assert!(world.arrived() == stuffed(&text), "BDAT to DATA, {} bytes", text.len());
+        world.pass(100);
+        world.nothing_left();
+    }
+}
+
+#[test]
+fn each_form_becomes_the_other_from_disk() {
+    for text in texts() {
+        let mut world = through_a_restart(offers_chunking, |world| world.send(&["to@dest.test"], &stuffed(&text)));
+        assert!(world.arrived() == ended(&text), "DATA to BDAT, {} bytes", text.len());
+        world.nothing_left();
+        let mut world = through_a_restart(accept_all, |world| world.send_chunks("", &text, 5000));
+        assert!(world.arrived() == stuffed(&text), "BDAT to DATA, {} bytes", text.len());
+        world.nothing_left();
+    }
+}
+
+/// BDT-11: a binary message goes to who takes it, and back to its sender from who does not.
+#[test]
+fn binary_messages_are_never_sent_as_text() {
+    let text = "a\n.\r\n.\r\0no end\r";
+    let mut world = World::new(&["site.default.chunking=false"]);
+    world.rule = offers_binary;
+    assert!(world.send_chunks(" BODY=BINARYMIME", text, 3).starts_with("250"));
+    assert_eq!(world.arrived(), text);
+    world.rule = offers_chunking;
+    world.pass(10_000);
+    assert!(world.send_chunks(" BODY=BINARYMIME", text, 3).starts_with("250"));
+    world.pass(10_000);
+    let report = world.taken.pop().expect("a report");
+    assert_eq!((&*report.sender, &*report.recipients[0]), ("", "from@source.test"));
+    assert!(report.data.contains("Status: 5.6.3") && world.taken.is_empty(), "{}", report.data);
+    world.nothing_left();
+}
+
+/// BDT-07: chunks of one octet cost no more than the message does.
+#[test]
+fn many_tiny_chunks_cost_nothing_extra() {
+    let mut world = World::new(&[]);
+    let conn = world.client();
+    world.say(conn, b"EHLO c.test\r\nMAIL FROM:<from@source.test>\r\nRCPT TO:<to@dest.test>\r\n");
+    let chunks = b"BDAT 1\r\nxBDAT 0\r\n".repeat(900);
+    for _ in 0..50 {
+        let replies = world.say(conn, &chunks);
+        assert_eq!(replies.matches("250 2.0.0 Chunk taken\r\n").count(), 1800);
+        world.say(conn, b"BDAT 2\r\n\r\n");
+    }
+    let inbound = world.shard.conns.take(conn).unwrap();
+    let crate::shard::conns::Side::In(side) = &inbound.side else { unreachable!() };
+    assert!(side.chunks.len() + side.gathered.len() + side.leftover.len() < 64 << 10);
+    world.shard.conns.put(conn, inbound);
+    assert!(world.say(conn, b"BDAT 0 LAST\r\n").starts_with("250"));
+    assert_eq!(world.arrived(), ("x".repeat(900) + "\r\n").repeat(50));
+}
+
+/// BDT-08, SES-15, BDT-09: what is begun and not ended is nothing, however it ends.
+#[test]
+fn a_broken_chunk_leaves_nothing() {
+    let begin = b"EHLO c.test\r\nMAIL FROM:<from@source.test>\r\nRCPT TO:<to@dest.test>\r\nBDAT 50000\r\n";
+    for end in [None, Some(&b"RSET\r\n"[..]), Some(b"QUIT\r\n"), Some(b"EHLO c.test\r\n"), Some(b"BDAT 9999999999\r\n")]
+    {
+        let mut world = World::new(&[]);
+        let conn = world.client();
+        world.say(conn, begin);
+        match end {
+            None => {
+                world.say(conn, &[b'x'; 40_000]);
+                world.input(Input::Closed { conn, reason: CloseReason::PeerClosed });
+            }
+            Some(end) => {
+                assert!(world.say(conn, &b"23456789\r\n".repeat(5000)).starts_with("250 2.0.0 Chunk"));
+                world.say(conn, end);
+            }
+        }
+        world.pass(100);
+        assert!(world.taken.is_empty());
+        world.nothing_left();
+    }
+}
