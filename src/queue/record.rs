@@ -112,6 +112,11 @@ pub fn header(bytes: &[u8]) -> Option<Header> {
     (reader.u16()? == 0).then_some(Header { kind, length_bytes, position, durable, shard })
 }
 
+/// The length of the payload as a header has it, whatever else is wrong with that.
+pub fn length_field(header: &[u8]) -> Option<u32> {
+    Some(u32::from_le_bytes(header.get(4..8)?.try_into().ok()?))
+}
+
 /// The header and payload of the record at the start of `bytes`, if its checksum holds.
 pub fn open(bytes: &[u8]) -> Option<(Header, &[u8])> {
     let header = header(bytes)?;

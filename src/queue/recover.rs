@@ -276,6 +276,11 @@ impl Recovery {
                 at += padded(HEADER_BYTES + header.length_bytes as usize) as u32;
                 continue;
             }
+            if let Some(next) = window.behind(shard, at, reading.as_ref().map(|reading| reading.life))? {
+                hole.get_or_insert(at);
+                at = next;
+                continue;
+            }
             let sector_end = (at + 1).next_multiple_of(DISK_ALIGN_BYTES as u32);
             let rest = window.at(at, (sector_end - at) as usize)?;
             if rest.is_empty() {
@@ -632,10 +637,7 @@ impl<'a> Window<'a> {
         assert!(offset >= self.base && length <= BLOCK_MAX_BYTES, "the window moves forward");
         while !self.ended && offset + length > self.base + self.filled {
             if offset + length > self.base + WINDOW_BYTES {
-                let keep_from = (offset - self.base).min(self.filled);
-                self.buffer.copy_within(keep_from..self.filled, 0);
-                self.filled -= keep_from;
-                self.base += keep_from;
+                self.forget_before(offset);
             }
             match self.source.read(&mut self.buffer[self.filled..]) {
                 Ok(0) => self.ended = true,
@@ -646,6 +648,29 @@ impl<'a> Window<'a> {
         }
         let start = (offset - self.base).min(self.filled);
         Ok(&self.buffer[start..(start + length).min(self.filled)])
+    }
+
+    fn forget_before(&mut self, offset: usize) {
+        let keep_from = (offset - self.base).min(self.filled);
+        self.buffer.copy_within(keep_from..self.filled, 0);
+        self.filled -= keep_from;
+        self.base += keep_from;
+    }
+
+    /// Where the next record stands behind one that does not check out: where its length says, if there a record of that
+    /// life does check out. So a flipped bit costs one record, not the rest of its batch.
+    fn behind(&mut self, shard: ShardId, offset: u32, life: Option<u32>) -> io::Result<Option<u32>> {
+        // No payload is empty: zeros are what a batch is filled up with, and no record.
+        let Some(length @ 1..) = record::length_field(self.at(offset, HEADER_BYTES)?) else { return Ok(None) };
+        let length = HEADER_BYTES + length as usize;
+        if length > BLOCK_MAX_BYTES {
+            return Ok(None);
+        }
+        // Both records are in the window together: it is not moved past this one.
+        self.forget_before(offset as usize);
+        let next = offset + padded(length) as u32;
+        let found = self.record(shard, next)?.map(|(header, _)| header.position.life());
+        Ok(found.filter(|found| life.is_none_or(|life| life == *found)).map(|_| next))
     }
 
     /// The record at an offset, if one checks out there.

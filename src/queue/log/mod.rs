@@ -270,9 +270,10 @@ impl Log {
         log
     }
 
-    /// True if there is a segment to append to.
+    /// True if mail can be taken, or if it is known why not: a full queue, or a disk that fails, is told to clients by
+    /// their replies, and not by a relay that does not listen.
     pub fn ready(&self) -> bool {
-        self.open.is_some()
+        self.open.is_some() || self.trouble.is_some() || self.ready_trouble.is_some() || self.exhausted()
     }
 
     /// Size of new segment files.

@@ -226,6 +226,24 @@ fn full_log_refuses_and_goes_on() {
     assert_eq!((stats.live_records, stats.hot_bytes), (1, 0));
 }
 
+/// A log that starts with all its segments in use, or that can make none, knows at once why it takes no mail, so that
+/// clients can be told (QUE-07, QUE-08).
+#[test]
+fn a_start_without_room_is_ready_to_say_so() {
+    let io = DiskError::Io { errno: 5 };
+    let cases = [(0, io, LogRefusal::Full), (4, io, LogRefusal::Failing), (4, DiskError::Full, LogRefusal::Full)];
+    for (segments_max, error, refusal) in cases {
+        let mut bench = Bench::new(4);
+        let settings = LogSettings { segments_max, ..bench.log.settings.clone() };
+        bench.log = Log::open(settings, ShardStart::empty(SHARD), Box::new(HeapBlocks));
+        bench.poll();
+        assert_eq!(bench.log.ready(), segments_max == 0, "it is not known before it was tried");
+        bench.complete(Err(error));
+        assert!(bench.log.ready());
+        assert_eq!(bench.log.no_room(), Some(refusal));
+    }
+}
+
 /// The start of a life tells how far the log was durable: where a copy is the last record and the segment of what it
 /// replaces is used again, nothing else tells damage of the copy from a torn tail (QUE-10).
 #[test]

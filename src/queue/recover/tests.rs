@@ -219,6 +219,27 @@ fn flip_every_byte() {
     }
 }
 
+/// Records that share a batch, and sectors: a flipped bit costs the record it is in and no other, unless it is in the length
+/// of the record (QUE-10).
+#[test]
+fn a_flipped_bit_costs_one_record() {
+    let mut bench = Bench::new();
+    bench.tail = vec![b'x'; 300];
+    let messages: Vec<_> = (0..12).map(|_| bench.accept(None, &[])).collect();
+    bench.settle();
+    bench.verdict(messages[11].id, 0..1);
+    bench.settle();
+    let (slot, from) = bench.log.locate(messages[4].place.position).unwrap();
+    for at in 0..messages[4].place.record_bytes() {
+        let mut disk = bench.disk.clone();
+        disk[slot.0 as usize][(from + at) as usize] ^= 1 << (at % 8);
+        let start = recover(&disk);
+        let lost = if (4..8).contains(&at) { 1..=8 } else { 1..=1 };
+        assert!(lost.contains(&(12 - start.messages.len())), "flipped {at}: {} left", start.messages.len());
+        assert_eq!(start.damage.len(), 1, "flipped {at}: {:?}", start.damage);
+    }
+}
+
 /// Each sector lost in turn: everything else is recovered, and it is reported wherever it was surely durable (QUE-10).
 #[test]
 fn lose_every_sector() {
