@@ -403,6 +403,35 @@ fn a_full_disk_refuses_until_there_is_room() {
     relay.stop();
 }
 
+/// QUE-07: a relay that starts with a full queue listens all the same, says so, and takes mail again when there is room.
+#[test]
+fn a_full_queue_is_started_again() {
+    let next_hop = free_address();
+    let setup = Setup::to(next_hop).set("queue.segment_bytes", 4 << 20).set("queue.segments", 2);
+    let relay = setup.start();
+    let body = [&plain("full")[..], &b"0123456789012345678901234567890123456789012345678901234567890\r\n".repeat(4000)]
+        .concat();
+    let mut taken = 0;
+    let small = plain("small");
+    for text in [&body, &small] {
+        while relay.client().deliver("s@example.com", &["r@example.org"], text).is("250 2.0.0") {
+            taken += 1;
+        }
+    }
+    relay.kill();
+    let relay = setup.start();
+    let reply = relay.client().deliver("s@example.com", &["r@example.org"], &small);
+    assert!(reply.is("452 4.3.1"), "{reply:?}");
+    let sink = Sink::at(next_hop, |_, _| common::sink::Act::Usual);
+    sink.wait_for(taken, ARRIVAL_LONGEST);
+    let again = wait_until(ARRIVAL_LONGEST, || {
+        relay.client().deliver("s@example.com", &["r@example.org"], &small).is("250 2.0.0")
+    });
+    assert!(again, "no mail is taken though there is room");
+    sink.wait_for(taken + 1, ARRIVAL_LONGEST);
+    relay.stop();
+}
+
 /// Takes all room there is.
 fn fill(path: &Path) {
     let mut file = fs::File::create(path).unwrap();

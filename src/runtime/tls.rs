@@ -172,15 +172,24 @@ fn client_config(roots: Option<RootCertStore>) -> Result<Arc<ClientConfig>, Fail
     Ok(Arc::new(config))
 }
 
-/// Makes a self-signed certificate and its key; the key first, so that a crash between the two leaves no lone
-/// certificate that looks whole.
+/// Makes a self-signed certificate and its key. Each takes its name when it is whole and synced, the certificate last:
+/// what fails or crashes on the way leaves no certificate, and the next start makes a new pair.
 fn make_own(hostname: &str, certificate: &Path, key: &Path) -> Result<(), Failure> {
     let made = rcgen::generate_simple_self_signed(vec![hostname.to_owned()])
         .map_err(|error| Failure(format!("cannot make a certificate for {hostname}: {error}")))?;
+    let failed = |path: &Path, error: std::io::Error| Failure(format!("cannot write {}: {error}", path.display()));
+    // An old one whose key is gone must not meet the new key.
+    match std::fs::remove_file(certificate) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(certificate, error)),
+        _ => {}
+    }
     let write = |path: &Path, text: String, mode: u32| {
-        let file = std::fs::OpenOptions::new().create(true).truncate(true).write(true).mode(mode).open(path);
+        let unfinished = path.with_extension("new");
+        let file = std::fs::OpenOptions::new().create(true).truncate(true).write(true).mode(mode).open(&unfinished);
         file.and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
-            .map_err(|error| Failure(format!("cannot write {}: {error}", path.display())))
+            .and_then(|()| std::fs::rename(&unfinished, path))
+            .and_then(|()| path.parent().map_or(Ok(()), |dir| std::fs::File::open(dir)?.sync_all()))
+            .map_err(|error| failed(path, error))
     };
     write(key, made.signing_key.serialize_pem(), 0o600)?;
     write(certificate, made.cert.pem(), 0o644)

@@ -242,6 +242,26 @@ fn wrong_files_are_named() {
     }
 }
 
+/// A start that could not write its own pair leaves nothing that keeps the next one from making it.
+#[test]
+fn an_unfinished_pair_is_made_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = settings(dir.path(), &[]);
+    let (certificate, key) = own_files(&settings.queue.dir);
+    std::fs::create_dir_all(certificate.parent().unwrap()).unwrap();
+    // Where the unfinished certificate would go a directory stands in the way.
+    let obstacle = certificate.with_extension("new");
+    std::fs::create_dir(&obstacle).unwrap();
+    let failure = Keys::load(&settings).err().unwrap();
+    assert!(failure.to_string().contains(OWN_CERTIFICATE), "{failure}");
+    assert!(key.exists() && !certificate.exists());
+    std::fs::remove_dir(&obstacle).unwrap();
+    Keys::load(&settings).unwrap();
+    // A certificate whose key is gone is replaced with it.
+    std::fs::remove_file(&key).unwrap();
+    Keys::load(&settings).unwrap();
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
