@@ -137,6 +137,45 @@ impl Ledger {
         suspects
     }
 
+    /// The same as it is now.
+    pub fn copy(&self) -> Ledger {
+        let copy = Ledger::new(self.run, self.recipients);
+        assert!(copy.merge(self), "a copy is of the same run");
+        copy
+    }
+
+    /// Recipients (message, index) acknowledged here that `before`, an earlier copy of this ledger, does not know as such.
+    pub fn acknowledged_since(&self, before: &Ledger) -> Vec<(u64, u32)> {
+        self.places(|place, state| {
+            let earlier = before.chunks[place / CHUNK_SLOTS].get();
+            let earlier = earlier.map_or(0, |chunk| chunk[place % CHUNK_SLOTS].load(Ordering::Relaxed));
+            is_acknowledged(state) && !is_acknowledged(earlier)
+        })
+    }
+
+    /// Recipients (message, index) that are lost as things stand.
+    pub fn lost(&self) -> Vec<(u64, u32)> {
+        self.places(|_, state| {
+            let mut tally = Tally::default();
+            tally.add(state, 1);
+            tally.lost > 0
+        })
+    }
+
+    fn places(&self, wanted: impl Fn(usize, u8) -> bool) -> Vec<(u64, u32)> {
+        let stride = u64::from(self.recipients);
+        let mut found = Vec::new();
+        for (number, chunk) in self.chunks.iter().enumerate().filter_map(|(n, chunk)| Some((n, chunk.get()?))) {
+            for (offset, cell) in chunk.iter().enumerate() {
+                let place = number * CHUNK_SLOTS + offset;
+                if wanted(place, cell.load(Ordering::Relaxed)) {
+                    found.push((place as u64 / stride, (place as u64 % stride) as u32));
+                }
+            }
+        }
+        found
+    }
+
     /// Adds what another ledger of the same run knows. False if it is of another run.
     #[must_use]
     pub fn merge(&self, other: &Ledger) -> bool {
@@ -198,6 +237,10 @@ impl Ledger {
         }
         if found == sum { Ok(Some(ledger)) } else { Err(invalid("a ledger's cells are damaged")) }
     }
+}
+
+fn is_acknowledged(state: u8) -> bool {
+    state & FATE_BITS == Fate::Acknowledged as u8
 }
 
 fn invalid(text: &'static str) -> io::Error {
@@ -288,7 +331,7 @@ impl Tally {
         let fate = state & FATE_BITS;
         let arrivals = u64::from(state >> ARRIVAL_SHIFT);
         let (bounced, corrupted) = (state & BOUNCED_BIT != 0, state & CORRUPTED_BIT != 0);
-        let acknowledged = fate == Fate::Acknowledged as u8;
+        let acknowledged = is_acknowledged(state);
         let unknown = fate == Fate::Unknown as u8;
         let bump = |field: &mut u64, yes: bool| *field += if yes { count } else { 0 };
         bump(&mut self.sent, fate != 0);

@@ -185,6 +185,11 @@ impl Relay {
         self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
     }
 
+    /// Its first process, while there is one.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
     /// SIGKILL to the whole group, at once.
     pub fn kill(&mut self) {
         self.usage();

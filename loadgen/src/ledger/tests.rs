@@ -72,3 +72,18 @@ fn two_files_make_one_ledger() {
     assert!(load(&path).is_err());
     std::fs::remove_file(&path).unwrap();
 }
+
+#[test]
+fn what_was_acknowledged_since_a_copy_is_told() {
+    let ledger = Ledger::new(1, 2);
+    ledger.set_fate(0, 0, Fate::Acknowledged);
+    ledger.set_fate(0, 1, Fate::Unknown);
+    let before = ledger.copy();
+    ledger.set_fate(0, 1, Fate::Acknowledged);
+    ledger.set_fate(900_000, 1, Fate::Acknowledged);
+    ledger.set_fate(7, 0, Fate::Refused);
+    assert_eq!(ledger.acknowledged_since(&before), [(0, 1), (900_000, 1)]);
+    assert_eq!(before.acknowledged_since(&before), []);
+    assert!(ledger.arrived(0, 0, true) && ledger.bounced(900_000, 1));
+    assert_eq!(ledger.lost(), [(0, 1)]);
+}

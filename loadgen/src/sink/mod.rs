@@ -81,7 +81,12 @@ pub struct Book {
 impl Book {
     /// For one run; other runs' messages are foreign.
     pub fn of(ledger: Arc<Ledger>) -> Book {
-        Book { ledgers: Mutex::new(vec![ledger]), open: false }
+        Book::of_all(vec![ledger])
+    }
+
+    /// For these runs, whose numbers differ; other runs' messages are foreign.
+    pub fn of_all(ledgers: Vec<Arc<Ledger>>) -> Book {
+        Book { ledgers: Mutex::new(ledgers), open: false }
     }
 
     /// Opens a ledger for each run that shows up, up to [`RUNS_MAX`].

@@ -1,0 +1,136 @@
+//! Campaigns on the real process: it is killed, its power is cut, its disk fails, its network is hostile, its load is too
+//! high; and the ledger of the load generator says what became of every recipient. `docs/guarantees.md` has the figures.
+//!
+//! ```text
+//! tests/campaign crash --rounds 500 --seed 7      one campaign at its full size (a release build)
+//! cargo test --test faults                        a short slice of each; skipped, with the reason, where it cannot run
+//! cargo test --test faults -- crash --short       one of them
+//! ```
+
+mod bridge;
+mod crash;
+mod disk;
+mod network;
+mod overload;
+mod power;
+mod proxy;
+mod ram;
+mod rot;
+mod stage;
+mod volume;
+
+use std::collections::HashMap;
+use std::process::ExitCode;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use stage::Told;
+use tempfile::TempDir;
+
+/// How a campaign is to be run.
+pub(crate) struct Campaign {
+    /// Kills, cuts, or whatever it counts; None for its usual number.
+    pub(crate) rounds: Option<u64>,
+    pub(crate) seed: u64,
+    /// A slice of some seconds.
+    pub(crate) short: bool,
+    more: HashMap<String, String>,
+}
+
+impl Campaign {
+    /// An option of its own, `--name value`.
+    pub(crate) fn option<T: std::str::FromStr>(&self, name: &str) -> Told<Option<T>> {
+        let parse = |text: &String| text.parse().map_err(|_| format!("--{name} {text}: not understood"));
+        self.more.get(name).map(parse).transpose()
+    }
+}
+
+/// Runs a campaign; the promises that did not hold, or why it could not be run.
+pub(crate) type Run = fn(&Campaign) -> Told<Vec<String>>;
+
+const CAMPAIGNS: &[(&str, Run)] = &[
+    ("crash", crash::run),
+    ("power", power::run),
+    ("disk", disk::run),
+    ("network", network::run),
+    ("overload", overload::run),
+];
+
+/// Begins the reason of a campaign that cannot be run here.
+pub(crate) const SKIPPED: &str = "skipped: ";
+
+/// A directory of its own, removed at the end.
+pub(crate) fn scratch() -> Told<TempDir> {
+    TempDir::with_prefix("ringpost-faults-").map_err(|error| format!("no directory: {error}"))
+}
+
+fn main() -> ExitCode {
+    let mut words = std::env::args().skip(1).peekable();
+    let named = words.peek().and_then(|word| CAMPAIGNS.iter().find(|(name, _)| name == word));
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_millis() as u64);
+    let mut campaign = Campaign { rounds: None, seed: now, short: named.is_none(), more: HashMap::new() };
+    while let (Some(_), Some(word)) = (named, words.next()) {
+        match (word.strip_prefix("--"), words.peek()) {
+            (Some("short"), _) => campaign.short = true,
+            (Some(name), Some(value)) => {
+                campaign.more.insert(name.to_owned(), value.clone());
+                words.next();
+            }
+            _ => {}
+        }
+    }
+    let numbers = campaign.option("rounds").and_then(|rounds| Ok((rounds, campaign.option("seed")?)));
+    match numbers {
+        Ok((rounds, seed)) => {
+            campaign.rounds = rounds;
+            campaign.seed = seed.unwrap_or(campaign.seed);
+        }
+        Err(text) => {
+            eprintln!("{text}");
+            return ExitCode::from(2);
+        }
+    }
+    let chosen = match named {
+        Some(one) => std::slice::from_ref(one),
+        None => CAMPAIGNS,
+    };
+    let (mut passed, mut failed, mut ignored) = (0, 0, 0);
+    for (name, run) in chosen {
+        match play(name, *run, &campaign) {
+            Verdict::Held => passed += 1,
+            Verdict::Broken => failed += 1,
+            Verdict::Skipped => ignored += 1,
+        }
+    }
+    let word = if failed == 0 { "ok" } else { "FAILED" };
+    println!("test result: {word}. {passed} passed; {failed} failed; {ignored} ignored; 0 measured; 0 filtered out");
+    // A campaign asked for by name must have been run.
+    let done = failed == 0 && (named.is_none() || ignored == 0);
+    if done { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+enum Verdict {
+    Held,
+    Broken,
+    Skipped,
+}
+
+fn play(name: &str, run: Run, campaign: &Campaign) -> Verdict {
+    println!("\n== {name}, seed {}", campaign.seed);
+    let begun = Instant::now();
+    let broken = match run(campaign) {
+        Ok(broken) => broken,
+        Err(text) if text.starts_with(SKIPPED) => {
+            println!("{name}: {text}");
+            return Verdict::Skipped;
+        }
+        Err(text) => vec![text],
+    };
+    let seconds = begun.elapsed().as_secs_f64();
+    if broken.is_empty() {
+        println!("{name}: all that is promised held; {seconds:.0} s");
+        return Verdict::Held;
+    }
+    println!("{name}: NOT held, after {seconds:.0} s, seed {}:", campaign.seed);
+    broken.iter().for_each(|text| println!("  {text}"));
+    Verdict::Broken
+}
