@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use crate::marker::{self, Marker};
 use crate::rng::Rng;
+use crate::trace::Trace;
 use crate::units::SizeMix;
 
 const TEMPLATES_PER_SIZE: usize = 4;
@@ -27,9 +28,21 @@ const WORDS: &[&str] = &[
     "window", "morning",
 ];
 
+/// How texts are written for their way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Form {
+    /// For DATA: dots stuffed, and the final dot behind.
+    #[default]
+    Stuffed,
+    /// For BDAT and HTTP: as it is.
+    Plain,
+    /// As a part of a JSON string.
+    Json,
+}
+
 /// What does not change between the messages of one template.
 pub struct Template {
-    /// The text on the wire.
+    /// The text on the wire, in its corpus's form.
     pub wire: Arc<[u8]>,
     /// Its length without the dots that were put in, in bytes.
     pub plain_bytes: u64,
@@ -40,12 +53,20 @@ pub struct Template {
 }
 
 impl Template {
-    fn new(plain_bytes: usize, rng: &mut Rng) -> Template {
-        Template::of(&write_text(plain_bytes, rng))
+    fn new(plain_bytes: usize, rng: &mut Rng, form: Form) -> Template {
+        Template::of(&write_text(plain_bytes, rng), form)
     }
 
-    fn of(plain: &[u8]) -> Template {
-        let wire = stuff(plain);
+    fn of(plain: &[u8], form: Form) -> Template {
+        let wire = match form {
+            Form::Stuffed => stuff(plain),
+            Form::Plain => plain.to_vec(),
+            Form::Json => {
+                let mut text = Vec::with_capacity(plain.len() + plain.len() / 16);
+                write_json(&mut text, plain);
+                text
+            }
+        };
         // The checksum of A followed by the template is linear in the checksum of A: thirty-two columns tell it all.
         let columns: Vec<u32> = (0..32).map(|bit| crc32c::crc32c_combine(1 << bit, 0, plain.len())).collect();
         let mut shift = Box::new([[0u32; 256]; 4]);
@@ -77,6 +98,11 @@ pub struct Corpus {
     weight: u64,
     /// Templates are whole messages with headers of their own; only the marker is put before them.
     whole: bool,
+    form: Form,
+    /// Bytes of a message that are not its template's.
+    own_bytes: u64,
+    /// Tells the size of each message, in the place of the weights.
+    trace: Option<Arc<Trace>>,
 }
 
 struct Size {
@@ -98,30 +124,52 @@ pub struct Letter {
 }
 
 impl Corpus {
-    /// Makes the templates for a mix; the same seed makes the same text.
+    /// Makes the templates for a mix, to be sent by DATA; the same seed makes the same text.
     pub fn new(mix: &SizeMix, seed: u64) -> Corpus {
+        Corpus::in_form(mix, seed, Form::Stuffed)
+    }
+
+    /// Makes the templates for a mix.
+    pub fn in_form(mix: &SizeMix, seed: u64, form: Form) -> Corpus {
+        let shares = mix.shares().iter().filter(|share| share.weight > 0);
+        let sizes = shares.map(|share| (share.size_bytes, u64::from(share.weight), TEMPLATES_PER_SIZE));
+        Corpus::made_up(sizes, seed, form)
+    }
+
+    /// Makes a template for each size of a trace.
+    pub fn for_trace(trace: &Arc<Trace>, seed: u64, form: Form) -> Corpus {
+        let sizes = trace.sizes_bytes().iter().map(|size_bytes| (*size_bytes, 1, 1));
+        Corpus { trace: Some(Arc::clone(trace)), ..Corpus::made_up(sizes, seed, form) }
+    }
+
+    fn made_up(shares: impl Iterator<Item = (u64, u64, usize)>, seed: u64, form: Form) -> Corpus {
         let mut rng = Rng::new(seed);
         let mut sizes = Vec::new();
         let mut weight = 0;
-        for share in mix.shares().iter().filter(|share| share.weight > 0) {
-            weight += u64::from(share.weight);
-            let text = (share.size_bytes as usize).saturating_sub(own_bytes()).max(TEMPLATE_MIN_BYTES);
-            let templates = (0..TEMPLATES_PER_SIZE).map(|_| Template::new(text, &mut rng)).collect();
+        for (size_bytes, share, count) in shares {
+            weight += share;
+            let text = (size_bytes as usize).saturating_sub(own_bytes()).max(TEMPLATE_MIN_BYTES);
+            let templates = (0..count).map(|_| Template::new(text, &mut rng, form)).collect();
             sizes.push(Size { below_weight: weight, templates });
         }
         assert!(weight > 0, "a mix has a size");
-        Corpus { sizes, weight, whole: false }
+        Corpus { sizes, weight, whole: false, form, own_bytes: own_bytes() as u64, trace: None }
     }
 
     /// Takes the messages of a folder, one per file, in the order of their names. An error if there is none that can be
     /// sent: see the page on benchmarking.
-    pub fn from_folder(path: &Path) -> io::Result<Corpus> {
-        let templates = folder::load(path)?.iter().map(|plain| Template::of(plain)).collect();
-        Ok(Corpus { sizes: vec![Size { below_weight: 1, templates }], weight: 1, whole: true })
+    pub fn from_folder(path: &Path, form: Form) -> io::Result<Corpus> {
+        let messages = folder::load(path, form == Form::Json)?;
+        let templates = messages.iter().map(|plain| Template::of(plain, form)).collect();
+        let sizes = vec![Size { below_weight: 1, templates }];
+        Ok(Corpus { sizes, weight: 1, whole: true, form, own_bytes: marker_bytes() as u64, trace: None })
     }
 
-    /// The template of a message: depends on its number alone, and follows the weights evenly.
+    /// The template of a message: depends on its number alone, and follows the trace, or the weights evenly.
     pub fn template(&self, id: u64) -> &Template {
+        if let Some(trace) = &self.trace {
+            return &self.sizes[trace.size_index(id)].templates[0];
+        }
         // Steps by the golden ratio spread any run of numbers evenly over the weights.
         let draw = ((u128::from(id.wrapping_mul(0x9e37_79b9_7f4a_7c15)) * u128::from(self.weight)) >> 64) as u64;
         let size = self.sizes.iter().find(|size| draw < size.below_weight).expect("a draw is below the whole weight");
@@ -130,15 +178,16 @@ impl Corpus {
 
     /// The size of a whole message, unstuffed, as SIZE= declares it (RFC 1870), in bytes.
     pub fn message_bytes(&self, id: u64) -> u64 {
-        let own = if self.whole { marker_bytes() } else { own_bytes() };
-        own as u64 + self.template(id).plain_bytes
+        self.own_bytes + self.template(id).plain_bytes
     }
 
-    /// Writes what comes before the template, and puts what comes behind it, with the final dot, into `tail`.
+    /// Writes what comes before the template, and puts what comes behind it into `tail`: for DATA with the final dot.
     pub fn write(&self, letter: &Letter, head: &mut Vec<u8>, tail: &mut Vec<u8>) {
         let template = self.template(letter.id);
+        let end: &[u8] = if self.form == Form::Stuffed { b".\r\n" } else { b"" };
         if self.whole {
-            return write_whole(template, letter, head, tail);
+            write_whole(template, letter, head);
+            return tail.extend_from_slice(end);
         }
         write_header(head, letter);
         let size_bytes = (BLANK_LINE.len() + first_line_bytes() + last_line_bytes()) as u64 + template.plain_bytes;
@@ -159,12 +208,12 @@ impl Corpus {
         head.extend_from_slice(BLANK_LINE);
         head.extend_from_slice(first);
         tail.extend_from_slice(last);
-        tail.extend_from_slice(b".\r\n");
+        tail.extend_from_slice(end);
     }
 }
 
 /// The marker before a message that has a header of its own.
-fn write_whole(template: &Template, letter: &Letter, head: &mut Vec<u8>, tail: &mut Vec<u8>) {
+fn write_whole(template: &Template, letter: &Letter, head: &mut Vec<u8>) {
     let marker = Marker {
         run: letter.run,
         id: letter.id,
@@ -175,7 +224,6 @@ fn write_whole(template: &Template, letter: &Letter, head: &mut Vec<u8>, tail: &
     };
     let begun = marker::write_start(head, &marker);
     marker::write_end(head, template.carry(begun));
-    tail.extend_from_slice(b".\r\n");
 }
 
 const BLANK_LINE: &[u8] = b"\r\n";
@@ -223,7 +271,7 @@ fn marker_bytes() -> usize {
     head.len()
 }
 
-/// Bytes of a message that are not its template's.
+/// Bytes of a made-up message that are not its template's.
 fn own_bytes() -> usize {
     let letter = Letter { run: 0, id: 0, recipients: 1, sent_ns: 0 };
     let mut head = Vec::new();
@@ -275,6 +323,21 @@ fn stuff(plain: &[u8]) -> Vec<u8> {
     wire
 }
 
+/// Writes text as it stands inside of a JSON string (RFC 8259 7); what is not ASCII stays as it is.
+pub(crate) fn write_json(out: &mut Vec<u8>, text: &[u8]) {
+    for byte in text {
+        match byte {
+            b'"' => out.extend_from_slice(b"\\\""),
+            b'\\' => out.extend_from_slice(b"\\\\"),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            // Writing to a vector cannot fail.
+            control if *control < 0x20 => drop(io::Write::write_fmt(out, format_args!("\\u{control:04x}"))),
+            other => out.push(*other),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -319,5 +382,33 @@ mod tests {
     fn some_lines_begin_with_dots() {
         let corpus = Corpus::new(&SizeMix::fixed(10240), 3);
         assert!(corpus.template(0).wire.windows(4).any(|four| four == b"\r\n.."));
+    }
+
+    #[test]
+    fn text_in_json_reads_back() {
+        let text = "a \"b\" \\ c\r\n\t\u{1}h\u{e9}";
+        let mut json = b"\"".to_vec();
+        write_json(&mut json, text.as_bytes());
+        json.push(b'"');
+        assert_eq!(serde_json::from_slice::<String>(&json).unwrap(), text);
+    }
+
+    #[test]
+    fn other_forms_carry_the_same_message() {
+        let mix = SizeMix::fixed(5000);
+        let whole = |form| {
+            let corpus = Corpus::in_form(&mix, 3, form);
+            let (mut text, mut tail) = (Vec::new(), Vec::new());
+            corpus.write(&Letter { run: 5, id: 1, recipients: 1, sent_ns: 9 }, &mut text, &mut tail);
+            text.extend_from_slice(&corpus.template(1).wire);
+            text.extend_from_slice(&tail);
+            text
+        };
+        let (stuffed, plain) = (whole(Form::Stuffed), whole(Form::Plain));
+        assert_eq!(plain.len(), 5000);
+        assert_eq!(stuff(&plain), stuffed.strip_suffix(b".\r\n").unwrap());
+        let trace = Arc::new(Trace::parse("x", "0 2000\n1 3000\n", 1, 1).unwrap());
+        let corpus = Corpus::for_trace(&trace, 1, Form::Plain);
+        assert_eq!([0, 1].map(|id| corpus.message_bytes(id)), [2048, 3072]);
     }
 }

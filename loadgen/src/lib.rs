@@ -16,14 +16,17 @@
 //!
 //! Times are nanoseconds since the Unix epoch, read from one [`clock`] per process that never goes back.
 
+pub mod auth;
 pub mod client;
 pub mod clock;
 pub mod compare;
 pub mod corpus;
 pub mod disk;
+pub mod dns;
 pub mod domains;
 pub mod figures;
 pub mod floor;
+pub mod http;
 pub mod latency;
 pub mod ledger;
 pub mod marker;
@@ -40,4 +43,6 @@ pub mod series;
 pub mod sink;
 pub mod system;
 pub mod table;
+pub mod tls;
+pub mod trace;
 pub mod units;

@@ -11,7 +11,7 @@ const SLICES_MAX: usize = 16;
 
 enum Piece {
     Own { from: usize, to: usize },
-    Shared { bytes: Arc<[u8]>, from: usize },
+    Shared { bytes: Arc<[u8]>, from: usize, to: usize },
 }
 
 /// Bytes on their way out.
@@ -31,9 +31,15 @@ impl Outbox {
 
     /// Puts a shared body behind everything so far.
     pub fn push_shared(&mut self, bytes: &Arc<[u8]>) {
+        self.push_part(bytes, 0..bytes.len());
+    }
+
+    /// Puts a part of a shared body behind everything so far.
+    pub fn push_part(&mut self, bytes: &Arc<[u8]>, part: std::ops::Range<usize>) {
+        assert!(part.end <= bytes.len(), "a part is of the whole");
         self.cover();
-        if !bytes.is_empty() {
-            self.pieces.push_back(Piece::Shared { bytes: Arc::clone(bytes), from: 0 });
+        if !part.is_empty() {
+            self.pieces.push_back(Piece::Shared { bytes: Arc::clone(bytes), from: part.start, to: part.end });
         }
     }
 
@@ -86,7 +92,7 @@ impl Outbox {
         for (slice, piece) in slices.iter_mut().zip(&self.pieces) {
             *slice = IoSlice::new(match piece {
                 Piece::Own { from, to } => &self.own[*from..*to],
-                Piece::Shared { bytes, from } => &bytes[*from..],
+                Piece::Shared { bytes, from, to } => &bytes[*from..*to],
             });
             count += 1;
         }
@@ -100,8 +106,8 @@ impl Outbox {
                     let left = *to - *from;
                     (from, left)
                 }
-                Piece::Shared { bytes, from } => {
-                    let left = bytes.len() - *from;
+                Piece::Shared { from, to, .. } => {
+                    let left = *to - *from;
                     (from, left)
                 }
             };
@@ -140,10 +146,10 @@ mod tests {
             outbox.own().extend_from_slice(b"more ");
             outbox.push_shared(&body);
             outbox.own().extend_from_slice(b" tail");
-            outbox.push_shared(&body);
+            outbox.push_part(&body, 4..8);
             let mut socket = Trickle(Vec::new(), step);
             assert!(outbox.write_to(&mut socket).unwrap() && outbox.is_empty());
-            assert_eq!(socket.0, b"head more the body of it tailthe body of it");
+            assert_eq!(socket.0, b"head more the body of it tailbody");
         }
     }
 }

@@ -88,20 +88,23 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Fills `{listen}`, `{sink}` and `{dir}` (also `{listen_port}`, `{sink_port}`) into the command and starts it, on one
-    /// core alone if one is given.
+    /// Fills `{listen}`, `{sink}` and `{dir}` (also `{listen_port}`, `{sink_port}`, `{dns}`) into the command and starts it,
+    /// on one core alone if one is given.
     pub fn start(
         argv: &[String],
         listen: SocketAddr,
         sink: SocketAddr,
+        dns: Option<SocketAddr>,
         dir: &Path,
         core: Option<usize>,
     ) -> io::Result<Relay> {
+        let dns = dns.map_or(String::new(), |dns| dns.to_string());
         let fill = |word: &String| {
             word.replace("{listen}", &listen.to_string())
                 .replace("{sink}", &sink.to_string())
                 .replace("{listen_port}", &listen.port().to_string())
                 .replace("{sink_port}", &sink.port().to_string())
+                .replace("{dns}", &dns)
                 .replace("{dir}", &dir.to_string_lossy())
         };
         let argv: Vec<String> = argv.iter().map(fill).collect();

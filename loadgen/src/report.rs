@@ -38,6 +38,9 @@ pub struct Asked {
     pub schedule: Option<String>,
     /// The seed.
     pub seed: u64,
+    /// What else was asked for beyond plain SMTP with DATA, in words; empty if nothing.
+    #[serde(default)]
+    pub also: Vec<String>,
 }
 
 impl Asked {
@@ -49,12 +52,13 @@ impl Asked {
     /// All but the target, in one line.
     pub fn line(&self) -> String {
         format!(
-            "{} sessions, {}, {:?} pipelining, {} recipient(s), {}",
+            "{} sessions, {}, {:?} pipelining, {} recipient(s), {}{}",
             self.sessions,
             self.sizes,
             self.pipeline,
             self.recipients,
-            self.pace()
+            self.pace(),
+            self.also.iter().map(|word| format!(", {word}")).collect::<String>()
         )
     }
 }
@@ -291,6 +295,17 @@ impl Report {
             counts.connections,
             counts.connections_lost
         )?;
+        if counts.handshakes + counts.handshakes_failed + counts.logins_failed + counts.connections_lacking > 0 {
+            writeln!(
+                f,
+                "             TLS handshakes {} ({} resumed, {} failed)  logins failed {}  connections without what was asked for {}",
+                counts.handshakes,
+                counts.handshakes_resumed,
+                counts.handshakes_failed,
+                counts.logins_failed,
+                counts.connections_lacking
+            )?;
+        }
         if let Some(trips) = self.sink_round_trips_per_message {
             writeln!(f, "             {trips:.2} round trips a message at the sink")?;
         }
@@ -314,7 +329,25 @@ pub fn write_sink(f: &mut impl fmt::Write, counts: &SinkCounts) -> fmt::Result {
         f,
         "             bounces {}  corrupted {}  unmarked {}  foreign {}  strange recipients {}  faults made {}",
         counts.bounces, counts.corrupted, counts.unmarked, counts.foreign, counts.strange_recipients, counts.faults
-    )
+    )?;
+    writeln!(
+        f,
+        "             sources {} (at most {} connections and {} messages/s of one)",
+        counts.sources, counts.source_connections_peak, counts.source_rate_peak
+    )?;
+    if counts.handshakes + counts.handshakes_failed + counts.logins + counts.logins_failed + counts.dns_questions > 0 {
+        writeln!(
+            f,
+            "             TLS handshakes {} ({} resumed, {} failed)  logins {} ({} failed)  DNS questions {}",
+            counts.handshakes,
+            counts.handshakes_resumed,
+            counts.handshakes_failed,
+            counts.logins,
+            counts.logins_failed,
+            counts.dns_questions
+        )?;
+    }
+    Ok(())
 }
 
 /// Prints a ledger's sums; `compared` tells whether both sides were heard.

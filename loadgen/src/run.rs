@@ -139,7 +139,7 @@ pub fn run(scenario: &Scenario, progress: &mut dyn FnMut(&Progress)) -> io::Resu
     scenario.load.check().map_err(|text| io::Error::new(io::ErrorKind::InvalidInput, text))?;
     system::raise_file_limit();
     let clock = Clock::start();
-    let ledger = Arc::new(Ledger::new(new_run(clock), scenario.load.recipients));
+    let ledger = Arc::new(Ledger::new(new_run(clock), scenario.load.ledger_recipients()?));
     let sink = Sink::start(&scenario.sink, Book::of(Arc::clone(&ledger)), clock)?;
     let sink_address = sink.addresses()[0];
     let (dir, temporary) = relay_dir(scenario, ledger.run())?;
@@ -149,9 +149,9 @@ pub fn run(scenario: &Scenario, progress: &mut dyn FnMut(&Progress)) -> io::Resu
             let listen = scenario.listen.map_or_else(free_port, Ok)?;
             // What others left to be written must not be counted as the relay's.
             system::sync_disks();
-            let mut relay = Relay::start(argv, listen, sink_address, &dir, scenario.relay_core)?;
+            let mut relay = Relay::start(argv, listen, sink_address, sink.dns_address(), &dir, scenario.relay_core)?;
             relay.await_greeting(scenario.start_longest)?;
-            (Some(relay), listen)
+            (Some(relay), scenario.load.http_target()?.unwrap_or(listen))
         }
     };
     let kills = scenario.kills.filter(|kills| kills.count > 0 && relay.is_some());
@@ -418,7 +418,15 @@ impl Stage<'_> {
         let [from, sent, drained] = samples;
         let (sender, send_latency) = self.sender.take().expect("started by play").finish();
         if sender.started == 0 {
-            self.troubles.push(format!("nothing could be sent to {target}"));
+            let why = match &sender {
+                counts if counts.connections_lacking > 0 => {
+                    ": it does not offer the STARTTLS, CHUNKING or AUTH asked for"
+                }
+                counts if counts.logins_failed > 0 => ": the login failed",
+                counts if counts.handshakes_failed > 0 => ": TLS handshakes failed",
+                _ => "",
+            };
+            self.troubles.push(format!("nothing could be sent to {target}{why}"));
         }
         let (sink, sink_latency) = self.sink.take().map(Sink::stop).unzip();
         let ledger = self.ledger.tally();
@@ -472,8 +480,9 @@ impl Stage<'_> {
                 sizes: load.folder.as_ref().map_or(load.sizes.to_string(), |folder| folder.display().to_string()),
                 recipients: load.recipients,
                 messages_per_session: load.messages_per_session,
-                schedule: load.schedule.as_ref().map(ToString::to_string),
+                schedule: load.pace(),
                 seed: load.seed,
+                also: load.also(self.scenario.sink.tls),
             },
             load_s,
             drain_s: sink.map_or(0.0, |sink| seconds(sink.last_arrival_ns.saturating_sub(sender.last_acknowledged_ns))),

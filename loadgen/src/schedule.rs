@@ -7,9 +7,11 @@
 
 use std::fmt::{self, Display, Formatter};
 use std::str::FromStr;
+use std::sync::Arc;
 
 use crate::clock::SECOND_NS;
 use crate::rng::Rng;
+use crate::trace::Trace;
 use crate::units::parse_duration;
 
 /// The highest rate, in starts per second.
@@ -176,10 +178,17 @@ impl FromStr for Schedule {
     }
 }
 
-/// One worker's part of a schedule.
+/// Where a planner has its starts from.
+#[derive(Clone, Debug)]
+enum Source {
+    Schedule(Schedule),
+    Trace(Arc<Trace>),
+}
+
+/// One worker's part of a schedule or a trace.
 #[derive(Clone, Debug)]
 pub struct Planner {
-    schedule: Schedule,
+    source: Source,
     workers: f64,
     /// The next start's place on the schedule's total.
     place: f64,
@@ -191,13 +200,32 @@ impl Planner {
     /// The part of worker `index` out of `workers`.
     pub fn new(schedule: &Schedule, index: u64, workers: u64, seed: u64) -> Planner {
         let rng = Rng::new(seed.wrapping_mul(0x9e37_79b9).wrapping_add(index));
-        let mut planner =
-            Planner { schedule: schedule.clone(), workers: workers as f64, place: index as f64, next_ns: 0, rng };
+        let source = Source::Schedule(schedule.clone());
+        let mut planner = Planner { source, workers: workers as f64, place: index as f64, next_ns: 0, rng };
         if schedule.random {
             planner.place = planner.gap();
         }
         planner.plan();
         planner
+    }
+
+    /// The part of worker `index` out of `workers` of a trace: each takes every so many-th start.
+    pub fn of_trace(trace: &Arc<Trace>, index: u64, workers: u64) -> Planner {
+        let source = Source::Trace(Arc::clone(trace));
+        let mut planner =
+            Planner { source, workers: workers as f64, place: index as f64, next_ns: 0, rng: Rng::new(0) };
+        planner.plan();
+        planner
+    }
+
+    /// The next start's place in the trace; None with a schedule, whose starts are all alike.
+    pub fn trace_place(&self) -> Option<u64> {
+        matches!(self.source, Source::Trace(_)).then_some(self.place as u64)
+    }
+
+    /// True behind the last start of a trace.
+    pub fn is_over(&self) -> bool {
+        self.next_ns == u64::MAX
     }
 
     /// The next start, in nanoseconds from the beginning.
@@ -207,7 +235,8 @@ impl Planner {
 
     /// The next start is made.
     pub fn advance(&mut self) {
-        self.place += if self.schedule.random { self.gap() } else { self.workers };
+        let is_random = matches!(&self.source, Source::Schedule(schedule) if schedule.random);
+        self.place += if is_random { self.gap() } else { self.workers };
         self.plan();
     }
 
@@ -217,15 +246,30 @@ impl Planner {
         if self.next_ns >= limit_ns {
             return 0;
         }
-        let behind = self.schedule.count_before(limit_ns as f64 / SECOND_NS as f64) - self.place;
-        let count = (behind / self.workers).ceil().max(1.0);
+        let count = match &self.source {
+            Source::Schedule(schedule) => {
+                let behind = schedule.count_before(limit_ns as f64 / SECOND_NS as f64) - self.place;
+                (behind / self.workers).ceil().max(1.0)
+            }
+            Source::Trace(trace) => {
+                let mut count = 0.0;
+                let at = |place: f64| trace.at_ns(place as u64).unwrap_or(u64::MAX);
+                while at(self.place + count * self.workers) < limit_ns {
+                    count += 1.0;
+                }
+                count
+            }
+        };
         self.place += count * self.workers;
         self.plan();
         count as u64
     }
 
     fn plan(&mut self) {
-        self.next_ns = (self.schedule.time_of(self.place) * SECOND_NS as f64) as u64;
+        self.next_ns = match &self.source {
+            Source::Schedule(schedule) => (schedule.time_of(self.place) * SECOND_NS as f64) as u64,
+            Source::Trace(trace) => trace.at_ns(self.place as u64).unwrap_or(u64::MAX),
+        };
     }
 
     fn gap(&mut self) -> f64 {
@@ -311,6 +355,20 @@ mod tests {
             assert!(missed.abs_diff(1990) <= 1, "{text}: {missed}");
             assert!(planner.next_ns() >= 2 * SECOND_NS - 1000 && planner.pass_over(SECOND_NS) == 0);
         }
+    }
+
+    #[test]
+    fn a_trace_is_shared_and_ends() {
+        let trace = Arc::new(Trace::parse("x", "0.3\n0.1\n0.2\n0.2\n0.9\n", 1000, 1).unwrap());
+        let mut one = Planner::of_trace(&trace, 1, 2);
+        assert_eq!((one.next_ns(), one.trace_place()), (SECOND_NS / 5, Some(1)));
+        one.advance();
+        assert_eq!((one.next_ns(), one.trace_place(), one.is_over()), (SECOND_NS * 3 / 10, Some(3), false));
+        one.advance();
+        assert!(one.is_over() && one.pass_over(u64::MAX - 1) == 0);
+        let mut other = Planner::of_trace(&trace, 0, 2);
+        assert_eq!((other.pass_over(SECOND_NS / 2), other.next_ns()), (2, SECOND_NS * 9 / 10));
+        assert_eq!((other.pass_over(SECOND_NS), other.is_over()), (1, true));
     }
 
     #[test]

@@ -6,10 +6,11 @@
 //! than [`LATE_NS`] and starts never made are counted. Memory is bounded by sessions, not by messages: a backlog is a
 //! number. Errors of a connection end that connection; they never end the run.
 
+mod talk;
 mod worker;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -18,19 +19,25 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::client::{Pipeline, Script};
+use crate::auth::{Auth, Credentials, Mechanism};
+use crate::client::{Body, Pipeline, Script};
 use crate::clock::{Clock, nanos};
-use crate::corpus::Corpus;
+use crate::corpus::{Corpus, Form};
 use crate::domains::{Domains, ZIPF_MAX};
+use crate::http::{HttpPlan, HttpScript};
 use crate::latency::Latency;
 use crate::ledger::Ledger;
 use crate::schedule::Schedule;
+use crate::tls::{ClientTls, TlsAsked, TlsMode};
+use crate::trace::Trace;
 use crate::units::SizeMix;
 
 /// A start later than this after its plan counts as late, in nanoseconds.
 pub const LATE_NS: u64 = 1_000_000;
 /// The most sessions of a run.
 pub const SESSIONS_MAX: u32 = 1 << 20;
+/// The most messages under way on a session.
+pub const DEPTH_MAX: u32 = 1000;
 /// The most recipients of a message (four digits in its marker).
 pub const RECIPIENTS_MAX: u32 = 1000;
 
@@ -47,6 +54,8 @@ pub struct SendPlan {
     pub warm_up: Duration,
     /// When messages are started, whatever the relay does; None for closed loop.
     pub schedule: Option<Schedule>,
+    /// A file of starts, in the place of a schedule; it may tell sizes and recipients as well.
+    pub trace: Option<PathBuf>,
     /// Shortest and longest wait of a session between a last word and its next message.
     pub think: Option<(Duration, Duration)>,
     /// Messages per connection; 0 for no end.
@@ -63,6 +72,20 @@ pub struct SendPlan {
     pub zipf: f64,
     /// Grouping of commands.
     pub pipeline: Pipeline,
+    /// DATA or BDAT.
+    pub body: Body,
+    /// Messages under way on a session at most, with BDAT across messages.
+    pub depth: u32,
+    /// When connections are secured.
+    pub tls: TlsMode,
+    /// How.
+    pub tls_asked: TlsAsked,
+    /// How to log in.
+    pub auth: Option<(Mechanism, Credentials)>,
+    /// Addresses to send from, in turn; none for the system's choice.
+    pub sources: Vec<IpAddr>,
+    /// POST messages over HTTP in the place of SMTP.
+    pub http: Option<HttpPlan>,
     /// Connect again, with back-off, when a connection is lost or refused.
     pub reconnect: bool,
     /// How long a reply may take before the connection is given up.
@@ -85,6 +108,7 @@ impl Default for SendPlan {
             duration: Duration::ZERO,
             warm_up: Duration::ZERO,
             schedule: None,
+            trace: None,
             think: None,
             messages_per_session: 0,
             sizes: SizeMix::fixed(10 << 10),
@@ -93,6 +117,13 @@ impl Default for SendPlan {
             domains: 1,
             zipf: 0.0,
             pipeline: Pipeline::Group,
+            body: Body::Data,
+            depth: 2,
+            tls: TlsMode::None,
+            tls_asked: TlsAsked::default(),
+            auth: None,
+            sources: Vec::new(),
+            http: None,
             reconnect: true,
             reply_timeout: Duration::from_secs(60),
             give_up: Duration::from_secs(60),
@@ -108,7 +139,19 @@ impl SendPlan {
     pub fn check(&self) -> Result<(), String> {
         let wrong = |text: &str| Err(text.to_string());
         match self {
-            plan if plan.messages == 0 && plan.duration.is_zero() => wrong("give a number of messages or a duration"),
+            plan if plan.messages == 0 && plan.duration.is_zero() && plan.trace.is_none() => {
+                wrong("give a number of messages or a duration")
+            }
+            plan if plan.trace.is_some() && (plan.schedule.is_some() || plan.folder.is_some()) => {
+                wrong("a trace tells starts and sizes: give no schedule and no folder beside it")
+            }
+            plan if plan.depth == 0 || plan.depth > DEPTH_MAX => wrong("the depth must be 1 to 1000"),
+            plan if plan.http.is_some() && (plan.body != Body::Data || plan.auth.is_some()) => {
+                wrong("BDAT and AUTH are of SMTP; give HTTP its authorization as a header field")
+            }
+            plan if plan.http.as_ref().is_some_and(|http| http.is_secured != (plan.tls == TlsMode::Implicit)) => {
+                wrong("with HTTP the URL tells whether TLS is used: https goes with implicit TLS, http with none")
+            }
             plan if plan.sessions == 0 || plan.sessions > SESSIONS_MAX => wrong("sessions must be 1 to 1048576"),
             plan if plan.recipients == 0 || plan.recipients > RECIPIENTS_MAX => wrong("recipients must be 1 to 1000"),
             plan if plan.domains == 0 => wrong("domains must be at least 1"),
@@ -116,6 +159,64 @@ impl SendPlan {
             plan if plan.zipf > 0.0 && plan.domains > ZIPF_MAX => wrong("a Zipf spread has at most 1048576 domains"),
             _ => Ok(()),
         }
+    }
+}
+
+impl SendPlan {
+    /// The trace, if there is one; its file is read.
+    pub fn load_trace(&self) -> io::Result<Option<Trace>> {
+        let size_bytes = self.sizes.mean_bytes() as u64;
+        let mut trace = self.trace.as_ref().map(|path| Trace::load(path, size_bytes, self.recipients)).transpose()?;
+        if let (Some(trace), 1..) = (&mut trace, self.messages) {
+            trace.truncate(self.messages);
+        }
+        Ok(trace)
+    }
+
+    /// Recipients that each message has in the ledger: as many as any of them has.
+    pub fn ledger_recipients(&self) -> io::Result<u32> {
+        Ok(self.load_trace()?.map_or(self.recipients, |trace| trace.recipients_most()))
+    }
+
+    /// Where to POST, if that is how messages are handed over.
+    pub fn http_target(&self) -> io::Result<Option<SocketAddr>> {
+        let Some(http) = &self.http else { return Ok(None) };
+        let target = http.target();
+        let found = target.to_socket_addrs()?.next();
+        found.map(Some).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, format!("no address for {target}")))
+    }
+
+    /// What is asked for beyond plain SMTP with DATA, in words; with how the sink is secured.
+    pub fn also(&self, sink: TlsMode) -> Vec<String> {
+        let mut words = Vec::new();
+        if let Body::Bdat { chunk_bytes } = self.body {
+            words.push(match chunk_bytes {
+                0 => "BDAT".to_string(),
+                bytes => format!("BDAT by {}", crate::units::human_bytes(bytes)),
+            });
+            if self.pipeline == Pipeline::Across {
+                words.push(format!("depth {}", self.depth));
+            }
+        }
+        if let Some(http) = &self.http {
+            words.push(format!("HTTP to {}", http.path));
+        }
+        let secured = |mode| match mode {
+            TlsMode::None => None,
+            TlsMode::StartTls => Some("STARTTLS"),
+            TlsMode::Implicit => Some("implicit TLS"),
+        };
+        words.extend(secured(self.tls).map(|how| format!("{how} in")));
+        words.extend(secured(sink).map(|how| format!("{how} out")));
+        words.extend(self.auth.as_ref().map(|(mechanism, _)| format!("AUTH {}", mechanism.name())));
+        words.extend((!self.sources.is_empty()).then(|| format!("{} source addresses", self.sources.len())));
+        words
+    }
+
+    /// How starts are planned, in words; None in closed loop.
+    pub fn pace(&self) -> Option<String> {
+        let trace = self.trace.as_ref().map(|path| format!("trace {}", path.display()));
+        trace.or_else(|| self.schedule.as_ref().map(ToString::to_string))
     }
 }
 
@@ -136,6 +237,21 @@ pub struct SendCounts {
     pub connections: u64,
     /// Connections that were lost, refused or broke the protocol.
     pub connections_lost: u64,
+    /// Connections ended since the server does not offer what was asked for: STARTTLS, CHUNKING or a way to log in.
+    #[serde(default)]
+    pub connections_lacking: u64,
+    /// Connections ended since a login failed.
+    #[serde(default)]
+    pub logins_failed: u64,
+    /// TLS handshakes made.
+    #[serde(default)]
+    pub handshakes: u64,
+    /// Of these, from a session known before.
+    #[serde(default)]
+    pub handshakes_resumed: u64,
+    /// TLS handshakes that failed.
+    #[serde(default)]
+    pub handshakes_failed: u64,
     /// Starts more than a millisecond behind their plan (open loop).
     pub late_starts: u64,
     /// Planned starts that were never made (open loop).
@@ -152,7 +268,7 @@ impl SendCounts {
         self.started.saturating_sub(self.acknowledged + self.refused + self.deferred + self.broken)
     }
 
-    fn fields(&mut self) -> [&mut u64; 11] {
+    fn fields(&mut self) -> [&mut u64; 16] {
         [
             &mut self.started,
             &mut self.acknowledged,
@@ -161,6 +277,11 @@ impl SendCounts {
             &mut self.broken,
             &mut self.connections,
             &mut self.connections_lost,
+            &mut self.connections_lacking,
+            &mut self.logins_failed,
+            &mut self.handshakes,
+            &mut self.handshakes_resumed,
+            &mut self.handshakes_failed,
             &mut self.late_starts,
             &mut self.missed_starts,
             &mut self.cpu_ns,
@@ -170,7 +291,7 @@ impl SendCounts {
 }
 
 #[derive(Default)]
-struct Shown([AtomicU64; 11]);
+struct Shown([AtomicU64; 16]);
 
 impl Shown {
     fn store(&self, mut counts: SendCounts) {
@@ -201,6 +322,10 @@ struct Shared {
     plan: SendPlan,
     target: SocketAddr,
     script: Script,
+    http: Option<HttpScript>,
+    tls: Option<ClientTls>,
+    /// Planned starts, with a trace.
+    trace: Option<Arc<Trace>>,
     ledger: Arc<Ledger>,
     clock: Clock,
     start_ns: u64,
@@ -223,13 +348,27 @@ impl Sender {
     pub fn start(plan: &SendPlan, target: SocketAddr, ledger: Arc<Ledger>, clock: Clock) -> io::Result<Sender> {
         plan.check().map_err(|text| io::Error::new(io::ErrorKind::InvalidInput, text))?;
         let workers = plan.workers.clamp(1, plan.sessions as usize);
-        let corpus = match &plan.folder {
-            Some(folder) => Corpus::from_folder(folder)?,
-            None => Corpus::new(&plan.sizes, plan.seed),
+        let form = match (&plan.http, plan.body) {
+            (Some(http), _) => http.form(),
+            (None, Body::Data) => Form::Stuffed,
+            (None, Body::Bdat { .. }) => Form::Plain,
         };
+        let trace = plan.load_trace()?.map(Arc::new);
+        let corpus = match (&plan.folder, &trace) {
+            (_, Some(trace)) => Corpus::for_trace(trace, plan.seed, form),
+            (Some(folder), None) => Corpus::from_folder(folder, form)?,
+            (None, None) => Corpus::in_form(&plan.sizes, plan.seed, form),
+        };
+        let host = plan.http.as_ref().map_or(target.ip().to_string(), |http| http.host().to_string());
+        let tls = (plan.tls != TlsMode::None).then(|| ClientTls::new(&plan.tls_asked, &host)).transpose()?;
         let script = Script {
             pipeline: plan.pipeline,
-            recipients: plan.recipients,
+            body: plan.body,
+            depth: plan.depth,
+            tls: plan.tls,
+            auth: plan.auth.clone().map(|(mechanism, credentials)| Auth::new(mechanism, credentials)),
+            recipients: ledger.recipients(),
+            trace: trace.clone(),
             domains: Domains::zipf(plan.domains, plan.zipf),
             messages_per_session: plan.messages_per_session,
             run: ledger.run(),
@@ -243,6 +382,9 @@ impl Sender {
             plan: plan.clone(),
             target,
             script,
+            http: plan.http.as_ref().map(HttpScript::new),
+            tls,
+            trace,
             ledger,
             clock,
             start_ns,

@@ -61,6 +61,22 @@ pub fn thread_usage() -> ThreadUsage {
     ThreadUsage { user_ns: ns(usage.ru_utime), system_ns: ns(usage.ru_stime) }
 }
 
+/// Lets the kernel choose a bound socket's port when it knows the target, so that one source can have as many connections
+/// to each. Older kernels choose at once: then ports are only used up sooner.
+pub fn choose_port_late(socket: &impl AsRawFd) {
+    let yes: libc::c_int = 1;
+    // SAFETY: the option's value is an int that outlives the call, and its size is told.
+    unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IP,
+            libc::IP_BIND_ADDRESS_NO_PORT,
+            std::ptr::from_ref(&yes).cast(),
+            std::mem::size_of_val(&yes) as libc::socklen_t,
+        );
+    }
+}
+
 /// Hands everything that waits to be written to the disks, and waits for it.
 pub fn sync_disks() {
     // SAFETY: plain call.

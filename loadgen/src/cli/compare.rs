@@ -67,8 +67,7 @@ pub(super) fn perform(arguments: &CompareArguments) -> Result<bool, Failure> {
     if arguments.rounds == 0 {
         return Err(Failure::Usage("a comparison needs at least one round".into()));
     }
-    let load = arguments.load.plan();
-    load.check().map_err(Failure::Usage)?;
+    let load = arguments.load.plan().map_err(Failure::Usage)?;
     if arguments.install {
         for contender in &contenders {
             if let How::Recipe(recipe) = &contender.how {

@@ -83,8 +83,9 @@ struct OutputArguments {
 
 #[derive(Args)]
 struct SendArguments {
-    /// Where to send, as host:port
-    target: String,
+    /// Where to send, as host:port; not with --via http
+    #[arg(required_unless_present = "url")]
+    target: Option<String>,
     #[command(flatten)]
     load: LoadArguments,
     #[command(flatten)]
@@ -174,14 +175,19 @@ pub(crate) fn perform(arguments: Arguments) -> Result<bool, Failure> {
 }
 
 fn send(arguments: &SendArguments) -> Result<bool, Failure> {
-    let plan = arguments.load.plan();
-    plan.check().map_err(Failure::Usage)?;
-    let target = arguments.target.to_socket_addrs().ok().and_then(|mut all| all.next());
-    let target = target.ok_or_else(|| Failure::Usage(format!("`{}` is no host:port", arguments.target)))?;
+    let plan = arguments.load.plan().map_err(Failure::Usage)?;
+    let target = match (plan.http_target()?, &arguments.target) {
+        (Some(target), _) => target,
+        (None, Some(text)) => {
+            let found = text.to_socket_addrs().ok().and_then(|mut all| all.next());
+            found.ok_or_else(|| Failure::Usage(format!("`{text}` is no host:port")))?
+        }
+        (None, None) => return Err(Failure::Usage("--url goes with --via http".into())),
+    };
     system::raise_file_limit();
     system::catch_interrupts();
     let clock = Clock::start();
-    let ledger = Arc::new(Ledger::new(run::new_run(clock), plan.recipients));
+    let ledger = Arc::new(Ledger::new(run::new_run(clock), plan.ledger_recipients()?));
     let mut line = Line::new(arguments.output.progress);
     let report = run::send_only(&plan, target, &ledger, clock, &mut |now| line.show(now))?;
     line.clear();
@@ -201,6 +207,9 @@ fn sink(arguments: &SinkArguments) -> Result<bool, Failure> {
     let sink = Sink::start(&plan, Book::open(), clock)?;
     for address in sink.addresses() {
         println!("listening on {address}");
+    }
+    if let Some(address) = sink.dns_address() {
+        println!("answering DNS on {address}");
     }
     let longest_ns = arguments.duration.map_or(u64::MAX, loadgen::clock::nanos);
     let mut line = Line::new(arguments.output.progress);
@@ -243,8 +252,7 @@ fn arrivals(run: &str, tally: &Tally) -> serde_json::Value {
 }
 
 fn run(arguments: &RunArguments) -> Result<bool, Failure> {
-    let load = arguments.load.plan();
-    load.check().map_err(Failure::Usage)?;
+    let load = arguments.load.plan().map_err(Failure::Usage)?;
     system::catch_interrupts();
     let seed = arguments.load.seed;
     let (shortest, longest) = arguments.kill_interval;

@@ -21,7 +21,9 @@ impl Feed for Supply {
 
 fn script(pipeline: Pipeline, recipients: u32) -> Script {
     let corpus = Corpus::new(&SizeMix::fixed(1024), 1);
-    Script { pipeline, recipients, domains: Domains::even(1), messages_per_session: 0, run: 1, corpus }
+    let (domains, body, tls) = (Domains::even(1), Body::Data, TlsMode::None);
+    let (auth, trace, depth) = (None, None, 2);
+    Script { pipeline, body, depth, tls, auth, recipients, trace, domains, messages_per_session: 0, run: 1, corpus }
 }
 
 /// Plays server replies to a session, cut into pieces of `step` bytes; returns what it sent and the fates.
@@ -63,7 +65,8 @@ fn all_modes_in_every_split() {
 #[test]
 fn refusals_reach_whom_they_concern() {
     use Fate::{Acknowledged, Deferred, Refused};
-    let cases: [(&str, &str, &[Fate]); 5] = [
+    let cases: [(&str, &str, &[Fate]); 6] = [
+        ("250 m\r\n250 r\r\n450 r\r\n554 d\r\n", "EHLO MAIL RCPT RCPT DATA QUIT", &[Refused, Deferred]),
         ("550 m\r\n503 r\r\n503 r\r\n503 d\r\n", "EHLO MAIL RCPT RCPT DATA QUIT", &[Refused, Refused]),
         ("250 m\r\n250 r\r\n450 r\r\n354 d\r\n250 .\r\n", "EHLO MAIL RCPT RCPT DATA . QUIT", &[Acknowledged, Deferred]),
         ("250 m\r\n550 r\r\n450 r\r\n354 d\r\n554 .\r\n", "EHLO MAIL RCPT RCPT DATA . QUIT", &[Refused, Deferred]),

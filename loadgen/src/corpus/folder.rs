@@ -14,8 +14,8 @@ pub(super) const FILES_MAX: usize = 10_000;
 pub(super) const FOLDER_MAX_BYTES: usize = 256 << 20;
 const LINE_MAX_BYTES: usize = 998;
 
-/// The messages of a folder, unstuffed, with CRLF.
-pub(super) fn load(path: &Path) -> io::Result<Vec<Vec<u8>>> {
+/// The messages of a folder, unstuffed, with CRLF; with `text_only` those alone that are UTF-8.
+pub(super) fn load(path: &Path, text_only: bool) -> io::Result<Vec<Vec<u8>>> {
     let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
     let entries = fs::read_dir(path).map_err(named)?;
     let mut files: Vec<PathBuf> =
@@ -23,7 +23,8 @@ pub(super) fn load(path: &Path) -> io::Result<Vec<Vec<u8>>> {
     files.sort();
     let (mut messages, mut bytes) = (Vec::new(), 0);
     for file in files {
-        if let Some(message) = ready(&fs::read(&file).map_err(named)?) {
+        let message = ready(&fs::read(&file).map_err(named)?);
+        if let Some(message) = message.filter(|message| !text_only || std::str::from_utf8(message).is_ok()) {
             bytes += message.len();
             messages.push(message);
         }
@@ -71,7 +72,7 @@ fn ready(file: &[u8]) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::corpus::{Corpus, Letter};
+    use crate::corpus::{Corpus, Form, Letter};
     use crate::marker;
 
     #[test]
@@ -87,11 +88,11 @@ mod tests {
     fn a_folder_is_sent_whole_and_checks_out() {
         let dir = std::env::temp_dir().join(format!("loadgen-folder-{}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
-        assert!(Corpus::from_folder(&dir).is_err());
+        assert!(Corpus::from_folder(&dir, Form::Stuffed).is_err());
         fs::write(dir.join("1.eml"), "Subject: one\n\n.dots\n").unwrap();
         fs::write(dir.join("2.eml"), "Subject: two\n\nh\u{e9}\n").unwrap();
         fs::write(dir.join("3.bin"), [0u8; 10]).unwrap();
-        let corpus = Corpus::from_folder(&dir).unwrap();
+        let corpus = Corpus::from_folder(&dir, Form::Stuffed).unwrap();
         for id in 0..4 {
             let letter = Letter { run: 1, id, recipients: 1, sent_ns: 5 };
             let (mut head, mut tail) = (Vec::new(), Vec::new());

@@ -6,6 +6,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::io::{self, Read};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -13,18 +14,22 @@ use std::time::Duration;
 use mio::net::TcpStream;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
+use super::talk::Talk;
 use super::{LATE_NS, SendCounts, SendLatency, Shared};
-use crate::client::{Assignment, End, Feed, Session, State, Transaction};
+use crate::client::{Assignment, End, Feed, State, Transaction};
 use crate::clock::{SECOND_NS, nanos};
 use crate::ledger::Fate;
 use crate::outbox::Outbox;
 use crate::rng::Rng;
 use crate::schedule::Planner;
 use crate::system::{self, Timer};
+use crate::tls::{Handshake, READ_MIN_BYTES, TlsMode, Wire};
 
 const EVENTS_MAX: usize = 1024;
-const RECEIVE_BYTES: usize = 16 << 10;
+const RECEIVE_BYTES: usize = 64 << 10;
+const _: () = assert!(RECEIVE_BYTES >= READ_MIN_BYTES, "secured sockets need room");
 const TURN: Duration = Duration::from_millis(50);
 const TIMER: Token = Token(usize::MAX - 1);
 const BACK_OFF_FIRST_NS: u64 = 10_000_000;
@@ -34,8 +39,10 @@ const LINGER: Duration = Duration::from_secs(30);
 
 #[derive(Default)]
 struct Slot {
-    socket: Option<TcpStream>,
-    session: Session,
+    wire: Option<Wire>,
+    session: Talk,
+    /// The connection stands.
+    opened: bool,
     outbox: Outbox,
     idle: bool,
     peer_closed: bool,
@@ -43,6 +50,33 @@ struct Slot {
     heard_ns: u64,
     /// When it may send again (think time).
     thinks_until_ns: u64,
+}
+
+impl Slot {
+    /// True if something waits to be written.
+    fn has_more(&self) -> bool {
+        !self.outbox.is_empty() || self.wire.as_ref().is_some_and(Wire::has_pending)
+    }
+}
+
+/// Begins to connect, from a source if one is given.
+fn dial(target: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
+    let socket = match source {
+        None => TcpStream::connect(target)?,
+        Some(source) => {
+            let socket = Socket::new(Domain::for_address(target), Type::STREAM, Some(Protocol::TCP))?;
+            socket.set_nonblocking(true)?;
+            // The port is chosen when the target is known, so that sources do not run out of ports early.
+            system::choose_port_late(&socket);
+            socket.bind(&SockAddr::from(SocketAddr::new(source, 0)))?;
+            match socket.connect(&SockAddr::from(target)) {
+                Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
+                _ => TcpStream::from_std(socket.into()),
+            }
+        }
+    };
+    socket.set_nodelay(true)?;
+    Ok(socket)
 }
 
 /// The worker's view of the run, as its sessions see it.
@@ -62,17 +96,19 @@ struct Desk {
 impl Desk {
     /// When this worker's next start is planned; None in closed loop.
     fn next_planned_ns(&self) -> Option<u64> {
-        self.planner.as_ref().map(|planner| self.shared.start_ns + planner.next_ns())
+        self.planner.as_ref().map(|planner| self.shared.start_ns.saturating_add(planner.next_ns()))
     }
 
     fn claim(&mut self, planned_ns: u64) -> Option<Assignment> {
-        let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
+        let number = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
         let messages = self.shared.plan.messages;
-        if messages > 0 && id >= messages {
+        if messages > 0 && number >= messages {
             self.exhausted = true;
             return None;
         }
-        for recipient in 0..self.shared.plan.recipients {
+        // A trace tells more of a message than its time, by its place.
+        let id = self.planner.as_ref().and_then(Planner::trace_place).unwrap_or(number);
+        for recipient in 0..self.shared.script.recipients_of(id) {
             self.shared.ledger.set_fate(id, recipient, Fate::Unknown);
         }
         self.counts.started += 1;
@@ -105,6 +141,7 @@ impl Feed for Desk {
             return self.claim(self.now_ns);
         };
         if planned_ns > self.now_ns {
+            self.exhausted |= self.planner.as_ref().is_some_and(Planner::is_over);
             return None;
         }
         let assignment = self.claim(planned_ns)?;
@@ -170,8 +207,12 @@ impl Worker {
         let poll = Poll::new()?;
         let timer = Timer::new()?;
         poll.registry().register(&mut SourceFd(&timer.fd()), TIMER, Interest::READABLE)?;
-        let schedule = shared.plan.schedule.as_ref();
-        let planner = schedule.map(|plan| Planner::new(plan, index as u64, workers as u64, shared.plan.seed));
+        let (place, all) = (index as u64, workers as u64);
+        let planner = match (&shared.trace, &shared.plan.schedule) {
+            (Some(trace), _) => Some(Planner::of_trace(trace, place, all)),
+            (None, Some(schedule)) => Some(Planner::new(schedule, place, all, shared.plan.seed)),
+            (None, None) => None,
+        };
         let desk = Desk {
             shared: Arc::clone(&shared),
             index: index as u64,
@@ -238,6 +279,9 @@ impl Worker {
                 if event.token() != TIMER {
                     let index = event.token().0;
                     self.slots[index].peer_closed |= event.is_read_closed() || event.is_error();
+                    if event.is_writable() && self.shared.http.is_some() && !self.slots[index].opened {
+                        self.opened(index);
+                    }
                     self.ready(index, event.is_writable(), &mut buffer);
                 }
             }
@@ -283,21 +327,40 @@ impl Worker {
 
     fn connect(&mut self, index: usize) {
         let slot = &mut self.slots[index];
-        slot.session = Session::default();
+        slot.session = Talk::new(&self.shared);
         slot.outbox.clear();
+        slot.opened = false;
         slot.idle = false;
         slot.peer_closed = false;
         slot.heard_ns = self.desk.now_ns;
-        let socket = TcpStream::connect(self.shared.target).and_then(|mut socket| {
-            socket.set_nodelay(true)?;
-            self.poll.registry().register(&mut socket, Token(index), Interest::READABLE | Interest::WRITABLE)?;
-            Ok(socket)
+        let sources = &self.shared.plan.sources;
+        // Workers begin at different places, so that all sources have their turn.
+        let turn = self.desk.counts.connections + self.desk.index;
+        let source = (!sources.is_empty()).then(|| sources[turn as usize % sources.len()]);
+        let wire = dial(self.shared.target, source).and_then(|socket| {
+            let mut wire = Wire::plain(socket);
+            let wanted = Interest::READABLE | Interest::WRITABLE;
+            self.poll.registry().register(&mut wire, Token(index), wanted)?;
+            if let (TlsMode::Implicit, Some(tls)) = (self.shared.plan.tls, &self.shared.tls) {
+                wire.secure_as_client(tls)?;
+            }
+            Ok(wire)
         });
         self.connected += 1;
         self.desk.counts.connections += 1;
-        match socket {
-            Ok(socket) => slot.socket = Some(socket),
+        match wire {
+            Ok(wire) => slot.wire = Some(wire),
             Err(_) => self.ended(index),
+        }
+    }
+
+    /// The socket takes bytes for the first time: it is connected, unless it could not be.
+    fn opened(&mut self, index: usize) {
+        let slot = &mut self.slots[index];
+        if slot.wire.as_ref().is_some_and(|wire| wire.socket().peer_addr().is_ok()) {
+            slot.opened = true;
+            slot.session.opened(&self.shared, &mut self.desk, &mut slot.outbox);
+            self.flush(index);
         }
     }
 
@@ -327,7 +390,7 @@ impl Worker {
                 slot.session.quit(&mut slot.outbox);
             } else {
                 self.desk.may_begin = true;
-                slot.session.start(&self.shared.script, &mut self.desk, &mut slot.outbox);
+                slot.session.start(&self.shared, &mut self.desk, &mut slot.outbox);
                 self.desk.may_begin = self.shared.plan.think.is_none();
                 slot.heard_ns = self.desk.now_ns;
             }
@@ -343,36 +406,63 @@ impl Worker {
     }
 
     fn ready(&mut self, index: usize, writable: bool, buffer: &mut [u8]) {
-        if writable && !self.slots[index].outbox.is_empty() && !self.flush(index) {
+        if writable && self.slots[index].has_more() && !self.flush(index) {
             return;
         }
         loop {
             let slot = &mut self.slots[index];
-            let Some(socket) = &mut slot.socket else { return };
-            let count = match socket.read(buffer) {
+            let Some(wire) = &mut slot.wire else { return };
+            let count = match wire.read(buffer) {
                 Ok(0) => return self.lost(index),
                 Ok(count) => count,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return self.count_handshake(index),
                 // Not connected yet: the writable edge came first.
                 Err(error) if error.kind() == io::ErrorKind::NotConnected => return,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(_) => return self.lost(index),
+                Err(error) => {
+                    self.desk.counts.handshakes_failed += u64::from(error.kind() == io::ErrorKind::InvalidData);
+                    return self.lost(index);
+                }
             };
+            let drained = wire.is_drained(count, buffer.len()) && !slot.peer_closed;
             slot.heard_ns = self.desk.now_ns;
             self.heard_ns = self.desk.now_ns;
-            slot.session.receive(&buffer[..count], &self.shared.script, &mut self.desk, &mut slot.outbox);
-            let short = count < buffer.len() && !slot.peer_closed;
-            if !self.flush(index) || short {
+            slot.session.receive(&buffer[..count], &self.shared, &mut self.desk, &mut slot.outbox);
+            if !self.flush(index) {
                 return;
             }
+            if drained {
+                return self.count_handshake(index);
+            }
+        }
+    }
+
+    fn count_handshake(&mut self, index: usize) {
+        if self.shared.tls.is_none() {
+            return;
+        }
+        let slot = &mut self.slots[index];
+        if let Some(handshake) = slot.wire.as_mut().and_then(Wire::take_handshake) {
+            self.desk.counts.handshakes += 1;
+            self.desk.counts.handshakes_resumed += u64::from(handshake == Handshake::Resumed);
+            // The other end was heard, if only by its keys.
+            slot.heard_ns = self.desk.now_ns;
+            self.heard_ns = self.desk.now_ns;
         }
     }
 
     /// Writes what the session has to say and follows its state. False if the connection is over.
     fn flush(&mut self, index: usize) -> bool {
         let slot = &mut self.slots[index];
-        let Some(socket) = &mut slot.socket else { return false };
-        if !slot.outbox.is_empty() && slot.outbox.write_to(socket).is_err() {
+        let Some(wire) = &mut slot.wire else { return false };
+        let mut written = if slot.outbox.is_empty() { wire.push() } else { slot.outbox.write_to(wire) };
+        if slot.session.state() == State::Securing
+            && let Some(tls) = &self.shared.tls
+        {
+            slot.session.secured(&mut slot.outbox);
+            written = wire.secure_as_client(tls).and_then(|()| slot.outbox.write_to(wire));
+        }
+        if written.is_err() {
             self.lost(index);
             return false;
         }
@@ -400,7 +490,7 @@ impl Worker {
 
     fn lost(&mut self, index: usize) {
         let slot = &mut self.slots[index];
-        if slot.socket.is_some() {
+        if slot.wire.is_some() {
             slot.session.closed(&mut self.desk);
             self.ended(index);
         }
@@ -409,16 +499,20 @@ impl Worker {
     /// The session is over: closes, and sees when to connect again.
     fn ended(&mut self, index: usize) {
         let slot = &mut self.slots[index];
-        if let Some(mut socket) = slot.socket.take() {
+        if let Some(mut wire) = slot.wire.take() {
+            wire.say_goodbye();
             // Closing the descriptor deregisters it as well; nothing is left to do if this fails.
-            let _ = self.poll.registry().deregister(&mut socket);
+            let _ = self.poll.registry().deregister(&mut wire);
         }
         slot.idle = false;
         self.connected -= 1;
-        let in_order = slot.session.state() == State::Over(End::Quit);
+        let state = slot.session.state();
+        let in_order = state == State::Over(End::Quit);
         if !in_order {
             slot.failures += 1;
             self.desk.counts.connections_lost += 1;
+            self.desk.counts.connections_lacking += u64::from(state == State::Over(End::Lacking));
+            self.desk.counts.logins_failed += u64::from(state == State::Over(End::Denied));
         }
         if self.desk.exhausted || (!in_order && !self.shared.plan.reconnect) {
             return;

@@ -120,6 +120,23 @@ impl BodyReader {
         }
     }
 
+    /// Takes bytes as they are, without dots (BDAT); [`BodyReader::end`] tells when they end.
+    pub fn take(&mut self, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            self.text(bytes);
+        }
+    }
+
+    /// The end of a message that came by [`BodyReader::take`].
+    pub fn end(&mut self) -> Verified {
+        // A line that has no end is a line.
+        if self.part != Part::Summed && !self.line.is_empty() {
+            let line = std::mem::take(&mut self.line);
+            self.one_line(&line);
+        }
+        self.finish()
+    }
+
     /// One byte at a place where it matters. True at the end of the message.
     fn step(&mut self, byte: u8) -> bool {
         let place = self.place;
@@ -258,6 +275,23 @@ mod tests {
             let verified = read_in(&mut reader, &wire, step).expect("ended");
             assert!(verified.intact, "step {step}");
             assert_eq!(verified.marker.unwrap().id, 3);
+        }
+    }
+
+    #[test]
+    fn chunks_are_taken_as_they_are() {
+        let corpus = Corpus::in_form(&SizeMix::fixed(1500), 5, crate::corpus::Form::Plain);
+        let letter = Letter { run: 1, id: 3, recipients: 1, sent_ns: 5 };
+        let (mut text, mut tail) = (Vec::new(), Vec::new());
+        corpus.write(&letter, &mut text, &mut tail);
+        text.extend_from_slice(&corpus.template(3).wire);
+        text.extend_from_slice(&tail);
+        let mut reader = BodyReader::default();
+        for step in [1, 2, 7, 100, 1500] {
+            reader.begin(false);
+            text.chunks(step).for_each(|part| reader.take(part));
+            let verified = reader.end();
+            assert!(verified.intact && verified.bytes == 1500, "step {step}");
         }
     }
 

@@ -8,8 +8,10 @@ pub mod body;
 pub mod faults;
 pub mod profiles;
 pub mod session;
+mod sources;
 mod worker;
 
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -18,11 +20,15 @@ use std::thread::JoinHandle;
 
 use serde::{Deserialize, Serialize};
 
+use crate::auth::{Auth, Credentials, Mechanism};
 use crate::clock::Clock;
+use crate::dns::{Answerer, ZoneFile, Zones};
 use crate::latency::Latency;
 use crate::ledger::Ledger;
-use faults::Faults;
+use crate::tls::{ServerTls, TlsMode};
+use faults::{Faults, Manners};
 use profiles::Profile;
+use sources::Sources;
 
 /// The most runs that a sink keeps apart; messages of further ones are counted as foreign.
 pub const RUNS_MAX: usize = 64;
@@ -42,6 +48,12 @@ pub struct SinkPlan {
     pub faults: Faults,
     /// Kinds of receivers, of which each connection draws one; if there are any, `faults` says nothing.
     pub profiles: Vec<Profile>,
+    /// STARTTLS offered, or all secured from the first byte, with a certificate made for the occasion.
+    pub tls: TlsMode,
+    /// AUTH is offered to who knows these, and nobody else may send.
+    pub auth: Option<Credentials>,
+    /// Where names are answered for as well, and which; those of made-up addresses lead here if none are given.
+    pub dns: Option<(SocketAddr, ZoneFile)>,
     /// Seed of the faults.
     pub seed: u64,
 }
@@ -55,20 +67,64 @@ impl SinkPlan {
             core: None,
             faults: Faults::default(),
             profiles: Vec::new(),
+            tls: TlsMode::None,
+            auth: None,
+            dns: None,
             seed: 1,
         }
     }
 }
 
+/// Kinds that a listener's connections draw from, with the running totals of their weights.
+type Draw = Vec<(u64, usize)>;
+
 impl SinkPlan {
-    fn receivers(&self) -> Vec<(u64, Faults)> {
-        let mut total = 0;
-        let weighted = self.profiles.iter().filter(|profile| profile.weight > 0).map(|profile| {
-            total += u64::from(profile.weight);
-            (total, profile.faults.clone())
-        });
-        let receivers: Vec<_> = weighted.collect();
-        if receivers.is_empty() { vec![(1, self.faults.clone())] } else { receivers }
+    /// All places to listen: those of the plan, then those of profiles.
+    fn listen_all(&self) -> Vec<SocketAddr> {
+        let mut all = self.listen.clone();
+        for address in self.profiles.iter().filter_map(|profile| profile.listen) {
+            if !all.contains(&address) {
+                all.push(address);
+            }
+        }
+        all
+    }
+
+    fn manners(&self) -> Manners {
+        let mut manners = Manners {
+            starttls: self.tls == TlsMode::StartTls,
+            // A sink takes whichever mechanism the client chooses.
+            auth: self.auth.clone().map(|credentials| Auth::new(Mechanism::Plain, credentials)),
+            auth_required: self.auth.is_some(),
+            // The first kind is met where no profile says otherwise.
+            ..Manners::of(self.faults.clone())
+        };
+        for profile in &self.profiles {
+            let kind = manners.kinds.len();
+            manners.kinds.push(profile.faults.clone());
+            let named = profile.domains.iter().map(|domain| (domain.to_ascii_lowercase().into_bytes(), kind));
+            manners.domains.extend(named.collect::<HashMap<_, _>>());
+        }
+        manners
+    }
+
+    /// What the connections of a listener draw from: the profiles bound to it, or else those bound to none.
+    fn draw(&self, listen: SocketAddr) -> Draw {
+        let drawn = |wanted: Option<SocketAddr>| -> Draw {
+            let mut total = 0;
+            let kinds = self.profiles.iter().enumerate().filter(|(_, profile)| {
+                profile.weight > 0 && profile.listen == wanted && (wanted.is_some() || profile.domains.is_empty())
+            });
+            kinds
+                .map(|(index, profile)| {
+                    total += u64::from(profile.weight);
+                    (total, index + 1)
+                })
+                .collect()
+        };
+        let own = drawn(Some(listen));
+        let any = if own.is_empty() { drawn(None) } else { own };
+        if any.is_empty() { vec![(1, 0)] } else { any }
     }
 }
 
@@ -142,6 +198,33 @@ pub struct SinkCounts {
     pub strange_recipients: u64,
     /// Faults made on purpose.
     pub faults: u64,
+    /// TLS handshakes made.
+    #[serde(default)]
+    pub handshakes: u64,
+    /// Of these, from a session known before.
+    #[serde(default)]
+    pub handshakes_resumed: u64,
+    /// TLS handshakes that failed.
+    #[serde(default)]
+    pub handshakes_failed: u64,
+    /// Logins that succeeded.
+    #[serde(default)]
+    pub logins: u64,
+    /// Logins that failed.
+    #[serde(default)]
+    pub logins_failed: u64,
+    /// Source addresses.
+    #[serde(default)]
+    pub sources: u64,
+    /// Most connections of one source at one time.
+    #[serde(default)]
+    pub source_connections_peak: u64,
+    /// Most messages of one source in one second.
+    #[serde(default)]
+    pub source_rate_peak: u64,
+    /// Questions about names.
+    #[serde(default)]
+    pub dns_questions: u64,
     /// When the last message was taken, nanoseconds since the Unix epoch.
     pub last_arrival_ns: u64,
     /// CPU of the sink's threads, user and system, in nanoseconds.
@@ -149,7 +232,7 @@ pub struct SinkCounts {
 }
 
 impl SinkCounts {
-    fn fields(&mut self) -> [&mut u64; 15] {
+    fn fields(&mut self) -> [&mut u64; 24] {
         [
             &mut self.connections,
             &mut self.connections_peak,
@@ -164,6 +247,15 @@ impl SinkCounts {
             &mut self.foreign,
             &mut self.strange_recipients,
             &mut self.faults,
+            &mut self.handshakes,
+            &mut self.handshakes_resumed,
+            &mut self.handshakes_failed,
+            &mut self.logins,
+            &mut self.logins_failed,
+            &mut self.sources,
+            &mut self.source_connections_peak,
+            &mut self.source_rate_peak,
+            &mut self.dns_questions,
             &mut self.last_arrival_ns,
             &mut self.cpu_ns,
         ]
@@ -172,7 +264,7 @@ impl SinkCounts {
 
 /// Counts of a worker as others may read them, stored once per turn.
 #[derive(Default)]
-struct Shown([AtomicU64; 15]);
+struct Shown([AtomicU64; 24]);
 
 impl Shown {
     fn store(&self, mut counts: SinkCounts) {
@@ -193,8 +285,12 @@ impl Shown {
 struct Shared {
     book: Book,
     clock: Clock,
-    /// Kinds of receivers and the running totals of their weights; never empty.
-    receivers: Vec<(u64, Faults)>,
+    manners: Manners,
+    /// For each listener what its connections draw from.
+    draws: Vec<Draw>,
+    tls: Option<ServerTls>,
+    is_implicit: bool,
+    sources: Sources,
     stop: AtomicBool,
     measure_from_ns: AtomicU64,
     shown: Vec<Shown>,
@@ -204,6 +300,7 @@ struct Shared {
 pub struct Sink {
     addresses: Vec<SocketAddr>,
     shared: Arc<Shared>,
+    dns: Option<Answerer>,
     threads: Vec<JoinHandle<Latency>>,
 }
 
@@ -211,7 +308,8 @@ impl Sink {
     /// Starts listening and its threads.
     pub fn start(plan: &SinkPlan, book: Book, clock: Clock) -> io::Result<Sink> {
         let workers = plan.workers.max(1);
-        let mut addresses = plan.listen.clone();
+        let wanted = plan.listen_all();
+        let mut addresses = wanted.clone();
         let mut listeners = Vec::new();
         for _ in 0..workers {
             let mut own = Vec::new();
@@ -225,11 +323,21 @@ impl Sink {
         let shared = Arc::new(Shared {
             book,
             clock,
-            receivers: plan.receivers(),
+            manners: plan.manners(),
+            draws: wanted.iter().map(|listen| plan.draw(*listen)).collect(),
+            tls: (plan.tls != TlsMode::None).then(ServerTls::self_signed).transpose()?,
+            is_implicit: plan.tls == TlsMode::Implicit,
+            sources: Sources::default(),
             stop: AtomicBool::new(false),
             measure_from_ns: AtomicU64::new(0),
             shown: (0..workers).map(|_| Shown::default()).collect(),
         });
+        let dns = plan.dns.as_ref().map(|(listen, file)| {
+            let wrong = |text| io::Error::new(io::ErrorKind::InvalidInput, text);
+            let zones = Zones::new(file, addresses[0].ip()).map_err(wrong)?;
+            Answerer::start(*listen, zones, plan.seed)
+        });
+        let dns = dns.transpose()?;
         let mut threads = Vec::new();
         for (index, own) in listeners.into_iter().enumerate() {
             let mut worker = worker::Worker::new(Arc::clone(&shared), index, own, plan.seed)?;
@@ -240,12 +348,22 @@ impl Sink {
             })?;
             threads.push(thread);
         }
-        Ok(Sink { addresses, shared, threads })
+        Ok(Sink { addresses, shared, dns, threads })
     }
 
     /// Where it listens.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// Where it answers for names.
+    pub fn dns_address(&self) -> Option<SocketAddr> {
+        self.dns.as_ref().map(Answerer::address)
+    }
+
+    /// The certificate of its TLS, as PEM.
+    pub fn certificate_pem(&self) -> Option<&str> {
+        self.shared.tls.as_ref().map(ServerTls::certificate_pem)
     }
 
     /// Its ledgers.
@@ -269,6 +387,10 @@ impl Sink {
             }
             sum.last_arrival_ns = last;
         }
+        sum.sources = self.shared.sources.count();
+        sum.source_connections_peak = self.shared.sources.open_peak();
+        sum.source_rate_peak = self.shared.sources.rate_peak();
+        sum.dns_questions = self.dns.as_ref().map_or(0, Answerer::asked);
         sum
     }
 

@@ -1,13 +1,17 @@
 //! The receiving side of SMTP as a state machine over bytes: commands and bodies in, replies out, arrivals told.
 //!
 //! Pure: no sockets, no time; one per connection, on its sink's thread. Verbs are RFC 5321's least with PIPELINING, SIZE,
-//! 8BITMIME and ENHANCEDSTATUSCODES. Outside bytes never panic; a command line longer than [`LINE_MAX_BYTES`] is answered
-//! with 500, and recipients beyond [`RECIPIENTS_MAX`] with 452.
+//! 8BITMIME, CHUNKING, ENHANCEDSTATUSCODES, and STARTTLS and AUTH where they are wanted. Outside bytes never panic; a
+//! command line longer than [`LINE_MAX_BYTES`] is answered with 500, and recipients beyond [`RECIPIENTS_MAX`] with 452.
 
+use std::time::Duration;
+
+use crate::auth::{Admission, MECHANISMS, Step};
+use crate::clock::nanos;
 use crate::marker;
 use crate::rng::Rng;
 use crate::sink::body::{BodyReader, Verified};
-use crate::sink::faults::{Denial, Faults};
+use crate::sink::faults::{Denial, Faults, Manners, Span};
 
 /// The longest command line taken, in bytes.
 pub const LINE_MAX_BYTES: usize = 4096;
@@ -20,6 +24,16 @@ pub trait Arrivals {
     fn message(&mut self, arrival: &Arrival<'_>);
     /// Something was refused, deferred or dropped on purpose.
     fn fault(&mut self);
+    /// A message begins; false if its source has had `most` in this second.
+    fn may_begin(&mut self, _most: u64) -> bool {
+        true
+    }
+    /// True if the source may not send to this recipient yet.
+    fn is_grey(&mut self, _recipient: &[u8], _wait: Duration) -> bool {
+        false
+    }
+    /// A login was tried.
+    fn login(&mut self, _good: bool) {}
 }
 
 /// A message that was taken.
@@ -47,12 +61,21 @@ pub enum Flow {
     Close,
     /// Close at once and send nothing.
     Drop,
+    /// Send what there is, then secure the connection.
+    Secure,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Command,
     Body,
+    /// Bytes of a chunk still to come.
+    Chunk {
+        left: u64,
+        last: bool,
+    },
+    /// The next line is an answer of a login.
+    Login,
     Over(Flow),
 }
 
@@ -69,6 +92,17 @@ pub struct Session {
     body: BodyReader,
     drop_in_body: bool,
     messages: u64,
+    /// A message is coming in chunks.
+    in_chunks: bool,
+    /// What is still to come of it is not wanted; the reply to the first chunk told why.
+    chunks_refused: bool,
+    secured: bool,
+    admission: Option<Admission>,
+    logged_in: bool,
+    /// Which kind of receiver this connection met, and the message at hand.
+    kind: usize,
+    message_kind: usize,
+    wait_ns: u64,
 }
 
 impl Default for Session {
@@ -85,26 +119,64 @@ impl Default for Session {
             body: BodyReader::default(),
             drop_in_body: false,
             messages: 0,
+            in_chunks: false,
+            chunks_refused: false,
+            secured: false,
+            admission: None,
+            logged_in: false,
+            kind: 0,
+            message_kind: 0,
+            wait_ns: 0,
         }
     }
 }
 
 impl Session {
     /// Makes ready for a new connection, keeping buffers, and greets.
-    pub fn greet(&mut self, out: &mut Vec<u8>) {
+    pub fn greet(&mut self, kind: usize, manners: &Manners, rng: &mut Rng, out: &mut Vec<u8>) {
         self.state = State::Command;
         self.line.clear();
         self.line_too_long = false;
         self.messages = 0;
+        self.secured = false;
+        self.logged_in = false;
+        self.admission = None;
+        self.kind = kind;
+        self.wait_ns = 0;
         self.reset();
+        self.wait(manners.kinds[kind].delays.greeting, rng);
         out.extend_from_slice(b"220 sink.loadgen.test ESMTP\r\n");
+    }
+
+    /// The connection is secured: all that was said before is forgotten (RFC 3207 4.2).
+    pub fn secured(&mut self) {
+        self.state = State::Command;
+        self.secured = true;
+        self.logged_in = false;
+        self.reset();
+    }
+
+    /// The kind of receiver that the connection met.
+    pub fn kind(&self) -> usize {
+        self.kind
+    }
+
+    /// How long the replies at hand are to wait, in nanoseconds; asked once.
+    pub fn take_wait_ns(&mut self) -> u64 {
+        std::mem::take(&mut self.wait_ns)
+    }
+
+    fn wait(&mut self, span: Option<Span>, rng: &mut Rng) {
+        if let Some((from, to)) = span {
+            self.wait_ns += nanos(from) + rng.below(nanos(to - from) + 1);
+        }
     }
 
     /// Takes bytes in any split, appends replies.
     pub fn receive(
         &mut self,
         mut input: &[u8],
-        faults: &Faults,
+        manners: &Manners,
         rng: &mut Rng,
         arrivals: &mut impl Arrivals,
         out: &mut Vec<u8>,
@@ -114,13 +186,18 @@ impl Session {
                 State::Over(flow) => return flow,
                 State::Body => {
                     if let Some(verified) = self.body.read(&mut input) {
-                        self.end(verified, faults, rng, arrivals, out);
+                        self.end(verified, manners, rng, arrivals, out);
                     } else if self.drop_in_body {
                         arrivals.fault();
                         self.state = State::Over(Flow::Drop);
                     }
                 }
-                State::Command => self.command_bytes(&mut input, faults, rng, arrivals, out),
+                State::Chunk { left, last } => {
+                    let (part, rest) = input.split_at(left.min(input.len() as u64) as usize);
+                    input = rest;
+                    self.chunk_bytes(part, left, last, manners, rng, arrivals, out);
+                }
+                State::Command | State::Login => self.command_bytes(&mut input, manners, rng, arrivals, out),
             }
         }
         if let State::Over(flow) = self.state { flow } else { Flow::Open }
@@ -129,7 +206,7 @@ impl Session {
     fn command_bytes(
         &mut self,
         input: &mut &[u8],
-        faults: &Faults,
+        manners: &Manners,
         rng: &mut Rng,
         arrivals: &mut impl Arrivals,
         out: &mut Vec<u8>,
@@ -149,13 +226,14 @@ impl Session {
         *input = rest;
         if std::mem::take(&mut self.line_too_long) || self.line.len() + line.len() > LINE_MAX_BYTES {
             self.line.clear();
+            self.state = State::Command;
             out.extend_from_slice(b"500 5.5.2 Line too long\r\n");
         } else if self.line.is_empty() {
-            self.command(line.trim_ascii_end(), faults, rng, arrivals, out);
+            self.command(line.trim_ascii_end(), manners, rng, arrivals, out);
         } else {
             let mut whole = std::mem::take(&mut self.line);
             whole.extend_from_slice(line);
-            self.command(whole.trim_ascii_end(), faults, rng, arrivals, out);
+            self.command(whole.trim_ascii_end(), manners, rng, arrivals, out);
             whole.clear();
             self.line = whole;
         }
@@ -164,32 +242,33 @@ impl Session {
     fn command(
         &mut self,
         line: &[u8],
-        faults: &Faults,
+        manners: &Manners,
         rng: &mut Rng,
         arrivals: &mut impl Arrivals,
         out: &mut Vec<u8>,
     ) {
+        if self.state == State::Login {
+            return self.login_line(line, manners, arrivals, out);
+        }
         let mut verb = [0; 4];
         if let Some(start) = line.get(..4) {
             verb.copy_from_slice(start);
             verb.make_ascii_uppercase();
         }
         match &verb {
-            b"MAIL" => self.mail(line, faults, rng, arrivals, out),
-            b"RCPT" => self.rcpt(line, faults, rng, arrivals, out),
-            b"DATA" => self.data(faults, rng, arrivals, out),
-            b"EHLO" => {
-                self.reset();
-                out.extend_from_slice(b"250-sink.loadgen.test\r\n");
-                if !faults.no_pipelining {
-                    out.extend_from_slice(b"250-PIPELINING\r\n");
-                }
-                out.extend_from_slice(b"250-SIZE ");
-                marker::write_decimal(out, faults.size_max_bytes, 1);
-                out.extend_from_slice(b"\r\n250-8BITMIME\r\n250 ENHANCEDSTATUSCODES\r\n");
+            b"MAIL" => self.mail(line, manners, rng, arrivals, out),
+            b"RCPT" => self.rcpt(line, manners, rng, arrivals, out),
+            b"DATA" => self.data(manners, rng, arrivals, out),
+            b"BDAT" => self.bdat(line, manners, rng, arrivals, out),
+            b"EHLO" => self.ehlo(manners, rng, out),
+            b"STAR" if line.eq_ignore_ascii_case(b"STARTTLS") && manners.starttls && !self.secured => {
+                out.extend_from_slice(b"220 2.0.0 Go on\r\n");
+                self.state = State::Over(Flow::Secure);
             }
+            b"AUTH" => self.auth(line, manners, arrivals, out),
             b"HELO" => {
                 self.reset();
+                self.wait(manners.kinds[self.kind].delays.ehlo, rng);
                 out.extend_from_slice(b"250 sink.loadgen.test\r\n");
             }
             b"RSET" => {
@@ -206,7 +285,75 @@ impl Session {
         }
     }
 
-    fn mail(&mut self, line: &[u8], faults: &Faults, rng: &mut Rng, arrivals: &mut impl Arrivals, out: &mut Vec<u8>) {
+    fn ehlo(&mut self, manners: &Manners, rng: &mut Rng, out: &mut Vec<u8>) {
+        self.reset();
+        let faults = &manners.kinds[self.kind];
+        self.wait(faults.delays.ehlo, rng);
+        out.extend_from_slice(b"250-sink.loadgen.test\r\n");
+        if !faults.no_pipelining {
+            out.extend_from_slice(b"250-PIPELINING\r\n");
+        }
+        if !faults.no_chunking {
+            out.extend_from_slice(b"250-CHUNKING\r\n");
+        }
+        if manners.starttls && !self.secured {
+            out.extend_from_slice(b"250-STARTTLS\r\n");
+        }
+        if manners.auth.is_some() && !self.logged_in {
+            let names = MECHANISMS.map(|mechanism| mechanism.name()).join(" ");
+            out.extend_from_slice(format!("250-AUTH {names}\r\n").as_bytes());
+        }
+        out.extend_from_slice(b"250-SIZE ");
+        marker::write_decimal(out, faults.size_max_bytes, 1);
+        out.extend_from_slice(b"\r\n250-8BITMIME\r\n250 ENHANCEDSTATUSCODES\r\n");
+    }
+
+    fn auth(&mut self, line: &[u8], manners: &Manners, arrivals: &mut impl Arrivals, out: &mut Vec<u8>) {
+        let Some(auth) = manners.auth.as_ref().filter(|_| !self.logged_in && !self.has_sender) else {
+            return out.extend_from_slice(b"503 5.5.1 No AUTH here or now\r\n");
+        };
+        match Admission::begin(auth, line["AUTH".len()..].trim_ascii()) {
+            None => out.extend_from_slice(b"504 5.5.4 No such mechanism\r\n"),
+            Some((admission, step)) => {
+                self.admission = Some(admission);
+                self.login_step(step, arrivals, out);
+            }
+        }
+    }
+
+    fn login_line(&mut self, line: &[u8], manners: &Manners, arrivals: &mut impl Arrivals, out: &mut Vec<u8>) {
+        let step = match (&manners.auth, &mut self.admission) {
+            (Some(auth), Some(admission)) if line != b"*" => admission.answer(auth, line),
+            _ => Step::Failed,
+        };
+        self.login_step(step, arrivals, out);
+    }
+
+    fn login_step(&mut self, step: Step, arrivals: &mut impl Arrivals, out: &mut Vec<u8>) {
+        self.state = State::Command;
+        match step {
+            Step::Say(text) => {
+                self.state = State::Login;
+                out.extend_from_slice(format!("334 {text}\r\n").as_bytes());
+            }
+            Step::Done => {
+                self.logged_in = true;
+                arrivals.login(true);
+                out.extend_from_slice(b"235 2.7.0 Welcome\r\n");
+            }
+            Step::Failed => {
+                arrivals.login(false);
+                out.extend_from_slice(b"535 5.7.8 Wrong user or password\r\n");
+            }
+        }
+    }
+
+    fn mail(&mut self, line: &[u8], manners: &Manners, rng: &mut Rng, arrivals: &mut impl Arrivals, out: &mut Vec<u8>) {
+        let faults = &manners.kinds[self.kind];
+        if manners.auth_required && !self.logged_in {
+            return out.extend_from_slice(b"530 5.7.0 Log in first\r\n");
+        }
+        self.wait(faults.delays.mail, rng);
         if faults.messages_per_connection > 0 && self.messages >= faults.messages_per_connection {
             out.extend_from_slice(b"421 4.7.0 Enough for this connection\r\n");
             self.state = State::Over(Flow::Close);
@@ -221,6 +368,10 @@ impl Session {
         if faults.size_max_bytes > 0 && declared_size(parameters) > faults.size_max_bytes {
             return out.extend_from_slice(b"552 5.3.4 Message too large\r\n");
         }
+        if !arrivals.may_begin(faults.source_rate) {
+            arrivals.fault();
+            return out.extend_from_slice(b"451 4.7.0 Too many messages in a second\r\n");
+        }
         if denied(faults.mail.for_mail_of(address.is_empty()), rng, arrivals, out) {
             return;
         }
@@ -229,15 +380,26 @@ impl Session {
         out.extend_from_slice(b"250 2.1.0 Ok\r\n");
     }
 
-    fn rcpt(&mut self, line: &[u8], faults: &Faults, rng: &mut Rng, arrivals: &mut impl Arrivals, out: &mut Vec<u8>) {
+    fn rcpt(&mut self, line: &[u8], manners: &Manners, rng: &mut Rng, arrivals: &mut impl Arrivals, out: &mut Vec<u8>) {
         if !self.has_sender {
             return out.extend_from_slice(b"503 5.5.1 MAIL first\r\n");
         }
         let Some((address, _)) = path(line, b"RCPT TO:") else {
             return out.extend_from_slice(b"501 5.5.4 RCPT TO:<address>\r\n");
         };
+        if let Some(kind) = manners.of_recipient(address) {
+            self.message_kind = kind;
+        }
+        let faults = &manners.kinds[self.message_kind];
+        self.wait(faults.delays.rcpt, rng);
         if self.recipients.len() >= RECIPIENTS_MAX {
             return out.extend_from_slice(b"452 4.5.3 Too many recipients\r\n");
+        }
+        if let Some(wait) = faults.greylist
+            && arrivals.is_grey(address, wait)
+        {
+            arrivals.fault();
+            return out.extend_from_slice(b"451 4.7.1 Come again later\r\n");
         }
         if denied(faults.rcpt.for_mail_of(self.is_bounce), rng, arrivals, out) {
             return;
@@ -252,10 +414,12 @@ impl Session {
         out.extend_from_slice(b"250 2.1.5 Ok\r\n");
     }
 
-    fn data(&mut self, faults: &Faults, rng: &mut Rng, arrivals: &mut impl Arrivals, out: &mut Vec<u8>) {
-        if self.recipients.is_empty() && self.strange_recipients == 0 {
-            return out.extend_from_slice(b"503 5.5.1 RCPT first\r\n");
+    fn data(&mut self, manners: &Manners, rng: &mut Rng, arrivals: &mut impl Arrivals, out: &mut Vec<u8>) {
+        if self.in_chunks || (self.recipients.is_empty() && self.strange_recipients == 0) {
+            return out.extend_from_slice(b"503 5.5.1 RCPT first, and DATA or BDAT\r\n");
         }
+        let faults = &manners.kinds[self.message_kind];
+        self.wait(faults.delays.data, rng);
         if denied(faults.data.for_mail_of(self.is_bounce), rng, arrivals, out) {
             return;
         }
@@ -265,9 +429,85 @@ impl Session {
         out.extend_from_slice(b"354 Go on\r\n");
     }
 
-    fn end(&mut self, body: Verified, faults: &Faults, rng: &mut Rng, arrivals: &mut impl Arrivals, out: &mut Vec<u8>) {
+    /// `BDAT size [LAST]` (RFC 3030 2). What cannot be taken is refused behind the chunk's bytes.
+    fn bdat(&mut self, line: &[u8], manners: &Manners, rng: &mut Rng, arrivals: &mut impl Arrivals, out: &mut Vec<u8>) {
+        let Some((size, last)) = chunk(line) else {
+            // Where the next command begins is not known then.
+            out.extend_from_slice(b"501 5.5.4 BDAT size [LAST]\r\n");
+            self.state = State::Over(Flow::Close);
+            return;
+        };
+        if !self.in_chunks {
+            self.in_chunks = true;
+            let faults = &manners.kinds[self.message_kind];
+            let nobody = self.recipients.is_empty() && self.strange_recipients == 0;
+            self.chunks_refused = nobody;
+            self.drop_in_body = !nobody && rng.chance(faults.drop_before_dot);
+            self.body.begin(self.is_bounce);
+        }
+        self.state = State::Chunk { left: size, last };
+        if size == 0 {
+            self.chunk_bytes(&[], 0, last, manners, rng, arrivals, out);
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "what every step of a session is handed")]
+    fn chunk_bytes(
+        &mut self,
+        bytes: &[u8],
+        left: u64,
+        last: bool,
+        manners: &Manners,
+        rng: &mut Rng,
+        arrivals: &mut impl Arrivals,
+        out: &mut Vec<u8>,
+    ) {
+        if self.drop_in_body && !bytes.is_empty() {
+            arrivals.fault();
+            self.state = State::Over(Flow::Drop);
+            return;
+        }
+        if !self.chunks_refused {
+            self.body.take(bytes);
+        }
+        let left = left - bytes.len() as u64;
+        self.state = State::Chunk { left, last };
+        if left > 0 {
+            return;
+        }
+        self.state = State::Command;
+        match (last, self.chunks_refused) {
+            (_, true) => {
+                out.extend_from_slice(b"503 5.5.1 MAIL and RCPT first\r\n");
+                if last {
+                    self.reset();
+                }
+            }
+            (false, false) => out.extend_from_slice(b"250 2.0.0 Go on\r\n"),
+            (true, false) => {
+                let faults = &manners.kinds[self.message_kind];
+                // There is no 354 to refuse: DATA's faults show at the end.
+                if denied(faults.data.for_mail_of(self.is_bounce), rng, arrivals, out) {
+                    return self.reset();
+                }
+                let verified = self.body.end();
+                self.end(verified, manners, rng, arrivals, out);
+            }
+        }
+    }
+
+    fn end(
+        &mut self,
+        body: Verified,
+        manners: &Manners,
+        rng: &mut Rng,
+        arrivals: &mut impl Arrivals,
+        out: &mut Vec<u8>,
+    ) {
+        let faults: &Faults = &manners.kinds[self.message_kind];
         self.state = State::Command;
         self.messages += 1;
+        self.wait(faults.delays.end, rng);
         if self.drop_in_body || rng.chance(faults.drop_after_dot) {
             arrivals.fault();
             self.state = State::Over(Flow::Drop);
@@ -294,6 +534,9 @@ impl Session {
         self.strange_recipients = 0;
         self.bounce_for = None;
         self.drop_in_body = false;
+        self.in_chunks = false;
+        self.chunks_refused = false;
+        self.message_kind = self.kind;
     }
 }
 
@@ -308,6 +551,17 @@ fn denied(denial: Denial, rng: &mut Rng, arrivals: &mut impl Arrivals, out: &mut
     arrivals.fault();
     out.extend_from_slice(reply);
     true
+}
+
+/// Size and LAST of a BDAT.
+fn chunk(line: &[u8]) -> Option<(u64, bool)> {
+    let mut words = line["BDAT".len()..].split(|b| *b == b' ').filter(|word| !word.is_empty());
+    let size = std::str::from_utf8(words.next()?).ok()?.parse().ok()?;
+    match (words.next(), words.next()) {
+        (None, _) => Some((size, false)),
+        (Some(word), None) if word.eq_ignore_ascii_case(b"LAST") => Some((size, true)),
+        _ => None,
+    }
 }
 
 /// The address between the brackets behind `prefix`, and what follows it.
@@ -333,6 +587,7 @@ fn declared_size(parameters: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::Auth;
 
     #[derive(Default)]
     struct Count {
@@ -357,17 +612,75 @@ mod tests {
     }
 
     fn talk(step: usize, faults: &Faults) -> (Vec<u8>, Count, Flow) {
+        say(DIALOGUE, step, &Manners::of(faults.clone()))
+    }
+
+    fn say(dialogue: &[u8], step: usize, manners: &Manners) -> (Vec<u8>, Count, Flow) {
         let (mut session, mut out, mut count) = (Session::default(), Vec::new(), Count::default());
         let mut rng = Rng::new(1);
-        session.greet(&mut out);
+        session.greet(0, manners, &mut rng, &mut out);
         let mut flow = Flow::Open;
-        for part in DIALOGUE.chunks(step) {
-            flow = session.receive(part, faults, &mut rng, &mut count, &mut out);
-            if flow != Flow::Open {
+        for part in dialogue.chunks(step) {
+            flow = session.receive(part, manners, &mut rng, &mut count, &mut out);
+            if flow == Flow::Secure {
+                session.secured();
+            } else if flow != Flow::Open {
                 break;
             }
         }
         (out, count, flow)
+    }
+
+    #[test]
+    fn chunks_in_every_split() {
+        let dialogue = b"EHLO me\r\nMAIL FROM:<a@b>\r\nRCPT TO:<000000000001.0@d0.loadgen.test>\r\nBDAT 5\r\nA: b\r\
+            BDAT 4 LAST\r\n\n\r\n.MAIL FROM:<a@b>\r\nBDAT 3\r\nabcBDAT 0 LAST\r\nMAIL FROM:<a@b>\r\nRCPT TO:<x@y>\r\n\
+            BDAT 2\r\nabDATA\r\nBDAT 0 LAST\r\nBDAT x\r\n";
+        let manners = Manners::of(Faults::default());
+        for step in 1..dialogue.len() {
+            let (out, count, flow) = say(dialogue, step, &manners);
+            assert_eq!(codes(&out), "220 250 250 250 250 250 250 503 503 250 250 250 503 250 501", "step {step}");
+            assert_eq!((count.messages, flow), (vec![(1, false), (0, false)], Flow::Close));
+        }
+        let (_, count, flow) = say(dialogue, 9, &Manners::of(Faults { drop_before_dot: 1.0, ..Faults::default() }));
+        assert_eq!((count.messages.len(), flow), (0, Flow::Drop));
+    }
+
+    #[test]
+    fn what_is_secured_begins_anew() {
+        let manners = Manners { starttls: true, ..Manners::of(Faults::default()) };
+        // What a client says behind STARTTLS in the clear is not listened to.
+        let dialogue = b"EHLO a\r\nMAIL FROM:<a@b>\r\nSTARTTLS\r\nRCPT TO:<a@b>\r\n";
+        let (out, _, flow) = say(dialogue, dialogue.len(), &manners);
+        assert_eq!((codes(&out).as_str(), flow), ("220 250 250 220", Flow::Secure));
+        assert!(memchr::memmem::find(&out, b"250-STARTTLS").is_some());
+        let (out, _, _) = say(b"STARTTLS\r\nRCPT TO:<a@b>\r\nEHLO a\r\nSTARTTLS\r\n", 1, &manners);
+        assert_eq!(codes(&out), "220 220 503 250 500");
+    }
+
+    #[test]
+    fn who_must_log_in_first() {
+        let auth = Auth::new(crate::auth::Mechanism::Plain, "u:p".parse().unwrap());
+        let manners = Manners { auth: Some(auth), auth_required: true, ..Manners::of(Faults::default()) };
+        let dialogue =
+            b"EHLO a\r\nMAIL FROM:<a@b>\r\nAUTH X\r\nAUTH LOGIN\r\n*\r\nAUTH PLAIN AHUAcA==\r\nAUTH PLAIN\r\n\
+            MAIL FROM:<a@b>\r\n";
+        assert_eq!(codes(&say(dialogue, 5, &manners).0), "220 250 530 504 334 535 235 503 250");
+        assert_eq!(codes(&talk(9, &Faults::default()).0).len(), 13 * 4 - 1, "others are not asked");
+    }
+
+    #[test]
+    fn waits_of_verbs_add_up() {
+        let span = |ms| Some((Duration::from_millis(ms), Duration::from_millis(ms)));
+        let delays =
+            crate::sink::faults::Delays { mail: span(1), rcpt: span(10), end: span(100), ..Default::default() };
+        let manners = Manners::of(Faults { delays, ..Faults::default() });
+        let (mut session, mut rng, mut out) = (Session::default(), Rng::new(1), Vec::new());
+        session.greet(0, &manners, &mut rng, &mut out);
+        assert_eq!(session.take_wait_ns(), 0);
+        session.receive(DIALOGUE, &manners, &mut rng, &mut Count::default(), &mut out);
+        // Two messages, three recipients.
+        assert_eq!((session.take_wait_ns(), session.take_wait_ns()), (232_000_000, 0));
     }
 
     #[test]
@@ -399,11 +712,11 @@ mod tests {
     #[test]
     fn long_lines_are_refused_and_forgotten() {
         let (mut session, mut out, mut count) = (Session::default(), Vec::new(), Count::default());
-        let mut rng = Rng::new(1);
+        let (mut rng, manners) = (Rng::new(1), Manners::of(Faults::default()));
         for _ in 0..10 {
-            session.receive(&[b'x'; 1000], &Faults::default(), &mut rng, &mut count, &mut out);
+            session.receive(&[b'x'; 1000], &manners, &mut rng, &mut count, &mut out);
         }
-        session.receive(b"y\r\nNOOP\r\n", &Faults::default(), &mut rng, &mut count, &mut out);
+        session.receive(b"y\r\nNOOP\r\n", &manners, &mut rng, &mut count, &mut out);
         assert_eq!(codes(&out), "500 250");
     }
 }

@@ -1,12 +1,13 @@
 //! One thread of a sink: an event loop over its listeners and connections.
 //!
 //! Edge-triggered: a connection is read until a read comes up short. One receive buffer serves all connections. Replies
-//! are sent at once, or kept until their delay is over; meanwhile the connection is not read.
+//! are sent at once, or kept until their delay is over (a tarpit's one byte at a time); meanwhile the connection is not
+//! read.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::io::{self, Read, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -16,12 +17,14 @@ use mio::{Events, Interest, Poll, Token};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::session::{Arrival, Arrivals, Flow, Session};
+use super::sources::Source;
 use super::{CONNECTIONS_MAX, Shared, SinkCounts};
 use crate::clock::nanos;
 use crate::latency::Latency;
 use crate::ledger::Ledger;
 use crate::rng::Rng;
 use crate::system;
+use crate::tls::{Handshake, Wire};
 
 const RECEIVE_BYTES: usize = 256 << 10;
 const EVENTS_MAX: usize = 1024;
@@ -45,14 +48,17 @@ pub(super) fn listen(address: SocketAddr, shared: bool) -> io::Result<TcpListene
 }
 
 struct Connection {
-    socket: TcpStream,
+    wire: Wire,
     session: Session,
     out: Vec<u8>,
     sent: usize,
     closing: bool,
+    /// What is sent now is the last in the clear.
+    securing: bool,
     peer_closed: bool,
-    /// Which kind of receiver it met.
-    receiver: usize,
+    /// None for who is turned away.
+    source: Option<Arc<Source>>,
+    address: IpAddr,
     /// Replies wait for this time; 0 if they do not.
     held_until_ns: u64,
 }
@@ -83,9 +89,25 @@ struct Desk {
     measure_from_ns: u64,
     now_ns: u64,
     open: u64,
+    /// Whose bytes are looked at.
+    source: Arc<Source>,
+    address: IpAddr,
 }
 
 impl Arrivals for Desk {
+    fn may_begin(&mut self, most: u64) -> bool {
+        self.shared.sources.message(&self.source, most, self.now_ns)
+    }
+
+    fn is_grey(&mut self, recipient: &[u8], wait: Duration) -> bool {
+        self.shared.sources.is_grey(self.address, recipient, wait, self.now_ns)
+    }
+
+    fn login(&mut self, good: bool) {
+        self.counts.logins += u64::from(good);
+        self.counts.logins_failed += u64::from(!good);
+    }
+
     fn message(&mut self, arrival: &Arrival<'_>) {
         if arrival.is_bounce {
             return self.bounce(arrival);
@@ -170,6 +192,8 @@ impl Worker {
             measure_from_ns: 0,
             now_ns: 0,
             open: 0,
+            source: Arc::new(Source::default()),
+            address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         };
         Ok(Worker {
             shared,
@@ -232,7 +256,7 @@ impl Worker {
     fn accept(&mut self, number: usize) {
         loop {
             match self.listeners[number].accept() {
-                Ok((socket, _)) => self.open(socket),
+                Ok((socket, peer)) => self.open(socket, peer.ip(), number),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(_) => {
@@ -245,14 +269,21 @@ impl Worker {
         }
     }
 
-    fn open(&mut self, mut socket: TcpStream) {
+    fn open(&mut self, socket: TcpStream, address: IpAddr, listener: usize) {
         let index = self.free.pop().unwrap_or(self.connections.len());
+        let kind = self.draw_kind(listener);
         let wanted = Interest::READABLE | Interest::WRITABLE;
+        let nodelay = socket.set_nodelay(true).is_ok();
+        let mut wire = Wire::plain(socket);
+        let source = self.shared.sources.open(address, self.shared.manners.kinds[kind].source_connections);
+        let is_welcome = source.is_some();
         let usable = index < CONNECTIONS_MAX
-            && socket.set_nodelay(true).is_ok()
-            && self.poll.registry().register(&mut socket, Token(index), wanted).is_ok();
+            && nodelay
+            && self.poll.registry().register(&mut wire, Token(index), wanted).is_ok()
+            && self.secure_first(&mut wire);
         if !usable {
             self.desk.counts.connections_refused += 1;
+            source.inspect(|source| source.close());
             if index < self.connections.len() {
                 self.free.push(index);
             }
@@ -263,41 +294,55 @@ impl Worker {
         }
         let (mut session, mut out) = self.spare.pop().unwrap_or_default();
         out.clear();
-        session.greet(&mut out);
-        let receiver = self.draw_receiver();
-        let connection = Connection {
-            socket,
+        session.greet(kind, &self.shared.manners, &mut self.rng, &mut out);
+        let desk = &mut self.desk;
+        if is_welcome {
+            desk.counts.connections += 1;
+        } else {
+            desk.counts.connections_refused += 1;
+            desk.counts.faults += 1;
+            out.clear();
+            out.extend_from_slice(b"421 4.7.0 Too many connections from here\r\n");
+        }
+        desk.open += 1;
+        desk.counts.connections_peak = desk.counts.connections_peak.max(desk.open);
+        self.connections[index] = Some(Connection {
+            wire,
             session,
             out,
             sent: 0,
-            closing: false,
+            closing: !is_welcome,
+            securing: false,
             peer_closed: false,
-            receiver,
+            source,
+            address,
             held_until_ns: 0,
-        };
-        self.connections[index] = Some(connection);
-        let desk = &mut self.desk;
-        desk.counts.connections += 1;
-        desk.open += 1;
-        desk.counts.connections_peak = desk.counts.connections_peak.max(desk.open);
+        });
         self.answer(index);
     }
 
-    fn draw_receiver(&mut self) -> usize {
-        let receivers = &self.shared.receivers;
-        match receivers.last() {
-            Some((total, _)) if receivers.len() > 1 => {
-                let draw = self.rng.below(*total);
-                receivers.partition_point(|(below, _)| *below <= draw)
-            }
-            _ => 0,
+    /// With implicit TLS there is nothing in the clear. False if there are no keys for it.
+    fn secure_first(&self, wire: &mut Wire) -> bool {
+        match &self.shared.tls {
+            Some(tls) if self.shared.is_implicit => wire.secure_as_server(tls).is_ok(),
+            _ => true,
         }
+    }
+
+    fn draw_kind(&mut self, listener: usize) -> usize {
+        let draw = &self.shared.draws[listener];
+        let total = draw.last().expect("a draw is never empty").0;
+        let place = if draw.len() > 1 { self.rng.below(total) } else { 0 };
+        draw[draw.partition_point(|(below, _)| *below <= place)].1
     }
 
     fn close(&mut self, index: usize) {
         if let Some(mut connection) = self.connections[index].take() {
             // Closing the descriptor deregisters it as well; nothing is left to do if this fails.
-            let _ = self.poll.registry().deregister(&mut connection.socket);
+            let _ = self.poll.registry().deregister(&mut connection.wire);
+            if let Some(source) = &connection.source {
+                source.close();
+            }
             self.free.push(index);
             self.desk.open -= 1;
             if self.spare.len() < EVENTS_MAX {
@@ -308,26 +353,34 @@ impl Worker {
 
     fn ready(&mut self, index: usize, writable: bool, buffer: &mut [u8]) {
         let Some(connection) = &self.connections[index] else { return };
-        let waiting = connection.sent < connection.out.len();
+        let waiting = connection.sent < connection.out.len() || connection.wire.has_pending();
         if connection.held_until_ns > 0 || (waiting && (!writable || !self.send(index))) {
             return;
         }
         for _ in 0..READS_MAX {
             let Some(connection) = &mut self.connections[index] else { return };
-            let count = match connection.socket.read(buffer) {
+            let count = match connection.wire.read(buffer) {
                 Ok(0) => return self.close(index),
                 Ok(count) => count,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return self.count_handshake(index),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(_) => return self.close(index),
+                Err(error) => {
+                    self.desk.counts.handshakes_failed += u64::from(error.kind() == io::ErrorKind::InvalidData);
+                    return self.close(index);
+                }
             };
+            let drained = connection.wire.is_drained(count, buffer.len());
             self.desk.counts.bytes += count as u64;
-            let out = &mut connection.out;
-            let faults = &self.shared.receivers[connection.receiver].1;
-            let flow = connection.session.receive(&buffer[..count], faults, &mut self.rng, &mut self.desk, out);
+            if let Some(source) = &connection.source {
+                self.desk.source = Arc::clone(source);
+                self.desk.address = connection.address;
+            }
+            let (out, manners) = (&mut connection.out, &self.shared.manners);
+            let flow = connection.session.receive(&buffer[..count], manners, &mut self.rng, &mut self.desk, out);
             match flow {
                 Flow::Drop => return self.close(index),
                 Flow::Close => connection.closing = true,
+                Flow::Secure => connection.securing = true,
                 Flow::Open => {}
             }
             let peer_closed = connection.peer_closed;
@@ -336,22 +389,33 @@ impl Worker {
             }
             // A short read has emptied the socket: what comes later comes with an edge of its own. The end of the stream
             // may share the edge of the bytes before it.
-            if count < buffer.len() && !peer_closed {
-                return;
+            if drained && !peer_closed {
+                return self.count_handshake(index);
             }
         }
         self.again.push(index);
     }
 
+    fn count_handshake(&mut self, index: usize) {
+        if self.shared.tls.is_none() {
+            return;
+        }
+        if let Some(handshake) = self.connections[index].as_mut().and_then(|c| c.wire.take_handshake()) {
+            self.desk.counts.handshakes += 1;
+            self.desk.counts.handshakes_resumed += u64::from(handshake == Handshake::Resumed);
+        }
+    }
+
     /// Sends replies, or holds them for their delay. True if all is out and the connection goes on.
     fn answer(&mut self, index: usize) -> bool {
-        if let Some(connection) = &mut self.connections[index]
-            && let Some((from, to)) = self.shared.receivers[connection.receiver].1.delay
-        {
-            let wait = nanos(from) + self.rng.below(nanos(to - from) + 1);
+        if let Some(connection) = &mut self.connections[index] {
+            let faults = &self.shared.manners.kinds[connection.session.kind()];
+            let mut wait = connection.session.take_wait_ns();
+            if let Some((from, to)) = faults.delay {
+                wait += nanos(from) + self.rng.below(nanos(to - from) + 1);
+            }
             if wait > 0 {
-                connection.held_until_ns = self.desk.now_ns + wait;
-                self.held.push(Reverse((connection.held_until_ns, index)));
+                self.hold(index, wait);
                 return false;
             }
         }
@@ -359,10 +423,20 @@ impl Worker {
         self.send(index)
     }
 
+    /// Nothing is sent or read for this long.
+    fn hold(&mut self, index: usize, wait_ns: u64) {
+        if let Some(connection) = &mut self.connections[index] {
+            connection.held_until_ns = self.desk.now_ns + wait_ns;
+            self.held.push(Reverse((connection.held_until_ns, index)));
+        }
+    }
+
     fn send(&mut self, index: usize) -> bool {
         let Some(connection) = &mut self.connections[index] else { return false };
+        let tarpit = self.shared.manners.kinds[connection.session.kind()].tarpit;
         while connection.sent < connection.out.len() {
-            match connection.socket.write(&connection.out[connection.sent..]) {
+            let to = if tarpit.is_some() { connection.sent + 1 } else { connection.out.len() };
+            match connection.wire.write(&connection.out[connection.sent..to]) {
                 Ok(count) => connection.sent += count,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -371,12 +445,33 @@ impl Worker {
                     return false;
                 }
             }
+            if let Some(wait) = tarpit.filter(|_| connection.sent < connection.out.len()) {
+                self.hold(index, nanos(wait));
+                return false;
+            }
         }
         connection.out.clear();
         connection.sent = 0;
+        match connection.wire.push() {
+            Ok(true) => {}
+            Ok(false) => return false,
+            Err(_) => {
+                self.close(index);
+                return false;
+            }
+        }
         if connection.closing {
+            connection.wire.say_goodbye();
             self.close(index);
             return false;
+        }
+        if std::mem::take(&mut connection.securing) {
+            connection.session.secured();
+            let secured = self.shared.tls.as_ref().is_some_and(|tls| connection.wire.secure_as_server(tls).is_ok());
+            if !secured {
+                self.close(index);
+            }
+            return secured;
         }
         true
     }
@@ -387,7 +482,8 @@ impl Worker {
             // The place may hold another connection by now, with a time of its own.
             if let Some(connection) = self.connections[index].as_mut().filter(|c| c.held_until_ns == due) {
                 connection.held_until_ns = 0;
-                self.desk.counts.round_trips += 1;
+                // A reply that leaves byte by byte is one all the same.
+                self.desk.counts.round_trips += u64::from(connection.sent == 0);
                 if self.send(index) {
                     self.ready(index, false, buffer);
                 }
