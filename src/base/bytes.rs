@@ -231,7 +231,7 @@ impl Outbox {
 
     /// Replaces held slices, in order, up to the first bytes that are still to be fetched: `see` is given each and gives
     /// the slices that stand for it.
-    pub fn release(&mut self, see: &mut dyn FnMut(&Slice, &mut dyn FnMut(Slice))) {
+    pub fn release(&mut self, mut see: impl FnMut(&Slice, &mut dyn FnMut(Slice))) {
         let Some(first) = self.parts.iter().position(|part| matches!(part, Part::Held(_) | Part::Later { .. })) else {
             return;
         };

@@ -80,7 +80,7 @@ impl Body<'_> {
 pub(super) fn fill(out: &mut Outbox, view: Option<&mut View>, name: u64, slice: Slice) -> bool {
     let filled = out.fill(name, slice, view.is_some());
     if let Some(view) = view {
-        out.release(&mut |slice, give| see(view, slice, give));
+        out.release(|slice, give| see(view, slice, give));
     }
     filled
 }

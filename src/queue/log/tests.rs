@@ -234,7 +234,7 @@ fn a_start_without_room_is_ready_to_say_so() {
     let cases = [(0, io, LogRefusal::Full), (4, io, LogRefusal::Failing), (4, DiskError::Full, LogRefusal::Full)];
     for (segments_max, error, refusal) in cases {
         let mut bench = Bench::new(4);
-        let settings = LogSettings { segments_max, ..bench.log.settings.clone() };
+        let settings = LogSettings { segments_max, ..bench.log.settings };
         bench.log = Log::open(settings, ShardStart::empty(SHARD), Box::new(HeapBlocks));
         bench.poll();
         assert_eq!(bench.log.ready(), segments_max == 0, "it is not known before it was tried");
