@@ -3,6 +3,7 @@
 //! Pure but for reading the files. A file is told by its `kind`; one that is neither of a run, a comparison nor a floor is
 //! an error that names it.
 
+pub mod chart;
 pub mod page;
 pub mod plot;
 
@@ -61,15 +62,25 @@ impl Figures {
                 self.cases.push(NamedRuns { name: stem.to_string(), version: None, runs: vec![run] });
             }
             compare::KIND => {
-                let comparison: Comparison = serde_json::from_value(value).map_err(wrong)?;
-                self.floor = comparison.floor.or(self.floor.take());
-                let entries = comparison.entries.into_iter();
-                self.cases.extend(entries.map(|e| NamedRuns { name: e.name, version: e.version, runs: e.runs }));
+                self.add_comparison(serde_json::from_value(value).map_err(wrong)?);
             }
             floor::KIND => self.floor = Some(serde_json::from_value(value).map_err(wrong)?),
             _ => return Err("is no raw result of run, compare or floor".into()),
         }
         Ok(())
+    }
+
+    /// Those of one comparison.
+    pub fn of(comparison: Comparison) -> Figures {
+        let mut figures = Figures::default();
+        figures.add_comparison(comparison);
+        figures
+    }
+
+    fn add_comparison(&mut self, comparison: Comparison) {
+        self.floor = comparison.floor.or(self.floor.take());
+        let entries = comparison.entries.into_iter();
+        self.cases.extend(entries.map(|e| NamedRuns { name: e.name, version: e.version, runs: e.runs }));
     }
 
     /// For a table.

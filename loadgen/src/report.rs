@@ -12,6 +12,7 @@ use crate::relay::CpuSource;
 use crate::send::SendCounts;
 use crate::series::Moment;
 use crate::sink::SinkCounts;
+use crate::threads::ThreadLoad;
 use crate::units::human_ns;
 
 /// What a report's `kind` says.
@@ -188,6 +189,9 @@ pub struct Report {
     pub troubles: Vec<String>,
     /// Second by second.
     pub series: Vec<Moment>,
+    /// The relay's busiest threads, second by second.
+    #[serde(default)]
+    pub threads: Vec<ThreadLoad>,
     /// All of `accept`.
     pub accept_distribution: Vec<Point>,
     /// All of `end_to_end`.
@@ -332,8 +336,8 @@ pub fn write_sink(f: &mut impl fmt::Write, counts: &SinkCounts) -> fmt::Result {
     )?;
     writeln!(
         f,
-        "             sources {} (at most {} connections and {} messages/s of one)",
-        counts.sources, counts.source_connections_peak, counts.source_rate_peak
+        "             sources {} (at most {} connections and {} messages/s of one)  reordered {} (by at most {})",
+        counts.sources, counts.source_connections_peak, counts.source_rate_peak, counts.reordered, counts.reordered_by
     )?;
     if counts.handshakes + counts.handshakes_failed + counts.logins + counts.logins_failed + counts.dns_questions > 0 {
         writeln!(

@@ -4,6 +4,8 @@
 //! the sender have threads of their own. What goes wrong with the relay is noted in the report where a ledger can still
 //! be drawn up, and is an error where it cannot.
 
+pub mod events;
+
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -23,25 +25,15 @@ use crate::send::{SendCounts, SendPlan, Sender};
 use crate::series::{Reading, Series};
 use crate::sink::{Book, Sink, SinkCounts, SinkPlan};
 use crate::system;
+use crate::threads::Threads;
+use events::{Agenda, Step};
+pub use events::{Deed, Event, Kills};
 
 const STEP: Duration = Duration::from_millis(5);
 const SHOW_EVERY_NS: u64 = SECOND_NS / 5;
 const SUSPECTS_MAX: usize = 10;
 /// Without arrivals for this long after a crash, no more copies are expected.
 const QUIET_NS: u64 = SECOND_NS;
-
-/// Kills of the relay while the load goes on.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Kills {
-    /// How many.
-    pub count: u32,
-    /// Shortest time from a start of the relay to its kill.
-    pub shortest: Duration,
-    /// Longest.
-    pub longest: Duration,
-    /// Seed of the times.
-    pub seed: u64,
-}
 
 /// What a run does.
 #[derive(Clone, Debug)]
@@ -58,6 +50,8 @@ pub struct Scenario {
     pub sink: SinkPlan,
     /// Kills.
     pub kills: Option<Kills>,
+    /// What else is done to the relay, and when.
+    pub events: Vec<Event>,
     /// How long the relay may take to greet.
     pub start_longest: Duration,
     /// How long after the load everything acknowledged may take to arrive.
@@ -81,6 +75,7 @@ impl Default for Scenario {
             load: SendPlan::default(),
             sink: SinkPlan::new(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
             kills: None,
+            events: Vec::new(),
             start_longest: Duration::from_secs(20),
             drain_longest: Duration::from_secs(60),
             end_longest: Duration::from_secs(15),
@@ -128,9 +123,10 @@ struct Stage<'a> {
     ledger: Arc<Ledger>,
     begun_ns: u64,
     last_shown: Sample,
-    rng: Rng,
+    agenda: Agenda,
+    threads: Threads,
+    looked_ns: u64,
     kills_done: u32,
-    kill_at_ns: Option<u64>,
     troubles: Vec<String>,
 }
 
@@ -154,7 +150,10 @@ pub fn run(scenario: &Scenario, progress: &mut dyn FnMut(&Progress)) -> io::Resu
             (Some(relay), scenario.load.http_target()?.unwrap_or(listen))
         }
     };
-    let kills = scenario.kills.filter(|kills| kills.count > 0 && relay.is_some());
+    let agenda = match &relay {
+        Some(_) => Agenda::new(&scenario.events, scenario.kills),
+        None => Agenda::new(&[], None),
+    };
     let mut stage = Stage {
         scenario,
         clock,
@@ -166,9 +165,10 @@ pub fn run(scenario: &Scenario, progress: &mut dyn FnMut(&Progress)) -> io::Resu
         ledger,
         begun_ns: clock.now_ns(),
         last_shown: Sample::default(),
-        rng: Rng::new(kills.map_or(0, |kills| kills.seed)),
+        agenda,
+        threads: Threads::default(),
+        looked_ns: 0,
         kills_done: 0,
-        kill_at_ns: None,
         troubles: Vec::new(),
     };
     let mut report = stage.play(target, progress)?;
@@ -206,9 +206,10 @@ pub fn send_only(
         ledger: Arc::clone(ledger),
         begun_ns: clock.now_ns(),
         last_shown: Sample::default(),
-        rng: Rng::new(0),
+        agenda: Agenda::new(&[], None),
+        threads: Threads::default(),
+        looked_ns: 0,
         kills_done: 0,
-        kill_at_ns: None,
         troubles: Vec::new(),
     };
     let mut report = stage.play(target, progress)?;
@@ -249,7 +250,7 @@ impl Stage<'_> {
         let first = self.reading();
         self.series.begin(first);
         self.sender = Some(sender);
-        self.plan_kill();
+        self.agenda.begin(self.begun_ns);
         while self.clock.now_ns() < measure_from_ns && !self.sender_done() {
             self.step("warming up", progress)?;
         }
@@ -298,6 +299,11 @@ impl Stage<'_> {
     /// For the series. Asking for the relay's usage also follows its peaks.
     fn reading(&mut self) -> Reading {
         let sample = self.sample();
+        if let Some(relay) = &self.relay {
+            let past_s = if self.looked_ns > 0 { seconds(sample.at_ns - self.looked_ns) } else { 0.0 };
+            self.looked_ns = sample.at_ns;
+            self.threads.look(&relay.pids(), seconds(sample.at_ns - self.begun_ns), past_s);
+        }
         Reading {
             at_ns: sample.at_ns,
             acknowledged: sample.sender.acknowledged,
@@ -323,7 +329,13 @@ impl Stage<'_> {
         let past_ns = now.at_ns - self.last_shown.at_ns;
         if past_ns >= SHOW_EVERY_NS {
             let rate = |now: u64, before: u64| now.saturating_sub(before) as f64 / seconds(past_ns);
+            let watched = self.scenario.load.watched;
+            let mut now = now;
+            if let (Some(relay), true) = (&mut self.relay, watched) {
+                now.relay_cpu = relay.usage().cpu;
+            }
             let last = std::mem::replace(&mut self.last_shown, now);
+            let cpu = |now: u64, before: u64| rate(now, before) / SECOND_NS as f64;
             progress(&Progress {
                 phase,
                 elapsed_ns: now.at_ns - self.begun_ns,
@@ -334,30 +346,39 @@ impl Stage<'_> {
                 rate_in: rate(now.sender.acknowledged, last.sender.acknowledged),
                 rate_out: rate(now.sink.recipients, last.sink.recipients),
                 kills: self.kills_done,
+                share: self.sender.as_ref().and_then(|sender| sender.share(now.at_ns)),
+                relay_cores: (watched && self.relay.is_some())
+                    .then(|| cpu(now.relay_cpu.total_ns(), last.relay_cpu.total_ns())),
+                ends_cores: cpu(now.sender.cpu_ns + now.sink.cpu_ns, last.sender.cpu_ns + last.sink.cpu_ns),
+                accept: self.sender.as_ref().and_then(Sender::latency),
+                tally: watched.then(|| self.ledger.tally()),
             });
         }
-        self.kill_if_due()
+        self.do_what_is_due()
     }
 
-    fn plan_kill(&mut self) {
-        let kills = self.scenario.kills.filter(|kills| self.kills_done < kills.count && self.relay.is_some());
-        self.kill_at_ns = kills.map(|kills| {
-            let spread = nanos(kills.longest.saturating_sub(kills.shortest));
-            self.clock.now_ns() + nanos(kills.shortest) + self.rng.below(spread + 1)
-        });
-    }
-
-    fn kill_if_due(&mut self) -> io::Result<()> {
-        if self.kill_at_ns.is_some_and(|due| due <= self.clock.now_ns()) {
-            if let Some(relay) = &mut self.relay {
-                relay.kill();
-                relay.launch()?;
-                relay.await_greeting(self.scenario.start_longest)?;
-                self.kills_done += 1;
+    fn do_what_is_due(&mut self) -> io::Result<()> {
+        while let Some(step) = self.agenda.due(self.clock.now_ns()) {
+            let Some(relay) = &mut self.relay else { break };
+            match step {
+                Step::Do(Deed::Kill) => relay.kill(),
+                Step::Do(Deed::Restart) => {
+                    if relay.end(self.scenario.end_longest).is_none() {
+                        self.troubles.push("the relay did not end on SIGTERM and was killed".into());
+                    }
+                }
+                Step::Do(Deed::Pause) => relay.pause(true),
+                Step::Undo(Deed::Pause) => relay.pause(false),
+                Step::Undo(Deed::Kill | Deed::Restart) => {
+                    relay.launch()?;
+                    relay.await_greeting(self.scenario.start_longest)?;
+                    self.kills_done += 1;
+                    self.agenda.restarted(self.clock.now_ns());
+                }
             }
-            self.plan_kill();
         }
-        if self.relay.as_mut().is_some_and(|relay| !relay.is_running()) && self.troubles.is_empty() {
+        let is_meant_to_run = !self.agenda.is_down();
+        if is_meant_to_run && self.relay.as_mut().is_some_and(|relay| !relay.is_running()) && self.troubles.is_empty() {
             self.troubles.push("the relay ended by itself".into());
             self.stop_sender();
         }
@@ -368,7 +389,7 @@ impl Stage<'_> {
     fn drain(&mut self, progress: &mut dyn FnMut(&Progress)) -> io::Result<()> {
         let begun_ns = self.clock.now_ns();
         let mut tally: Tally = self.ledger.tally();
-        while tally.lost > 0 || self.kill_at_ns.is_some() {
+        while tally.lost > 0 || !self.agenda.is_over() {
             if self.clock.now_ns() - begun_ns > nanos(self.scenario.drain_longest) || system::interrupted() {
                 break;
             }
@@ -498,6 +519,7 @@ impl Stage<'_> {
             floor,
             sink_round_trips_per_message: sink.map(|_| per(trips, taken, 1.0)),
             series: std::mem::take(&mut self.series).moments(),
+            threads: std::mem::take(&mut self.threads).busiest(),
             accept_distribution: send_latency.corrected.distribution(),
             end_to_end_distribution: sink_latency.as_ref().map(Latency::distribution),
             sender,

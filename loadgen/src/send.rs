@@ -12,8 +12,8 @@ mod worker;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -26,7 +26,9 @@ use crate::corpus::{Corpus, Form};
 use crate::domains::{Domains, ZIPF_MAX};
 use crate::http::{HttpPlan, HttpScript};
 use crate::latency::Latency;
+use crate::latency::LatencySummary;
 use crate::ledger::Ledger;
+use crate::messages::MessageFile;
 use crate::schedule::Schedule;
 use crate::tls::{ClientTls, TlsAsked, TlsMode};
 use crate::trace::Trace;
@@ -86,6 +88,10 @@ pub struct SendPlan {
     pub sources: Vec<IpAddr>,
     /// POST messages over HTTP in the place of SMTP.
     pub http: Option<HttpPlan>,
+    /// Where to write what became of each message.
+    pub message_file: Option<Arc<MessageFile>>,
+    /// Latencies are wanted while it runs.
+    pub watched: bool,
     /// Connect again, with back-off, when a connection is lost or refused.
     pub reconnect: bool,
     /// How long a reply may take before the connection is given up.
@@ -124,6 +130,8 @@ impl Default for SendPlan {
             auth: None,
             sources: Vec::new(),
             http: None,
+            message_file: None,
+            watched: false,
             reconnect: true,
             reply_timeout: Duration::from_secs(60),
             give_up: Duration::from_secs(60),
@@ -335,6 +343,8 @@ struct Shared {
     stop: AtomicBool,
     running: AtomicUsize,
     shown: Vec<Shown>,
+    /// Latencies so far, of workers that are watched.
+    seen: Vec<Mutex<Latency>>,
 }
 
 /// A running sender.
@@ -394,6 +404,7 @@ impl Sender {
             stop: AtomicBool::new(false),
             running: AtomicUsize::new(workers),
             shown: (0..workers).map(|_| Shown::default()).collect(),
+            seen: (0..workers).map(|_| Mutex::new(Latency::default())).collect(),
         });
         let mut threads = Vec::new();
         for index in 0..workers {
@@ -425,6 +436,26 @@ impl Sender {
             sum.last_acknowledged_ns = last;
         }
         sum
+    }
+
+    /// Latencies of acceptance so far, if the plan wants them watched.
+    pub fn latency(&self) -> Option<LatencySummary> {
+        self.shared.plan.watched.then(|| {
+            let mut all = Latency::default();
+            self.shared.seen.iter().for_each(|part| all.merge(&part.lock().expect("no holder panics")));
+            all.summary()
+        })
+    }
+
+    /// How much is done, 0 to 1: of the messages or of the time, whichever is further.
+    pub fn share(&self, now_ns: u64) -> Option<f64> {
+        let shared = &self.shared;
+        let whole = shared.trace.as_ref().map_or(shared.plan.messages, |trace| trace.len());
+        let of_messages = (whole > 0).then(|| self.counts().started as f64 / whole as f64);
+        let time_ns = shared.deadline_ns.saturating_sub(shared.start_ns);
+        let past_ns = now_ns.saturating_sub(shared.start_ns);
+        let of_time = (shared.deadline_ns < u64::MAX).then(|| past_ns as f64 / time_ns.max(1) as f64);
+        of_messages.into_iter().chain(of_time).reduce(f64::max)
     }
 
     /// True when all is sent and answered.

@@ -137,6 +137,11 @@ pub fn catch_interrupts() {
     }
 }
 
+/// As if SIGINT had come.
+pub fn interrupt() {
+    INTERRUPTED.store(true, Ordering::Relaxed);
+}
+
 /// True once SIGINT or SIGTERM came.
 pub fn interrupted() -> bool {
     INTERRUPTED.load(Ordering::Relaxed)

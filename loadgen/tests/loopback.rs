@@ -8,6 +8,7 @@ use std::time::Duration;
 use loadgen::client::Pipeline;
 use loadgen::clock::Clock;
 use loadgen::ledger::{self, Ledger, Tally};
+use loadgen::messages::MessageFile;
 use loadgen::run::{Outcome, Scenario, run};
 use loadgen::schedule::Schedule;
 use loadgen::send::{SendPlan, Sender};
@@ -258,6 +259,41 @@ fn sessions_think_between_messages() {
     let load = SendPlan { think, duration: Duration::from_millis(100), ..plan(0) };
     let outcome = straight(load, Faults::default());
     assert_eq!((outcome.report.sender.started, outcome.report.sender.connections_lost), (0, 0));
+}
+
+#[test]
+fn each_message_is_written_down_with_its_times() {
+    let path = std::env::temp_dir().join(format!("loadgen-each-{}.csv", std::process::id()));
+    let file = MessageFile::create(&path).unwrap();
+    let load = SendPlan { recipients: 2, message_file: Some(Arc::clone(&file)), ..plan(300) };
+    let faults = Faults { mail: Denial { refuse: 0.2, defer: 0.0 }, ..Faults::default() };
+    let sink = SinkPlan { faults, message_file: Some(file), ..SinkPlan::new(ANY_PORT) };
+    let report = run(&Scenario { load, sink, ..Scenario::default() }, &mut |_| {}).unwrap().report;
+    let text = std::fs::read_to_string(&path).unwrap();
+    let rows = |event: &str, outcome: &str| {
+        text.lines().filter(|line| line.starts_with(event) && line.ends_with(outcome)).count() as u64
+    };
+    assert_eq!(rows("answered,", ",acknowledged"), report.sender.acknowledged);
+    assert_eq!(rows("answered,", ",refused"), report.sender.refused);
+    assert_eq!((rows("arrived,", ",whole"), rows("answered,", "")), (report.ledger.arrived, 300));
+    std::fs::remove_file(&path).unwrap();
+}
+
+#[test]
+fn order_is_kept_by_one_session_and_watched_over() {
+    let load = SendPlan { sessions: 1, ..plan(100) };
+    let sink = straight(load, Faults::default()).report.sink.unwrap();
+    assert_eq!((sink.reordered, sink.reordered_by), (0, 0));
+    // Of those deferred nothing comes again, so two runs into one ledger are what comes out of order.
+    let clock = Clock::start();
+    let ledger = Arc::new(Ledger::new(5, 1));
+    let sink = Sink::start(&SinkPlan::new(ANY_PORT), Book::of(Arc::clone(&ledger)), clock).unwrap();
+    for _ in 0..2 {
+        let load = SendPlan { sessions: 1, ..plan(10) };
+        Sender::start(&load, sink.addresses()[0], Arc::clone(&ledger), clock).unwrap().finish();
+    }
+    let (counts, _) = sink.stop();
+    assert_eq!((counts.reordered, counts.reordered_by), (9, 9));
 }
 
 #[test]

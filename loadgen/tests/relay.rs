@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use loadgen::compare::{ComparePlan, Comparison, Contender, How, compare};
-use loadgen::run::{Kills, Outcome, Scenario, run};
+use loadgen::run::{Deed, Event, Kills, Outcome, Scenario, run};
 use loadgen::send::SendPlan;
 
 /// Not a test of its own: as a child process, with its addresses in the environment, this program is the relay.
@@ -35,6 +35,7 @@ fn a_relay_is_started_measured_and_ended() {
     assert_eq!((report.ledger.arrived, report.ledger.acknowledged), (3000, 3000));
     let relay = report.relay.unwrap();
     assert!(relay.rss_peak_bytes > 0 && relay.processes_peak >= 1 && relay.threads_peak >= 2 && relay.kills == 0);
+    assert!(report.threads.iter().all(|load| !load.name.is_empty() && load.total() > 0.0));
     assert!(!report.series.is_empty() && report.accept_distribution.last().is_some_and(|point| point.count == 3000));
     assert!(report.sink_round_trips_per_message.is_some_and(|trips| trips >= 1.0));
     assert!(outcome.dir.is_none(), "the temporary directory of a good run is removed");
@@ -51,6 +52,25 @@ fn kills_lose_nothing_that_was_acknowledged() {
     assert_eq!(report.relay.unwrap().kills, 3);
     assert!(report.sender.connections_lost >= 3 && report.ledger.unknown > 0);
     assert_eq!(report.ledger.lost, 0);
+}
+
+#[test]
+fn what_is_planned_is_done_to_the_relay() {
+    let ms = Duration::from_millis;
+    let event = |at, deed, down| Event { at: ms(at), deed, down: ms(down) };
+    // In no order; what overlaps is put off.
+    let events = vec![event(500, Deed::Restart, 50), event(100, Deed::Kill, 100), event(150, Deed::Pause, 100)];
+    let load = SendPlan { duration: ms(800), sessions: 5, watched: true, ..SendPlan::default() };
+    let mut watched = 0;
+    let scenario = Scenario { relay: relay(), load, events, ..Scenario::default() };
+    let outcome = run(&scenario, &mut |now| {
+        watched += u32::from(now.tally.is_some() && now.accept.is_some() && now.relay_cores.is_some());
+    });
+    let outcome = outcome.unwrap();
+    let report = &outcome.report;
+    assert!(outcome.is_good() && watched > 0, "{report}");
+    assert_eq!(report.relay.unwrap().kills, 2);
+    assert!(report.sender.connections_lost >= 2 && report.ledger.lost == 0);
 }
 
 #[test]

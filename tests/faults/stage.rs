@@ -396,7 +396,7 @@ impl Stage {
 
 /// A relay that greets.
 pub(crate) fn relay_for(setting: &Setting, next_hop: SocketAddr) -> Told<Relay> {
-    let relay = Relay::start(&command(setting), setting.listen, next_hop, &setting.dir, setting.core);
+    let relay = Relay::start(&command(setting), setting.listen, next_hop, None, &setting.dir, setting.core);
     let mut relay = relay.map_err(|error| error.to_string())?;
     relay.await_greeting(START_LONGEST).map_err(|error| error.to_string())?;
     Ok(relay)

@@ -7,6 +7,8 @@ use std::time::Duration;
 use clap::Args;
 
 use loadgen::compare::{self, ComparePlan, Contender, How};
+use loadgen::figures::Figures;
+use loadgen::figures::chart::chart;
 use loadgen::floor::FloorReport;
 use loadgen::progress::Line;
 use loadgen::recipes::{self, RECIPES};
@@ -56,6 +58,9 @@ pub(super) struct CompareArguments {
     /// Keep all figures of all runs as JSON in a file, or print them with -
     #[arg(long)]
     json: Option<PathBuf>,
+    /// Draw messages a second and CPU a message side by side, as SVG
+    #[arg(long)]
+    chart: Option<PathBuf>,
     /// Show progress even where standard error is no terminal
     #[arg(long)]
     progress: bool,
@@ -108,6 +113,11 @@ pub(super) fn perform(arguments: &CompareArguments) -> Result<bool, Failure> {
     line.clear();
     let value = serde_json::to_value(&comparison).map_err(std::io::Error::from)?;
     write_both(&comparison.to_string(), &value, arguments.json.as_deref())?;
+    if let Some(path) = &arguments.chart {
+        let good = comparison.is_good();
+        std::fs::write(path, chart(&Figures::of(comparison)))?;
+        return Ok(good);
+    }
     Ok(comparison.is_good())
 }
 

@@ -249,6 +249,9 @@ impl LoadArguments {
             sources: self.source.clone(),
             http,
             trace: self.trace.clone(),
+            // What a command wants beyond the load itself it puts in.
+            message_file: None,
+            watched: false,
             reconnect: !self.no_reconnect,
             reply_timeout: self.reply_timeout,
             give_up: self.give_up,
@@ -394,6 +397,7 @@ impl FaultArguments {
             tls: self.sink_tls.mode(),
             auth: self.sink_login.clone(),
             dns: self.dns.map(|address| (address, zones)),
+            message_file: None,
             seed,
         })
     }

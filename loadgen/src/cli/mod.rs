@@ -4,6 +4,7 @@ mod compare;
 mod floor;
 mod load;
 mod report;
+mod scenario;
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -16,6 +17,8 @@ use clap::{Args, Parser, Subcommand};
 use loadgen::clock::Clock;
 use loadgen::floor::FloorReport;
 use loadgen::ledger::{self, Ledger, Tally};
+use loadgen::live::Screen;
+use loadgen::messages::MessageFile;
 use loadgen::progress::{Line, Progress};
 use loadgen::report::{Report, write_sink, write_tally};
 use loadgen::run::{self, Kills, Scenario};
@@ -79,6 +82,18 @@ struct OutputArguments {
     /// Show progress even where standard error is no terminal
     #[arg(long)]
     progress: bool,
+    /// A screen of its own with throughput, latency, CPU and the ledger
+    #[arg(long)]
+    live: bool,
+    /// Write what became of each message, and when, as comma-separated values
+    #[arg(long)]
+    per_message: Option<PathBuf>,
+}
+
+impl OutputArguments {
+    fn message_file(&self) -> io::Result<Option<Arc<MessageFile>>> {
+        self.per_message.as_deref().map(MessageFile::create).transpose()
+    }
 }
 
 #[derive(Args)]
@@ -110,7 +125,11 @@ struct SinkArguments {
 }
 
 #[derive(Args)]
+#[command(args_override_self = true)]
 struct RunArguments {
+    /// A file (TOML) with any of these options as keys, and what is done to the relay when; what is given here holds
+    #[arg(long)]
+    scenario: Option<PathBuf>,
     /// Command of the relay, with {listen}, {sink} and {dir} in it; split at blanks, quotes hold (default: no relay)
     #[arg(long)]
     relay: Option<String>,
@@ -161,6 +180,42 @@ struct LedgerArguments {
     json: Option<PathBuf>,
 }
 
+impl Arguments {
+    /// Reads the command line, and the scenario that it names; ends the program where it cannot be understood.
+    pub(crate) fn read() -> Arguments {
+        match scenario::expanded(std::env::args_os().collect()) {
+            Ok(words) => Arguments::parse_from(words),
+            Err(text) => clap::Error::raw(clap::error::ErrorKind::Io, format!("{text}\n")).exit(),
+        }
+    }
+}
+
+/// What shows a run while it goes on: a line, or a screen.
+enum Shower {
+    Line(Line),
+    Screen(Screen),
+}
+
+impl Shower {
+    fn new(output: &OutputArguments, title: &str) -> io::Result<Shower> {
+        Ok(if output.live { Shower::Screen(Screen::open(title)?) } else { Shower::Line(Line::new(output.progress)) })
+    }
+
+    fn show(&mut self, now: &Progress) {
+        match self {
+            Shower::Line(line) => line.show(now),
+            Shower::Screen(screen) => screen.show(now),
+        }
+    }
+
+    /// Makes room for the report.
+    fn end(self) {
+        if let Shower::Line(mut line) = self {
+            line.clear();
+        }
+    }
+}
+
 /// Does what was asked; true if all is good.
 pub(crate) fn perform(arguments: Arguments) -> Result<bool, Failure> {
     match arguments.command {
@@ -175,7 +230,9 @@ pub(crate) fn perform(arguments: Arguments) -> Result<bool, Failure> {
 }
 
 fn send(arguments: &SendArguments) -> Result<bool, Failure> {
-    let plan = arguments.load.plan().map_err(Failure::Usage)?;
+    let mut plan = arguments.load.plan().map_err(Failure::Usage)?;
+    plan.watched = arguments.output.live;
+    plan.message_file = arguments.output.message_file()?;
     let target = match (plan.http_target()?, &arguments.target) {
         (Some(target), _) => target,
         (None, Some(text)) => {
@@ -188,9 +245,9 @@ fn send(arguments: &SendArguments) -> Result<bool, Failure> {
     system::catch_interrupts();
     let clock = Clock::start();
     let ledger = Arc::new(Ledger::new(run::new_run(clock), plan.ledger_recipients()?));
-    let mut line = Line::new(arguments.output.progress);
-    let report = run::send_only(&plan, target, &ledger, clock, &mut |now| line.show(now))?;
-    line.clear();
+    let mut shower = Shower::new(&arguments.output, "send")?;
+    let report = run::send_only(&plan, target, &ledger, clock, &mut |now| shower.show(now))?;
+    shower.end();
     if let Some(path) = &arguments.output.ledger {
         ledger::save(path, [&*ledger])?;
     }
@@ -203,7 +260,8 @@ fn sink(arguments: &SinkArguments) -> Result<bool, Failure> {
     system::catch_interrupts();
     let clock = Clock::start();
     let begun_ns = clock.now_ns();
-    let plan = arguments.faults.plan(arguments.listen.clone(), arguments.seed).map_err(Failure::Usage)?;
+    let mut plan = arguments.faults.plan(arguments.listen.clone(), arguments.seed).map_err(Failure::Usage)?;
+    plan.message_file = arguments.output.message_file()?;
     let sink = Sink::start(&plan, Book::open(), clock)?;
     for address in sink.addresses() {
         println!("listening on {address}");
@@ -212,7 +270,7 @@ fn sink(arguments: &SinkArguments) -> Result<bool, Failure> {
         println!("answering DNS on {address}");
     }
     let longest_ns = arguments.duration.map_or(u64::MAX, loadgen::clock::nanos);
-    let mut line = Line::new(arguments.output.progress);
+    let mut shower = Shower::new(&arguments.output, "sink")?;
     let mut before = 0;
     while !system::interrupted() && clock.now_ns() - begun_ns < longest_ns {
         std::thread::sleep(TICK);
@@ -220,9 +278,9 @@ fn sink(arguments: &SinkArguments) -> Result<bool, Failure> {
         let rate_out = (counts.recipients - before) as f64 / TICK.as_secs_f64();
         before = counts.recipients;
         let elapsed_ns = clock.now_ns() - begun_ns;
-        line.show(&Progress { phase: "taking", elapsed_ns, arrived: before, rate_out, ..Progress::default() });
+        shower.show(&Progress { phase: "taking", elapsed_ns, arrived: before, rate_out, ..Progress::default() });
     }
-    line.clear();
+    shower.end();
     let ledgers = sink.ledgers();
     let (counts, latency) = sink.stop();
     if let Some(path) = &arguments.output.ledger {
@@ -252,7 +310,11 @@ fn arrivals(run: &str, tally: &Tally) -> serde_json::Value {
 }
 
 fn run(arguments: &RunArguments) -> Result<bool, Failure> {
-    let load = arguments.load.plan().map_err(Failure::Usage)?;
+    let mut load = arguments.load.plan().map_err(Failure::Usage)?;
+    load.watched = arguments.output.live;
+    load.message_file = arguments.output.message_file()?;
+    let message_file = load.message_file.clone();
+    let events = arguments.scenario.as_deref().map(scenario::events).transpose().map_err(Failure::Usage)?;
     system::catch_interrupts();
     let seed = arguments.load.seed;
     let (shortest, longest) = arguments.kill_interval;
@@ -264,6 +326,7 @@ fn run(arguments: &RunArguments) -> Result<bool, Failure> {
         load,
         sink: arguments.faults.plan(vec![arguments.sink], seed).map_err(Failure::Usage)?,
         kills: (arguments.kill > 0).then_some(Kills { count: arguments.kill, shortest, longest, seed }),
+        events: events.unwrap_or_default(),
         start_longest: arguments.start_longest,
         drain_longest: arguments.drain,
         ledger_file: arguments.output.ledger.clone(),
@@ -271,10 +334,11 @@ fn run(arguments: &RunArguments) -> Result<bool, Failure> {
         floor: arguments.floor.as_deref().map(FloorReport::load).transpose()?,
         ..Scenario::default()
     };
+    scenario.sink.message_file.clone_from(&message_file);
     apart(&mut scenario);
-    let mut line = Line::new(arguments.output.progress);
-    let outcome = run::run(&scenario, &mut |now| line.show(now))?;
-    line.clear();
+    let mut shower = Shower::new(&arguments.output, arguments.relay.as_deref().unwrap_or("no relay"))?;
+    let outcome = run::run(&scenario, &mut |now| shower.show(now))?;
+    shower.end();
     output(&outcome.report, arguments.output.json.as_deref())?;
     if let (Some(dir), false) = (&outcome.dir, outcome.is_good()) {
         eprintln!("loadgen: the relay's files are kept in {}", dir.display());

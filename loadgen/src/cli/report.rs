@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use loadgen::compare::file_name;
+use loadgen::figures::chart::chart;
 use loadgen::figures::{Figures, page, percentile_file};
 use loadgen::table::{self, Table};
 
@@ -21,6 +22,9 @@ pub(super) struct ReportArguments {
     /// Write one page with plots and tables
     #[arg(long)]
     html: Option<PathBuf>,
+    /// Draw messages a second and CPU a message side by side, as SVG
+    #[arg(long)]
+    chart: Option<PathBuf>,
     /// Write the latencies of each run as .hgrm files into this directory
     #[arg(long)]
     hgrm: Option<PathBuf>,
@@ -40,6 +44,9 @@ pub(super) fn perform(arguments: &ReportArguments) -> Result<bool, Failure> {
     }
     if let Some(path) = &arguments.html {
         std::fs::write(path, page::page(&figures))?;
+    }
+    if let Some(path) = &arguments.chart {
+        std::fs::write(path, chart(&figures))?;
     }
     if let Some(dir) = &arguments.hgrm {
         std::fs::create_dir_all(dir)?;

@@ -1,10 +1,11 @@
 //! One self-contained page: plots, tables, and what was asked. No scripts, nothing is fetched.
 
-use super::Figures;
 use super::plot::{COLOURS, Line, Plot, Scale, escaped};
+use super::{Figures, NamedRuns};
 use crate::report::Report;
 use crate::series::Moment;
 use crate::table::Table;
+use crate::threads::ThreadLoad;
 
 const STYLE: &str = "
 :root { color-scheme: light; }
@@ -66,6 +67,9 @@ pub fn page(figures: &Figures) -> String {
     let cpu: [(Track, bool); 2] =
         [(|m| m.relay_user_cores + m.relay_system_cores, false), (|m| m.relay_system_cores, true)];
     out += &over_time(figures, "cores", &cpu);
+    for case in &figures.cases {
+        out += &threads(case);
+    }
     for case in &figures.cases {
         for trouble in case.runs.iter().flat_map(|run| &run.troubles) {
             out += &format!("<p class=\"trouble\">{}: {}</p>\n", escaped(&case.name), escaped(trouble));
@@ -132,6 +136,31 @@ fn over_time(figures: &Figures, y_title: &'static str, tracks: &[(Track, bool)])
         all.extend(lines(figures, &points, *dashed));
     }
     Plot { x_title: "seconds", y_title, x_scale: Scale::Linear, y_scale: Scale::Linear, lines: all }.svg()
+}
+
+/// The load of a relay's busiest threads in its first run that has any: one colour per thread.
+fn threads(case: &NamedRuns) -> String {
+    let Some(run) = case.runs.iter().find(|run| !run.threads.is_empty()) else { return String::new() };
+    let mut busiest: Vec<&ThreadLoad> = run.threads.iter().collect();
+    busiest.sort_by(|a, b| b.total().total_cmp(&a.total()));
+    busiest.truncate(COLOURS.len());
+    let all: f64 = run.threads.iter().map(ThreadLoad::total).sum();
+    // Threads that only wait are no part of the picture.
+    busiest.retain(|load| load.total() >= all / 200.0);
+    let mut out = format!("<h2>Load of the threads of {}</h2>\n<ul class=\"legend\">\n", escaped(&case.name));
+    let mut lines = Vec::new();
+    for (colour, load) in busiest.iter().enumerate() {
+        let share = load.total() / all.max(1e-9) * 100.0;
+        let name = format!("{} ({})", load.name, load.thread);
+        out += &format!(
+            "<li><i style=\"background:{}\"></i>{} <small>{share:.0} %</small></li>\n",
+            COLOURS[colour],
+            escaped(&name)
+        );
+        lines.push(Line { colour, dashed: false, name, points: load.cores.clone() });
+    }
+    let plot = Plot { x_title: "seconds", y_title: "cores", x_scale: Scale::Linear, y_scale: Scale::Linear, lines };
+    out + "</ul>\n" + &plot.svg()
 }
 
 /// A line for each run: one colour per relay.

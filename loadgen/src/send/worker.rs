@@ -21,6 +21,7 @@ use super::{LATE_NS, SendCounts, SendLatency, Shared};
 use crate::client::{Assignment, End, Feed, State, Transaction};
 use crate::clock::{SECOND_NS, nanos};
 use crate::ledger::Fate;
+use crate::messages::Page;
 use crate::outbox::Outbox;
 use crate::rng::Rng;
 use crate::schedule::Planner;
@@ -31,6 +32,7 @@ const EVENTS_MAX: usize = 1024;
 const RECEIVE_BYTES: usize = 64 << 10;
 const _: () = assert!(RECEIVE_BYTES >= READ_MIN_BYTES, "secured sockets need room");
 const TURN: Duration = Duration::from_millis(50);
+const WATCH_EVERY_NS: u64 = SECOND_NS / 5;
 const TIMER: Token = Token(usize::MAX - 1);
 const BACK_OFF_FIRST_NS: u64 = 10_000_000;
 const BACK_OFF_LONGEST_NS: u64 = 1_000_000_000;
@@ -91,6 +93,7 @@ struct Desk {
     exhausted: bool,
     counts: SendCounts,
     latency: SendLatency,
+    page: Option<Page>,
 }
 
 impl Desk {
@@ -163,6 +166,15 @@ impl Feed for Desk {
                 self.shared.ledger.set_fate(message.id, recipient as u32, *fate);
             }
         }
+        if let Some(page) = &mut self.page {
+            let outcome = match (acknowledged, transaction.cut, all_refused) {
+                (true, ..) => "acknowledged",
+                (false, true, _) => "unknown",
+                (false, false, true) => "refused",
+                (false, false, false) => "deferred",
+            };
+            page.answered(message.id, message.planned_ns, message.started_ns, self.now_ns, outcome);
+        }
         if acknowledged {
             self.counts.acknowledged += 1;
             self.counts.last_acknowledged_ns = self.now_ns;
@@ -222,6 +234,7 @@ impl Worker {
             exhausted: false,
             counts: SendCounts::default(),
             latency: SendLatency::default(),
+            page: shared.plan.message_file.as_ref().map(Page::of),
         };
         let rng = Rng::new(shared.plan.seed ^ ((index as u64) << 32));
         Ok(Worker {
@@ -244,7 +257,7 @@ impl Worker {
         let mut events = Events::with_capacity(EVENTS_MAX);
         let mut buffer = vec![0; RECEIVE_BYTES];
         let mut exhausted_at_ns = None;
-        let mut swept_ns = 0;
+        let (mut swept_ns, mut watched_ns) = (0, 0);
         loop {
             self.desk.now_ns = self.shared.clock.now_ns();
             self.desk.exhausted |= self.shared.stop.load(Ordering::Relaxed);
@@ -268,6 +281,11 @@ impl Worker {
                 swept_ns = self.desk.now_ns;
                 self.sweep();
             }
+            if self.shared.plan.watched && self.desk.now_ns - watched_ns > WATCH_EVERY_NS {
+                watched_ns = self.desk.now_ns;
+                let seen = &self.shared.seen[self.desk.index as usize];
+                seen.lock().expect("no holder panics").clone_from(&self.desk.latency.corrected);
+            }
             self.set_timer();
             self.show();
             if self.poll.poll(&mut events, Some(self.timeout())).is_err() {
@@ -288,6 +306,7 @@ impl Worker {
         }
         (0..self.slots.len()).for_each(|index| self.lost(index));
         self.desk.count_missed();
+        self.desk.page = None;
         self.show();
         self.shared.running.fetch_sub(1, Ordering::Release);
         std::mem::take(&mut self.desk.latency)

@@ -25,6 +25,7 @@ use crate::clock::Clock;
 use crate::dns::{Answerer, ZoneFile, Zones};
 use crate::latency::Latency;
 use crate::ledger::Ledger;
+use crate::messages::MessageFile;
 use crate::tls::{ServerTls, TlsMode};
 use faults::{Faults, Manners};
 use profiles::Profile;
@@ -54,6 +55,8 @@ pub struct SinkPlan {
     pub auth: Option<Credentials>,
     /// Where names are answered for as well, and which; those of made-up addresses lead here if none are given.
     pub dns: Option<(SocketAddr, ZoneFile)>,
+    /// Where to write what arrived and when.
+    pub message_file: Option<Arc<MessageFile>>,
     /// Seed of the faults.
     pub seed: u64,
 }
@@ -70,6 +73,7 @@ impl SinkPlan {
             tls: TlsMode::None,
             auth: None,
             dns: None,
+            message_file: None,
             seed: 1,
         }
     }
@@ -196,6 +200,12 @@ pub struct SinkCounts {
     pub foreign: u64,
     /// Recipients that could not be matched to a message.
     pub strange_recipients: u64,
+    /// Messages that arrived behind one that was begun later (RFC 4737 3).
+    #[serde(default)]
+    pub reordered: u64,
+    /// The most messages that one of them was behind by.
+    #[serde(default)]
+    pub reordered_by: u64,
     /// Faults made on purpose.
     pub faults: u64,
     /// TLS handshakes made.
@@ -232,7 +242,7 @@ pub struct SinkCounts {
 }
 
 impl SinkCounts {
-    fn fields(&mut self) -> [&mut u64; 24] {
+    fn fields(&mut self) -> [&mut u64; 26] {
         [
             &mut self.connections,
             &mut self.connections_peak,
@@ -246,6 +256,8 @@ impl SinkCounts {
             &mut self.unmarked,
             &mut self.foreign,
             &mut self.strange_recipients,
+            &mut self.reordered,
+            &mut self.reordered_by,
             &mut self.faults,
             &mut self.handshakes,
             &mut self.handshakes_resumed,
@@ -264,7 +276,7 @@ impl SinkCounts {
 
 /// Counts of a worker as others may read them, stored once per turn.
 #[derive(Default)]
-struct Shown([AtomicU64; 24]);
+struct Shown([AtomicU64; 26]);
 
 impl Shown {
     fn store(&self, mut counts: SinkCounts) {
@@ -291,6 +303,7 @@ struct Shared {
     tls: Option<ServerTls>,
     is_implicit: bool,
     sources: Sources,
+    message_file: Option<Arc<MessageFile>>,
     stop: AtomicBool,
     measure_from_ns: AtomicU64,
     shown: Vec<Shown>,
@@ -328,6 +341,7 @@ impl Sink {
             tls: (plan.tls != TlsMode::None).then(ServerTls::self_signed).transpose()?,
             is_implicit: plan.tls == TlsMode::Implicit,
             sources: Sources::default(),
+            message_file: plan.message_file.clone(),
             stop: AtomicBool::new(false),
             measure_from_ns: AtomicU64::new(0),
             shown: (0..workers).map(|_| Shown::default()).collect(),
@@ -382,10 +396,12 @@ impl Sink {
         for shown in &self.shared.shown {
             let mut counts = shown.load();
             let last = sum.last_arrival_ns.max(counts.last_arrival_ns);
+            let furthest = sum.reordered_by.max(counts.reordered_by);
             for (total, value) in sum.fields().into_iter().zip(counts.fields()) {
                 *total += *value;
             }
             sum.last_arrival_ns = last;
+            sum.reordered_by = furthest;
         }
         sum.sources = self.shared.sources.count();
         sum.source_connections_peak = self.shared.sources.open_peak();

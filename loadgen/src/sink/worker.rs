@@ -22,6 +22,7 @@ use super::{CONNECTIONS_MAX, Shared, SinkCounts};
 use crate::clock::nanos;
 use crate::latency::Latency;
 use crate::ledger::Ledger;
+use crate::messages::Page;
 use crate::rng::Rng;
 use crate::system;
 use crate::tls::{Handshake, Wire};
@@ -89,6 +90,9 @@ struct Desk {
     measure_from_ns: u64,
     now_ns: u64,
     open: u64,
+    /// The highest number of the run at hand that arrived.
+    highest: u64,
+    page: Option<Page>,
     /// Whose bytes are looked at.
     source: Arc<Source>,
     address: IpAddr,
@@ -124,7 +128,10 @@ impl Arrivals for Desk {
             // A damaged marker may name any run: only a whole message is believed, a damaged one counts for the run at hand.
             let found = if arrival.body.intact { self.shared.book.find(marker.run, marker.recipients) } else { None };
             match found {
-                Some(ledger) => self.ledger = Some(ledger),
+                Some(ledger) => {
+                    self.ledger = Some(ledger);
+                    self.highest = 0;
+                }
                 None if arrival.body.intact => {
                     self.counts.foreign += 1;
                     return;
@@ -138,6 +145,9 @@ impl Arrivals for Desk {
         };
         let mut intact = arrival.body.intact;
         for (id, index) in arrival.recipients {
+            if let Some(page) = &mut self.page {
+                page.arrived(*id, *index, marker.sent_ns, self.now_ns, intact && *id == marker.id);
+            }
             // A whole body that came to another message's recipient is as wrong as a damaged one.
             let own = intact && *id == marker.id;
             intact &= own;
@@ -146,6 +156,12 @@ impl Arrivals for Desk {
             }
         }
         self.counts.corrupted += u64::from(!intact);
+        if intact {
+            let behind = self.highest.saturating_sub(marker.id);
+            self.highest = self.highest.max(marker.id);
+            self.counts.reordered += u64::from(behind > 0);
+            self.counts.reordered_by = self.counts.reordered_by.max(behind);
+        }
         if marker.sent_ns >= self.measure_from_ns && intact {
             self.latency.record_ns(self.now_ns.saturating_sub(marker.sent_ns));
         }
@@ -192,6 +208,8 @@ impl Worker {
             measure_from_ns: 0,
             now_ns: 0,
             open: 0,
+            highest: 0,
+            page: shared.message_file.as_ref().map(Page::of),
             source: Arc::new(Source::default()),
             address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         };
@@ -242,6 +260,7 @@ impl Worker {
             self.desk.counts.cpu_ns = system::thread_cpu_ns();
             self.shared.shown[self.index].store(self.desk.counts);
         }
+        self.desk.page = None;
         std::mem::take(&mut self.desk.latency)
     }
 
