@@ -64,6 +64,8 @@ pub struct Site {
     pub unasked: bool,
     /// All jobs of the site, the deferred and the ones being read back included.
     pub jobs: u32,
+    /// Jobs whose record is being read back.
+    pub loading: u32,
     /// Connections with nothing to do, the most recently used last.
     pub idle: Vec<ConnId>,
     /// All connections, those being dialled included.
@@ -112,6 +114,7 @@ impl Site {
             marked: false,
             unasked: false,
             jobs: 0,
+            loading: 0,
             idle: Vec::new(),
             connections: 0,
             opening: 0,

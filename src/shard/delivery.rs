@@ -124,11 +124,6 @@ impl Shard {
             if !self.have_record(job, effects) {
                 continue;
             }
-            if self.expired(now, job) {
-                self.take_from_ready(job);
-                self.fail_job(now, job, 0, "4.4.7 Delivery time expired", effects);
-                continue;
-            }
             if !self.may_send(now, site, effects) {
                 return None;
             }
@@ -241,7 +236,8 @@ impl Shard {
         let age_ms = now.ms_since(outbound.dialled);
         // A turn serves one message at least, however long the next hop took to be ready: else shards that share one
         // permit pass it round and deliver nothing.
-        let turn_over = site.ready.is_empty()
+        // What is being read back is still to be sent.
+        let turn_over = (site.ready.is_empty() && site.loading == 0)
             || outbound.transactions >= limits::CONNECTION_TURN_MESSAGES
             || (outbound.transactions > 0 && age_ms >= limits::CONNECTION_TURN_MS);
         if outbound.ending {

@@ -48,7 +48,9 @@ impl Shard {
             return true;
         }
         self.take_from_ready(job);
-        self.backlog.jobs[job as usize].state = JobState::Loading;
+        let entry = &mut self.backlog.jobs[job as usize];
+        entry.state = JobState::Loading;
+        self.sites.table[entry.site as usize].loading += 1;
         self.read(Reading::Record { job, position: place.position }, place.position, place.length_bytes, effects);
         false
     }
@@ -95,13 +97,18 @@ impl Shard {
             ));
         }
         match what {
-            Reading::Record { job, .. } => match payload {
-                Ok(record) => {
-                    self.backlog.jobs[job as usize].record = Some(record);
-                    self.make_ready_again(job);
+            Reading::Record { job, .. } => {
+                let site = self.backlog.jobs[job as usize].site;
+                self.sites.table[site as usize].loading -= 1;
+                match payload {
+                    Ok(record) => {
+                        self.backlog.jobs[job as usize].record = Some(record);
+                        self.make_ready_again(job);
+                    }
+                    Err(_) => self.defer_unread(now, job),
                 }
-                Err(_) => self.defer_unread(now, job),
-            },
+                self.want_pump(site);
+            }
             Reading::Chunk { conn: id, .. } => {
                 let Some(mut conn) = self.conns.take(id) else { return };
                 match payload {

@@ -15,6 +15,7 @@ use crate::queue::record::AcceptView;
 use crate::queue::{
     ChunkRef, Commit, CopyOf, Draft, DraftRecipient, LogRefusal, Place, RecipientState, RecoveredMessage, Ticket,
 };
+use crate::schedule::backoff::Backoff;
 use crate::shard::backlog::{JOB_RECIPIENTS_MAX, Job, JobState, Message, MessageSlot, NO_JOB};
 use crate::shard::reading::Reading;
 use crate::shard::timers::Timer;
@@ -259,8 +260,13 @@ impl Shard {
             if wait_ms == 0 {
                 self.make_ready(job);
             } else {
-                // A clock that went back must not make a message wait longer than a retry may (QUE-11).
-                let due = now.mono.plus_ms(wait_ms.min(self.settings.retry.longest_ms * 5 / 4));
+                // A clock that went back must not make a message wait longer than a retry may, nor all of them until
+                // the same moment (QUE-11).
+                let retry = &self.settings.retry;
+                let most_ms = retry.longest_ms * 5 / 4;
+                let backoff = Backoff { first_ms: retry.first_ms, longest_ms: retry.longest_ms };
+                let mut drawn_ms = || backoff.delay_ms(u32::from(first.attempts).max(1), &mut self.rng);
+                let due = now.mono.plus_ms(if wait_ms <= most_ms { wait_ms } else { drawn_ms() });
                 let timer = self.wheel.insert(due, Timer::Job(job));
                 let entry = &mut self.backlog.jobs[job as usize];
                 entry.state = JobState::Deferred;

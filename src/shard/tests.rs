@@ -109,12 +109,28 @@ impl World {
 
     /// A world on a disk that an earlier one left.
     fn on(more: &[&str], disk: HashMap<u32, Vec<u8>>) -> World {
+        let mut world = World::before_its_first_step(more, disk);
+        world.input(Input::Tick);
+        world
+    }
+
+    /// A shard on what recovery finds.
+    fn setup(more: &[&str], disk: &HashMap<u32, Vec<u8>>, now: Now) -> Shard {
+        let start = start_of(disk);
+        Shard::new(Setup {
+            id: ShardId(0),
+            settings: settings(more),
+            start,
+            blocks: Box::new(HeapBlocks),
+            seed: 1,
+            now,
+        })
+    }
+
+    fn before_its_first_step(more: &[&str], disk: HashMap<u32, Vec<u8>>) -> World {
         let now = Now { mono: Mono(1_000_000), wall: UnixMs(1_795_000_000_000) };
-        let start = start_of(&disk);
-        let setup =
-            Setup { id: ShardId(0), settings: settings(more), start, blocks: Box::new(HeapBlocks), seed: 1, now };
-        let mut world = World {
-            shard: Shard::new(setup),
+        World {
+            shard: World::setup(more, &disk, now),
             now,
             effects: Vec::new(),
             disk,
@@ -142,9 +158,7 @@ impl World {
             answer: Answer::NoSuchDomain { ttl_s: 60 },
             hold_questions: false,
             questions: VecDeque::new(),
-        };
-        world.input(Input::Tick);
-        world
+        }
     }
 
     fn input(&mut self, input: Input<'_>) {
@@ -637,18 +651,7 @@ fn a_site_waits_for_the_reads_of_another() {
         assert!(world.send(&[&format!("to{n}@{domain}")], "x\r\n").starts_with("250"));
     }
     // After a restart all of it is on disk only.
-    let disk = world.disk;
-    let mut world = World::new(&[routes]);
-    world.disk = disk.clone();
-    let setup = Setup {
-        id: ShardId(0),
-        settings: settings(&[routes]),
-        start: start_of(&disk),
-        blocks: Box::new(HeapBlocks),
-        seed: 1,
-        now: world.now,
-    };
-    world.shard = Shard::new(setup);
+    let mut world = World::before_its_first_step(&[routes], world.disk);
     world.hold_reads = true;
     world.input(Input::Tick);
     let mut most = 0;
@@ -658,6 +661,77 @@ fn a_site_waits_for_the_reads_of_another() {
         world.input(Input::Tick);
     }
     assert_eq!((world.taken.len(), most), (150, 64), "{:?}", world.shard.counters());
+}
+
+/// QUE-06: a connection whose permit another shard waits for serves what is being read back before its turn ends.
+#[test]
+fn a_turn_waits_for_what_is_read_back() {
+    let more = ["shards=2", "site.default.connections=1"];
+    let mut world = World::new(&more);
+    world.refuse_dials = true;
+    for n in 0..3 {
+        assert!(world.send(&[&format!("to{n}@dest.test")], "x\r\n").starts_with("250"));
+    }
+    let mut world = World::before_its_first_step(&more, world.disk);
+    let site: crate::shard::parcel::SiteName = "smarthost 192.0.2.9:25".into();
+    assert_eq!(crate::schedule::permit::home_of(&site, 2), ShardId(0), "the permit is lent by this shard");
+    world.hold_reads = true;
+    world.input(Input::Tick);
+    let parcel = crate::shard::parcel::Parcel::Want { site, connections: 1 };
+    world.input(Input::Parcel { from: ShardId(1), parcel });
+    while !world.held_reads.is_empty() {
+        world.do_read();
+        world.input(Input::Tick);
+    }
+    assert_eq!((world.taken.len(), world.dials), (3, 1), "{:?}", world.shard.counters());
+}
+
+/// QUE-11, QUE-13: whatever the clock says, nobody is given up without a try: a day's jump, or a week without the relay, is
+/// no storm of reports.
+#[test]
+fn nobody_is_given_up_untried() {
+    let mut world = World::new(&[]);
+    world.refuse_dials = true;
+    for n in 0..5 {
+        assert!(world.send(&[&format!("to{n}@dest.test")], "x\r\n").starts_with("250"));
+    }
+    let mut world = World::before_its_first_step(&[], world.disk);
+    world.now.mono.0 += 30 * 86_400_000_000;
+    world.input(Input::Tick);
+    world.pass(100);
+    assert_eq!((world.taken.len(), world.shard.counters().bounces), (5, 0), "{:?}", world.reports);
+    world.nothing_left();
+}
+
+/// QUE-11: after the clock went back, what was deferred waits no longer than a retry may, and not all of it for the same
+/// moment.
+#[test]
+fn a_clock_set_back_makes_no_storm_of_retries() {
+    let mut world = World::new(&[]);
+    world.rule = |line| if line.starts_with("RCPT TO:<to") { "450 later\r\n".into() } else { accept_all(line) };
+    for n in 0..50 {
+        // The other recipient shows that the site is well.
+        assert!(world.send(&[&format!("to{n}@dest.test"), "other@dest.test"], "x\r\n").starts_with("250"));
+    }
+    world.pass(100);
+    let mut world = World::before_its_first_step(&[], world.disk);
+    world.shard = {
+        let now = Now { wall: UnixMs(world.now.wall.0 - 86_400_000), ..world.now };
+        World::setup(&[], &world.disk, now)
+    };
+    let mut moments = std::collections::BTreeSet::new();
+    world.input(Input::Tick);
+    assert_eq!(world.taken.len(), 0);
+    while world.taken.len() < 50 {
+        assert_ne!(world.wake, Mono::NEVER, "{:?}", world.shard.counters());
+        let before = world.taken.len();
+        world.pass(world.wake.ms_since(world.now.mono) + 1);
+        if world.taken.len() > before {
+            moments.insert(world.now.mono);
+        }
+    }
+    assert!(moments.len() > 20, "they come at {} moments", moments.len());
+    assert!(world.now.mono < Mono(1_000_000).plus_ms(limits::RETRY_LONGEST_MS * 5 / 4 + 1000));
 }
 
 /// SES-24: a drain says 421 to clients, keeps what was accepted, and ends.

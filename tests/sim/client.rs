@@ -12,6 +12,7 @@ use crate::plan::Plan;
 enum Tag {
     Greeting,
     Hello,
+    StartTls,
     Mail,
     Rcpt(usize, usize),
     Data,
@@ -29,6 +30,8 @@ enum Step {
     Line(String, Tag),
     /// Go on only when nothing is outstanding.
     Wait,
+    /// If STARTTLS was answered 220: go on when the handshake is done, with EHLO.
+    Secured,
     /// If the DATA before was answered 354: the body of a message and its end.
     Body(usize),
 }
@@ -66,6 +69,10 @@ pub struct Client {
     stale: bool,
     /// It did not read for a while.
     pub hindered: bool,
+    /// STARTTLS was answered 220.
+    pub handshaking: bool,
+    /// The handshake is done.
+    pub secured: bool,
 }
 
 /// A body in wire form, its lines numbered so that no two are alike.
@@ -121,6 +128,14 @@ impl Client {
         let hello = if dice.permille(850) { "EHLO client.test" } else { "HELO client.test" };
         script.push_back(Step::Line(hello.into(), Tag::Hello));
         script.push_back(Step::Wait);
+        if hello.starts_with("EHLO") && plan.settings.tls.offer && dice.permille(250) {
+            // What is sent in clear behind it must be forgotten, or break the handshake; never be obeyed.
+            let injected = if dice.fault("tls_fail", plan.faults.tls_fail) { "\r\nVRFY injected" } else { "" };
+            script.push_back(Step::Line(format!("STARTTLS{injected}"), Tag::StartTls));
+            script.push_back(Step::Wait);
+            script.push_back(Step::Secured);
+            script.push_back(Step::Wait);
+        }
         if pipelined && dice.permille(30) {
             // Many commands whose replies are long: reading from it must stop, and go on.
             for _ in 0..1200 {
@@ -142,8 +157,8 @@ impl Client {
             }
             let null_sender = dice.permille(80);
             let sender_domain = dice.below(plan.domains as u64) as usize;
-            let recipients: Vec<usize> =
-                (0..dice.skewed(1, 9)).map(|_| dice.below(plan.domains as u64) as usize).collect();
+            let count = if dice.permille(plan.many_recipients) { dice.range(10, 300) } else { dice.skewed(1, 9) };
+            let recipients: Vec<usize> = (0..count).map(|_| dice.below(plan.domains as u64) as usize).collect();
             let (text, eight_bit, mut poisoned) = body(dice, ledger.messages.len(), plan.large_bodies);
             poisoned |= text.len() as u64 > plan.settings.relay.message_bytes_max + text.len() as u64 / 4;
             let number =
@@ -165,7 +180,7 @@ impl Client {
             }
         }
         script.push_back(Step::Line("QUIT".into(), Tag::Quit));
-        let patience = (!calm && dice.permille(plan.faults.client_abort))
+        let patience = (!calm && dice.fault("client_abort", plan.faults.client_abort))
             .then(|| (dice.skewed(1, 60_000), dice.pick(&[Abort::Close, Abort::Reset, Abort::Silence])));
         Client {
             script,
@@ -178,6 +193,8 @@ impl Client {
             last_us: now_us,
             stale: false,
             hindered: false,
+            handshaking: false,
+            secured: false,
         }
     }
 
@@ -193,6 +210,13 @@ impl Client {
                 Step::Wait if !self.outstanding.is_empty() => return Wish::Nothing,
                 Step::Wait => {
                     self.script.pop_front();
+                }
+                Step::Secured if self.handshaking && !self.secured => return Wish::Nothing,
+                Step::Secured => {
+                    self.script.pop_front();
+                    if self.handshaking {
+                        self.script.push_front(Step::Line("EHLO client.test".into(), Tag::Hello));
+                    }
                 }
                 Step::Line(..) => {
                     let Some(Step::Line(text, tag)) = self.script.pop_front() else { unreachable!() };
@@ -275,10 +299,16 @@ impl Client {
             return Wish::Close;
         }
         let tag = self.outstanding.pop_front().unwrap_or_else(|| panic!("a reply to nothing: {line}"));
+        // A relay that stopped since may have meant trouble that is over.
+        let storage_may_fail = storage_may_fail || self.stale;
         let storage = storage_may_fail && matches!(code, 451 | 452);
         let fine = match tag {
             Tag::Greeting => code == 220,
             Tag::Hello | Tag::Good => code == 250,
+            Tag::StartTls => {
+                self.handshaking = true;
+                code == 220
+            }
             Tag::Mail => code == 250 || storage,
             Tag::Rcpt(number, index) => {
                 ledger.messages[number].recipients[index].refused = code != 250;

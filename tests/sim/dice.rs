@@ -1,15 +1,37 @@
 //! The run's randomness and its trace: both follow from the seed alone.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use ringpost::base::rng::Rng;
 
 /// Random choices of one run.
-pub struct Dice(Rng);
+pub struct Dice(Rng, Drawn);
+
+/// How often each fault was drawn.
+pub type Drawn = BTreeMap<&'static str, u64>;
 
 impl Dice {
     pub fn new(seed: u64) -> Dice {
-        Dice(Rng::new(seed))
+        Dice(Rng::new(seed), Drawn::new())
+    }
+
+    /// True so many times in a thousand: then something goes wrong.
+    pub fn fault(&mut self, name: &'static str, chance: u64) -> bool {
+        let drawn = self.permille(chance);
+        if drawn {
+            self.drawn(name);
+        }
+        drawn
+    }
+
+    /// Counts a fault that was drawn in another way.
+    pub fn drawn(&mut self, name: &'static str) {
+        *self.1.entry(name).or_default() += 1;
+    }
+
+    /// All that was drawn so far.
+    pub fn faults(&self) -> &Drawn {
+        &self.1
     }
 
     pub fn number(&mut self) -> u64 {

@@ -2,12 +2,17 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
 
 use ringpost::base::bytes::{Block, heap_block};
 use ringpost::base::ids::ShardId;
+use ringpost::queue::spool::{self, SpoolError, SpoolSettings};
 use ringpost::queue::{DiskError, ReadId, Recovery, SegmentSlot, ShardStart, WriteId};
 
 use crate::dice::Dice;
+use crate::plan::Plan;
 
 const SECTOR: usize = 4096;
 
@@ -80,6 +85,9 @@ impl Disk {
                 },
             };
             file[at..at + length].copy_from_slice(&sector[..length]);
+            if length > 0 && length < SECTOR {
+                dice.drawn("torn_sector");
+            }
         }
     }
 
@@ -97,7 +105,10 @@ impl Disk {
     pub fn crash(&mut self, dice: &mut Dice, size: u32) {
         for (_, work) in std::mem::take(&mut self.working) {
             match work {
-                Work::Write { slot, offset, block, .. } => self.write_some(dice, slot, offset, &block),
+                Work::Write { slot, offset, block, .. } => {
+                    dice.drawn("write_cut_off");
+                    self.write_some(dice, slot, offset, &block);
+                }
                 Work::Prepare { slot } if dice.permille(500) => self.prepare(slot, size),
                 Work::Prepare { .. } | Work::Read { .. } => {}
             }
@@ -124,4 +135,54 @@ pub fn recover(disks: &[Disk]) -> Vec<ShardStart> {
         }
     }
     recovery.finish(disks.len() as u16)
+}
+
+/// A block with one bit that is not as it was written.
+pub fn rot(dice: &mut Dice, block: &Block) -> Block {
+    let mut bytes = block.bytes().to_vec();
+    let at = dice.below(bytes.len() as u64) as usize;
+    bytes[at] ^= 1 << dice.below(8);
+    heap_block(bytes)
+}
+
+/// Starts with another number of shards, by the relay's own code for it: it works on files, so the disks become a
+/// directory for a moment. Where the messages of a shard that goes find no room, the number stays, as an operator
+/// would have it.
+pub fn reshard(disks: &mut Vec<Disk>, plan: &mut Plan, shards: usize) -> Vec<ShardStart> {
+    let folder = tempfile::tempdir().expect("a directory for temporary files");
+    for (number, disk) in disks.iter().enumerate() {
+        let shard = ShardId(number as u16);
+        fs::create_dir_all(spool::shard_dir(folder.path(), shard)).expect("a directory can be made");
+        for (slot, bytes) in &disk.files {
+            let path = spool::segment_path(folder.path(), shard, SegmentSlot(*slot));
+            fs::write(path, bytes).expect("a file can be written");
+        }
+    }
+    let settings = SpoolSettings {
+        dir: folder.path().into(),
+        shards: shards as u16,
+        segment_bytes: plan.settings.queue.segment_bytes,
+        segments_max: plan.settings.queue.segments_max,
+    };
+    let taken = match spool::open_spool(&settings) {
+        Ok(_) => shards,
+        Err(SpoolError::NoRoom(..)) => disks.len(),
+        Err(error) => panic!("a spool that was in use cannot be opened: {error}"),
+    };
+    *disks = (0..taken).map(|number| read_back(folder.path(), ShardId(number as u16))).collect();
+    plan.shards = taken;
+    Arc::make_mut(&mut plan.settings).shards = taken as u16;
+    recover(disks)
+}
+
+fn read_back(folder: &Path, shard: ShardId) -> Disk {
+    let mut disk = Disk::default();
+    for entry in fs::read_dir(spool::shard_dir(folder, shard)).into_iter().flatten() {
+        let path = entry.expect("a directory can be read").path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let slot =
+            name.strip_prefix("segment-").and_then(|rest| rest.strip_suffix(".log")).and_then(|n| n.parse().ok());
+        disk.files.insert(slot.expect("only segments are there"), fs::read(&path).expect("a file can be read"));
+    }
+    disk
 }

@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use ringpost::config::TlsPolicy;
+
 use crate::dice::Dice;
 use crate::ledger::{Ledger, TakeName};
 use crate::plan::{Faults, HopWays, Plan};
@@ -17,6 +19,27 @@ pub enum Say {
     Silence,
 }
 
+/// Longer than any reply line that is kept.
+const LONG_LINE: &str = match std::str::from_utf8(&[b'2'; 6000]) {
+    Ok(text) => text,
+    Err(_) => unreachable!(),
+};
+
+/// A reply that does not end.
+const MANY_LINES: &str = match std::str::from_utf8(&MANY) {
+    Ok(text) => text,
+    Err(_) => unreachable!(),
+};
+const MANY: [u8; 3000] = {
+    let mut bytes = [0; 3000];
+    let mut at = 0;
+    while at < bytes.len() {
+        bytes[at] = b"250-a\r\n"[at % 7];
+        at += 1;
+    }
+    bytes
+};
+
 pub struct Hop {
     pub site: usize,
     ways: HopWays,
@@ -26,6 +49,12 @@ pub struct Hop {
     in_data: bool,
     hello: bool,
     pipelining: bool,
+    /// It agreed to a handshake, or was asked and refused.
+    pub start_tls: bool,
+    tls_refused: bool,
+    inside_tls: bool,
+    /// A transaction was begun inside TLS: the handshake was good on both sides.
+    pub used_tls: bool,
     sender: Option<String>,
     recipients: Vec<String>,
     /// Replies made and not yet given to the network.
@@ -49,6 +78,10 @@ impl Hop {
             in_data: false,
             hello: false,
             pipelining: false,
+            start_tls: false,
+            tls_refused: false,
+            inside_tls: false,
+            used_tls: false,
             sender: None,
             recipients: Vec::new(),
             unsaid: 0,
@@ -57,6 +90,16 @@ impl Hop {
             dead: false,
             orphan: false,
         }
+    }
+
+    /// The handshake is done: all that was said before is forgotten.
+    pub fn secured(&mut self) {
+        assert!(self.input.is_empty(), "bytes in clear behind STARTTLS");
+        self.inside_tls = true;
+        self.hello = false;
+        self.group_over = false;
+        self.pipelining = false;
+        self.forget();
     }
 
     pub fn greet(&mut self, dice: &mut Dice, faults: &Faults, say: &mut VecDeque<Say>) {
@@ -72,7 +115,7 @@ impl Hop {
 
     fn reply(&mut self, dice: &mut Dice, faults: &Faults, text: &str, takes: Vec<TakeName>, say: &mut VecDeque<Say>) {
         let mut after_us = dice.range(1, self.ways.think_us);
-        if dice.permille(faults.slow_reply) {
+        if dice.fault("slow_reply", faults.slow_reply) {
             after_us += dice.skewed(1_000, 25_000_000);
         }
         self.unsaid += 1;
@@ -87,17 +130,22 @@ impl Hop {
 
     /// Faults that may come at any point. True if the session is over by one.
     fn common_fault(&mut self, dice: &mut Dice, faults: &Faults, say: &mut VecDeque<Say>) -> bool {
-        if dice.permille(faults.reply_421) {
+        if dice.fault("reply_421", faults.reply_421) {
             self.last_words("421 4.3.2 closing", say);
-        } else if dice.permille(faults.drop_command) {
+        } else if dice.fault("drop_command", faults.drop_command) {
             self.dead = true;
             say.push_back(Say::Close { reset: dice.permille(500) });
-        } else if dice.permille(faults.silence) {
+        } else if dice.fault("silence", faults.silence) {
             self.dead = true;
             say.push_back(Say::Silence);
-        } else if dice.permille(faults.garbage) {
+        } else if dice.fault("garbage", faults.garbage) {
             self.last_words(
                 dice.pick(&[
+                    "120 wait",
+                    "250 ok\r\n250 ok\r\n354 go",
+                    "354 go",
+                    LONG_LINE,
+                    MANY_LINES,
                     "hello there",
                     "2",
                     "99 bottles",
@@ -154,7 +202,7 @@ impl Hop {
                 let Some(end) = memchr::memmem::find(&input[at..], b"\r\n") else { break };
                 let line = std::str::from_utf8(&input[at..at + end]).expect("commands are text").to_string();
                 at += end + 2;
-                self.command(dice, faults, ledger, &line, say);
+                self.command(dice, plan, faults, ledger, &line, say);
             }
         }
         if !self.dead {
@@ -162,11 +210,19 @@ impl Hop {
         }
     }
 
-    fn command(&mut self, dice: &mut Dice, faults: &Faults, ledger: &mut Ledger, line: &str, say: &mut VecDeque<Say>) {
+    fn command(
+        &mut self,
+        dice: &mut Dice,
+        plan: &Plan,
+        faults: &Faults,
+        ledger: &mut Ledger,
+        line: &str,
+        say: &mut VecDeque<Say>,
+    ) {
         assert!(!self.group_over || self.unsaid == 0, "{line:?} behind a command that ends its group (PIP-05)");
         assert!(self.pipelining || self.unsaid == 0, "{line:?} before the last reply, without PIPELINING (PIP-04)");
         let verb = line.get(..4).unwrap_or("").to_ascii_uppercase();
-        self.group_over = matches!(&*verb, "EHLO" | "HELO" | "DATA" | "QUIT" | "NOOP");
+        self.group_over = matches!(&*verb, "EHLO" | "HELO" | "DATA" | "QUIT" | "NOOP" | "STAR");
         if verb != "QUIT" && self.common_fault(dice, faults, say) {
             return;
         }
@@ -174,7 +230,15 @@ impl Hop {
         let chance_5xx = if verb == "RSET" { 0 } else { faults.reply_5xx };
         let temporary = dice.permille(chance_4xx);
         let permanent = !temporary && dice.permille(chance_5xx);
-        let ok = dice.pick(&["250 2.0.0 ok", "250 ok", "250-one\r\n250-two\r\n250 three", "250 "]);
+        let ok = dice.pick(&[
+            "250 2.0.0 ok",
+            "251 2.1.5 will forward",
+            "299 ok",
+            "250",
+            "250 ok",
+            "250-one\r\n250-two\r\n250 three",
+            "250 ",
+        ]);
         let no =
             dice.pick(&["550 5.1.1 no", "554 no", "551 5.7.1 not here", "550-many\r\n550 lines", "553 5.1.3 what"]);
         let later = dice.pick(&["450 4.2.1 later", "451 4.3.0 trouble", "452 4.3.1 full", "450-a\r\n450 b"]);
@@ -188,18 +252,42 @@ impl Hop {
                 self.hello = true;
                 let mut text = String::from("250-hop.test\r\n");
                 let extended = verb == "EHLO";
+                self.tls_refused |= !extended;
                 self.pipelining = extended && self.ways.pipelining;
-                for (keyword, has) in
-                    [("PIPELINING", self.ways.pipelining), ("8BITMIME", self.ways.eight_bit), ("SIZE", self.ways.size)]
-                {
+                for (keyword, has) in [
+                    ("PIPELINING", self.ways.pipelining),
+                    ("8BITMIME", self.ways.eight_bit),
+                    ("SIZE", self.ways.size),
+                    ("STARTTLS", self.ways.tls && !self.inside_tls),
+                ] {
                     if extended && has {
                         text += &format!("250-{keyword}\r\n");
                     }
                 }
                 self.reply(dice, faults, &(text + "250 HELP"), Vec::new(), say);
             }
+            "STAR" => {
+                assert!(self.hello && self.ways.tls && !self.inside_tls, "STARTTLS where it was not offered");
+                assert_eq!(line, "STARTTLS");
+                if temporary || permanent {
+                    self.tls_refused = true;
+                    let text = if temporary { "454 4.7.0 not now" } else { "501 5.5.4 no" };
+                    return self.reply(dice, faults, text, Vec::new(), say);
+                }
+                self.start_tls = true;
+                let injected = dice.fault("tls_fail", faults.tls_fail) && dice.permille(300);
+                let text = if injected { "220 go\r\n250 injected" } else { "220 2.0.0 go" };
+                self.reply(dice, faults, text, Vec::new(), say);
+            }
             "MAIL" => {
                 assert!(self.hello, "MAIL before EHLO was answered well");
+                self.used_tls = self.inside_tls;
+                let fallback = self.tls_refused || !self.ways.tls || ledger.tls_failed.contains(&self.site);
+                match plan.settings.tls.policies.default {
+                    TlsPolicy::None => assert!(!self.inside_tls, "inside TLS against the policy"),
+                    TlsPolicy::May => assert!(self.inside_tls || fallback, "in clear though TLS was offered (TLS-06)"),
+                    TlsPolicy::Encrypt | TlsPolicy::Verify => assert!(self.inside_tls, "in clear (TLS-07)"),
+                }
                 assert!(self.sender.is_none(), "MAIL inside a transaction");
                 let sender = path(line);
                 if temporary {
@@ -239,7 +327,8 @@ impl Hop {
                 } else {
                     self.in_data = true;
                     self.searched = 0;
-                    self.patience = dice.permille(faults.drop_before_dot).then(|| dice.skewed(0, 50_000) as usize);
+                    self.patience =
+                        dice.fault("drop_before_dot", faults.drop_before_dot).then(|| dice.skewed(0, 50_000) as usize);
                     self.reply(dice, faults, "354 go", Vec::new(), say);
                 }
             }
@@ -274,23 +363,24 @@ impl Hop {
             assert!(data.is_empty(), "a body was sent though every recipient was refused (PIP-07)");
             return self.reply(dice, faults, "554 5.5.1 no recipients", Vec::new(), say);
         }
-        if dice.permille(faults.reply_4xx) {
+        if dice.fault("reply_4xx", faults.reply_4xx) {
             return self.reply(dice, faults, "451 4.3.0 not now", Vec::new(), say);
         }
-        if dice.permille(faults.reply_5xx) {
+        if dice.fault("reply_5xx", faults.reply_5xx) {
             recipients.iter().for_each(|recipient| ledger.excuse(recipient));
             return self.reply(dice, faults, "554 5.6.0 not this", Vec::new(), say);
         }
-        if dice.permille(faults.reply_421) {
+        if dice.fault("reply_421", faults.reply_421) {
             return self.last_words("421 4.3.2 not now", say);
         }
         let takes = ledger.take(plan, now_us, (self.site, self.orphan), &sender, &recipients, data);
-        if dice.permille(faults.drop_after_dot) {
+        if dice.fault("drop_after_dot", faults.drop_after_dot) {
             self.dead = true;
             say.push_back(if dice.permille(300) { Say::Silence } else { Say::Close { reset: dice.permille(500) } });
             return;
         }
-        self.reply(dice, faults, "250 2.0.0 taken", takes, say);
+        let text = dice.pick(&["250 2.0.0 taken", "250 2.0.0 taken", "250", "200 taken", "250-taken\r\n250 indeed"]);
+        self.reply(dice, faults, text, takes, say);
     }
 
     fn forget(&mut self) {

@@ -12,10 +12,12 @@
 mod client;
 mod dice;
 mod disk;
+mod dns;
 mod hop;
 mod ledger;
 mod net;
 mod plan;
+mod tls;
 mod world;
 
 use std::cell::RefCell;
@@ -25,7 +27,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use dice::Trace;
+use dice::{Drawn, Trace};
 use world::{Outcome, World};
 
 /// Every so-manieth seed is run twice: the same seed must give the same trace.
@@ -81,22 +83,24 @@ fn options() -> Result<Options, String> {
 }
 
 /// Runs a seed; what went wrong comes as words.
-fn run(seed: u64, keep: usize, print: bool) -> (Result<Outcome, String>, Vec<String>) {
+fn run(seed: u64, keep: usize, print: bool) -> (Result<Outcome, String>, Vec<String>, Drawn) {
     SEED.set(Some(seed));
     let mut lines = Vec::new();
+    let mut drawn = Drawn::new();
     let result = panic::catch_unwind(AssertUnwindSafe(|| {
         let mut world = World::new(seed, Trace::new(keep, print));
         let result = panic::catch_unwind(AssertUnwindSafe(|| world.run()));
         lines.extend(world.trace.last_lines().map(String::from));
+        drawn.clone_from(world.dice.faults());
         result.unwrap_or_else(|cause| panic::resume_unwind(cause))
     }));
     SEED.set(None);
-    (result.map_err(|_| MESSAGE.take()), lines)
+    (result.map_err(|_| MESSAGE.take()), lines, drawn)
 }
 
 /// A seed failed: say how to see it again, and what led to it.
 fn tell(seed: u64, message: &str) {
-    let (again, lines) = run(seed, LAST_LINES, false);
+    let (again, lines, _) = run(seed, LAST_LINES, false);
     println!("\nseed {seed} failed: {message}");
     if again.is_ok() {
         println!("and did not fail when it was run again: it does not follow from its seed alone");
@@ -112,6 +116,7 @@ struct Totals {
     runs: u64,
     failed: Vec<u64>,
     sum: Outcome,
+    drawn: Drawn,
 }
 
 impl Totals {
@@ -155,10 +160,10 @@ fn work(source: &Source, totals: &Mutex<Totals>, stop: &AtomicBool, first: bool)
         if stop.load(Ordering::Relaxed) {
             return;
         }
-        let (result, _) = run(seed, 0, false);
+        let (result, _, drawn) = run(seed, 0, false);
         let result = result.and_then(|outcome| {
             if seed % TWICE_EVERY == 0 {
-                let (again, _) = run(seed, 0, false);
+                let (again, ..) = run(seed, 0, false);
                 let again = again?.hash;
                 if again != outcome.hash {
                     return Err(format!("two runs have two traces: {:x} and {again:x}", outcome.hash));
@@ -167,6 +172,7 @@ fn work(source: &Source, totals: &Mutex<Totals>, stop: &AtomicBool, first: bool)
             Ok(outcome)
         });
         let mut totals = totals.lock().expect("no run fails while it counts");
+        drawn.into_iter().for_each(|(name, count)| *totals.drawn.entry(name).or_default() += count);
         match result {
             Ok(outcome) => totals.add(&outcome),
             Err(message) => {
@@ -220,7 +226,7 @@ fn main() -> ExitCode {
     let fresh = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64 * 1000);
     match (options.seeds, options.seconds) {
         (Some((from, _)), _) if options.log => {
-            let (result, _) = run(from, 0, true);
+            let (result, ..) = run(from, 0, true);
             println!("{result:?}");
             return if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
         }
@@ -234,12 +240,13 @@ fn main() -> ExitCode {
         }
         (None, None) => {
             campaign("fixed_seeds", &Source { next: 0.into(), end: 150, until: None }, &options, &totals);
-            let until = Some(Instant::now() + Duration::from_secs(5));
-            campaign("fresh_seeds", &Source { next: fresh.into(), end: fresh + 10, until }, &options, &totals);
+            let until = Some(Instant::now() + Duration::from_secs(60));
+            campaign("fresh_seeds", &Source { next: fresh.into(), end: fresh + 50, until }, &options, &totals);
         }
     }
     let totals = totals.into_inner().expect("all runs are over");
     println!("{:?}", totals.sum);
+    println!("faults drawn: {:?}", totals.drawn);
     let failed = totals.failed.len();
     let word = if failed == 0 { "ok" } else { "FAILED" };
     println!("failed seeds: {:?}", totals.failed);

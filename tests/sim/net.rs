@@ -11,6 +11,7 @@ use crate::client::{Abort, Wish};
 use crate::hop::{Hop, Say};
 use crate::ledger::TakeName;
 use crate::plan::{Cut, SECOND_US, SMART_HOST, site_of};
+use crate::tls::Layer;
 use crate::world::{Event, World};
 
 /// Who is at the other end.
@@ -41,6 +42,10 @@ pub enum Trouble {
     PeerCloses,
     /// Nothing gets through any more, and no one is told.
     Lost,
+    /// Nothing gets through to the relay.
+    LostUp,
+    /// Nothing gets through from the relay.
+    LostDown,
     WindowCloses,
     WindowOpens,
 }
@@ -54,8 +59,10 @@ pub struct Conn {
     established: bool,
     paused: bool,
     pulling: bool,
-    lost: bool,
+    lost_up: bool,
+    lost_down: bool,
     window_closed: bool,
+    pub layer: Layer,
     up: Pipe,
     down: Pipe,
     /// Bytes the relay was given, and at which count what was taken is known to it.
@@ -78,8 +85,10 @@ impl Conn {
             established,
             paused: false,
             pulling: false,
-            lost: false,
+            lost_up: false,
+            lost_down: false,
             window_closed: false,
+            layer: Layer::Clear,
             up: Pipe::default(),
             down: Pipe::default(),
             given: 0,
@@ -89,6 +98,15 @@ impl Conn {
             saying: false,
             line: Vec::new(),
         }
+    }
+
+    pub fn is_lost(&self) -> bool {
+        self.lost_up || self.lost_down
+    }
+
+    /// No byte is under way to the relay.
+    pub fn nothing_comes(&self) -> bool {
+        self.up.bytes.is_empty()
     }
 
     fn orphan(&mut self) {
@@ -124,13 +142,15 @@ impl World {
     /// Draws what will go wrong with a new connection.
     pub fn foresee_trouble(&mut self, conn: usize) {
         let faults = self.faults;
-        for (chance, trouble) in [
-            (faults.reset, Trouble::Reset),
-            (faults.reset, Trouble::PeerCloses),
-            (faults.half_open, Trouble::Lost),
-            (faults.zero_window, Trouble::WindowCloses),
+        for (name, chance, trouble) in [
+            ("reset", faults.reset, Trouble::Reset),
+            ("peer_closes", faults.reset, Trouble::PeerCloses),
+            ("half_open", faults.half_open, Trouble::Lost),
+            ("half_open_up", faults.half_open, Trouble::LostUp),
+            ("half_open_down", faults.half_open, Trouble::LostDown),
+            ("zero_window", faults.zero_window, Trouble::WindowCloses),
         ] {
-            if self.dice.permille(chance) {
+            if self.dice.fault(name, chance) {
                 let delay = self.dice.skewed(1_000, 20 * SECOND_US);
                 self.after(delay, Event::Trouble { conn, trouble });
             }
@@ -150,10 +170,22 @@ impl World {
                 self.peer_is_over(index);
             }
             Trouble::Lost => {
-                conn.lost = true;
+                (conn.lost_up, conn.lost_down) = (true, true);
                 match &mut conn.peer {
                     Peer::Client(client) => self.clients[*client].silent = true,
                     Peer::Hop(hop) => hop.dead = true,
+                }
+            }
+            Trouble::LostUp => {
+                conn.lost_up = true;
+                if let Peer::Client(client) = conn.peer {
+                    self.clients[client].hindered = true;
+                }
+            }
+            Trouble::LostDown => {
+                conn.lost_down = true;
+                if let Peer::Client(client) = conn.peer {
+                    self.clients[client].silent = true;
                 }
             }
             Trouble::WindowCloses => {
@@ -209,11 +241,12 @@ impl World {
         if !conn.open || conn.window_closed {
             return;
         }
+        assert!(conn.layer != Layer::Handshake, "bytes in clear in the middle of a handshake");
         let (shard, name) = (conn.shard, conn.name);
         if conn.down.bytes.len() > 64 << 10 {
             return self.after_here(1_000, Event::Pull { conn: index });
         }
-        if conn.lost && self.dice.permille(500) {
+        if conn.lost_down && self.dice.permille(500) {
             // The kernel's buffer is full; it stays so.
             return;
         }
@@ -232,7 +265,7 @@ impl World {
         for slice in &slices[..filled] {
             let part = &slice[..slice.len().min(left)];
             left -= part.len();
-            if !conn.lost {
+            if !conn.lost_down {
                 conn.down.bytes.extend(part);
             }
             if matches!(conn.peer, Peer::Client(_)) {
@@ -268,7 +301,7 @@ impl World {
     fn move_down(&mut self, index: usize) {
         let conn = &mut self.conns[index];
         let something = !conn.down.bytes.is_empty() || conn.down.end.is_some();
-        if something && !conn.lost && !std::mem::replace(&mut conn.down.moving, true) {
+        if something && !conn.lost_down && !std::mem::replace(&mut conn.down.moving, true) {
             let delay = self.hop_delay();
             self.after(delay, Event::Reach { conn: index });
         }
@@ -290,16 +323,27 @@ impl World {
         if abort {
             conn.down.bytes.clear();
         }
-        conn.down.end = Some(if abort { End::Reset } else { End::Closed });
+        self.end_down(index, if abort { End::Reset } else { End::Closed });
+    }
+
+    /// The other side hears that the relay is gone.
+    pub fn end_down(&mut self, index: usize, end: End) {
+        self.conns[index].down.end = Some(end);
         self.move_down(index);
     }
 
-    fn forget(&mut self, index: usize) {
+    pub fn forget(&mut self, index: usize) {
         let conn = &mut self.conns[index];
         conn.open = false;
         conn.up.bytes.clear();
         conn.orphan();
         self.by_name.remove(&(conn.shard, conn.name));
+        if let Peer::Hop(hop) = &conn.peer
+            && hop.start_tls
+            && !hop.used_tls
+        {
+            self.ledger.tls_failed.insert(hop.site);
+        }
         if let Some(site) = conn.site() {
             *self.at_site.get_mut(&site).expect("it was counted") -= 1;
         }
@@ -330,7 +374,7 @@ impl World {
         });
         self.conns.push(Conn::new(shard, name, Peer::Hop(Box::new(Hop::new(site, ways))), false));
         self.by_name.insert((shard, name), index);
-        if !self.dice.permille(self.faults.dial_lost) {
+        if !self.dice.fault("dial_lost", self.faults.dial_lost) {
             let delay = self.hop_delay();
             self.after_here(delay, Event::Dialled { conn: index });
         }
@@ -342,7 +386,7 @@ impl World {
             return;
         }
         let (shard, name) = (conn.shard, conn.name);
-        if self.dice.permille(self.faults.dial_refused) {
+        if self.dice.fault("dial_refused", self.faults.dial_refused) {
             self.forget(index);
             return self.step(shard, Input::Closed { conn: name, reason: CloseReason::Failed { errno: 111 } });
         }
@@ -359,7 +403,7 @@ impl World {
 
     fn put(&mut self, index: usize, bytes: &[u8]) {
         let conn = &mut self.conns[index];
-        if !conn.open || conn.lost || conn.up.end.is_some() {
+        if !conn.open || conn.lost_up || conn.up.end.is_some() {
             return;
         }
         conn.put += bytes.len() as u64;
@@ -370,7 +414,7 @@ impl World {
     fn move_up(&mut self, index: usize) {
         let conn = &mut self.conns[index];
         let something = !conn.up.bytes.is_empty() || conn.up.end.is_some();
-        if conn.open && something && !conn.paused && !conn.lost && !std::mem::replace(&mut conn.up.moving, true) {
+        if conn.open && something && !conn.paused && !conn.lost_up && !std::mem::replace(&mut conn.up.moving, true) {
             let delay = self.hop_delay();
             self.after_here(delay, Event::Deliver { conn: index });
         }
@@ -388,11 +432,14 @@ impl World {
     pub fn deliver(&mut self, index: usize) {
         let conn = &mut self.conns[index];
         conn.up.moving = false;
-        if !conn.open || conn.paused || conn.lost {
+        if !conn.open || conn.paused || conn.lost_up {
             return;
         }
         let (shard, name) = (conn.shard, conn.name);
         let waiting = conn.up.bytes.len();
+        if waiting > 0 && conn.layer == Layer::Handshake {
+            return self.fail_handshake(index);
+        }
         if waiting == 0 {
             let Some(end) = conn.up.end else { return };
             self.forget(index);
@@ -421,7 +468,7 @@ impl World {
     pub fn reach(&mut self, index: usize) {
         let conn = &mut self.conns[index];
         conn.down.moving = false;
-        if conn.lost {
+        if conn.lost_down {
             return;
         }
         let waiting = conn.down.bytes.len();
@@ -466,7 +513,7 @@ impl World {
         self.peer_is_over(index);
     }
 
-    fn client_receives(&mut self, index: usize, number: usize, bytes: &[u8]) {
+    pub fn client_receives(&mut self, index: usize, number: usize, bytes: &[u8]) {
         let client = &mut self.clients[number];
         if client.over || client.silent {
             return;
@@ -510,7 +557,7 @@ impl World {
                 if let Peer::Hop(hop) = &mut conn.peer {
                     hop.unsaid = hop.unsaid.saturating_sub(1);
                 }
-                if !takes.is_empty() && conn.open && !conn.lost && conn.up.end.is_none() {
+                if !takes.is_empty() && conn.open && !conn.lost_up && conn.up.end.is_none() {
                     conn.acks.push_back((conn.put + text.len() as u64, takes));
                 }
                 self.put(index, text.as_bytes());

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use ringpost::config::{self, Host, HostPort, Machine, Settings};
+use ringpost::config::{self, Host, HostPort, Machine, Settings, TlsPolicy};
 
 use crate::dice::Dice;
 
@@ -39,6 +39,8 @@ pub struct HopWays {
     pub always_354: bool,
     /// QUIT is not answered.
     pub deaf_to_quit: bool,
+    /// STARTTLS is offered.
+    pub tls: bool,
 }
 
 /// Chances of faults, in thousandths, each drawn once per run so that runs differ in kind.
@@ -47,6 +49,9 @@ pub struct Faults {
     pub write_error: u64,
     pub write_slow: u64,
     pub read_error: u64,
+    pub read_slow: u64,
+    /// What is read is not what was written.
+    pub read_rot: u64,
     pub prepare_error: u64,
     /// Whole minutes in which every write fails.
     pub disk_outages: u64,
@@ -66,6 +71,9 @@ pub struct Faults {
     pub zero_window: u64,
     pub dns_failure: u64,
     pub dns_slow: u64,
+    pub dns_lie: u64,
+    pub tls_fail: u64,
+    pub tls_stall: u64,
     pub client_abort: u64,
     pub slow_parcel: u64,
 }
@@ -85,12 +93,19 @@ pub struct Plan {
     pub large_bodies: u64,
     pub crashes: Vec<u64>,
     pub drains: Vec<u64>,
+    pub clock: Vec<(u64, ClockTrouble)>,
+    /// Restarts that come back with another number of shards, in thousandths.
+    pub reshard: u64,
+    /// Messages with up to hundreds of recipients, in thousandths.
+    pub many_recipients: u64,
     /// A write that fails is so often the first sign of a machine that stops.
     pub crash_after_failure: u64,
     pub write_latency_us: u64,
     pub net_latency_us: u64,
-    /// Settled by so long after the faults ended, or something is stuck.
+    /// Settled by so long after the faults ended, or something is stuck; and so much more for each recipient that waits,
+    /// for it may need a connection of its own.
     pub liveness_us: u64,
+    pub settle_us: u64,
 }
 
 /// The address of a domain's mail host.
@@ -105,6 +120,30 @@ pub fn site_of(address: IpAddr) -> (usize, usize) {
     (site as usize, host as usize - 1)
 }
 
+/// Something that happens to the machine's clocks.
+#[derive(Clone, Copy, Debug)]
+pub enum ClockTrouble {
+    /// The wall clock is set, forward or back.
+    Jump { ms: i64 },
+    /// The machine does nothing for so long; its monotonic clock goes on, or stands still as in a suspend.
+    Sleep { us: u64, mono_stops: bool },
+}
+
+fn clock_troubles(dice: &mut Dice, safety_us: u64) -> Vec<(u64, ClockTrouble)> {
+    let day_ms = 86_400_000;
+    (0..dice.range(1, 4))
+        .map(|_| {
+            let trouble = match dice.below(4) {
+                0 => ClockTrouble::Jump { ms: dice.pick(&[-day_ms, day_ms]) },
+                1 => ClockTrouble::Jump { ms: dice.pick(&[-1_000, 1_000, -3_600_000, 3_600_000]) },
+                2 => ClockTrouble::Sleep { us: dice.skewed(SECOND_US, 60 * SECOND_US), mono_stops: dice.permille(500) },
+                _ => ClockTrouble::Sleep { us: 86_400 * SECOND_US, mono_stops: dice.permille(500) },
+            };
+            (dice.range(SECOND_US, safety_us), trouble)
+        })
+        .collect()
+}
+
 fn faults(dice: &mut Dice) -> Faults {
     // A third of the runs is nearly calm: there, "exactly once" is checked without excuses.
     if dice.permille(330) {
@@ -115,6 +154,8 @@ fn faults(dice: &mut Dice) -> Faults {
         write_error: some(60),
         write_slow: some(100),
         read_error: some(100),
+        read_slow: some(200),
+        read_rot: some(60),
         prepare_error: some(300),
         disk_outages: some(2),
         reply_4xx: some(150),
@@ -133,6 +174,9 @@ fn faults(dice: &mut Dice) -> Faults {
         zero_window: some(40),
         dns_failure: some(200),
         dns_slow: some(100),
+        dns_lie: some(150),
+        tls_fail: some(200),
+        tls_stall: some(100),
         client_abort: some(150),
         slow_parcel: some(200),
     }
@@ -177,16 +221,30 @@ fn settings(dice: &mut Dice, shards: usize, smart_host: bool) -> Settings {
     timeout.data_ms = 10_000;
     timeout.data_block_ms = 10_000;
     timeout.data_end_ms = 20_000;
+    timeout.tls_ms = 8_000;
     settings.drain_ms = dice.pick(&[500, 5000]);
     settings
 }
 
 impl Plan {
+    /// How far the wall clock was set forward so long after the start.
+    pub fn clock_ahead_us(&self, after_us: u64) -> u64 {
+        let forward = self.clock.iter().filter(|(at, _)| *at <= after_us).map(|(_, trouble)| match trouble {
+            ClockTrouble::Jump { ms } if *ms > 0 => *ms as u64 * 1000,
+            ClockTrouble::Jump { .. } => 0,
+            ClockTrouble::Sleep { us, .. } => *us,
+        });
+        forward.sum()
+    }
+
     pub fn draw(dice: &mut Dice) -> Plan {
         let shards = dice.range(1, 3) as usize;
         let domains = dice.range(1, 4) as usize;
         let smart_host = dice.permille(300);
-        let settings = settings(dice, shards, smart_host);
+        let mut settings = settings(dice, shards, smart_host);
+        settings.tls.policies.default =
+            dice.pick(&[TlsPolicy::May, TlsPolicy::May, TlsPolicy::None, TlsPolicy::Encrypt, TlsPolicy::Verify]);
+        let must_offer = matches!(settings.tls.policies.default, TlsPolicy::Encrypt | TlsPolicy::Verify);
         let zones = (0..domains)
             .map(|domain| match dice.below(20) {
                 0 if domain > 0 => Zone::NullMx,
@@ -202,6 +260,7 @@ impl Plan {
                 think_us: dice.pick(&[10, 1_000, 50_000]),
                 always_354: dice.permille(300),
                 deaf_to_quit: dice.permille(100),
+                tls: must_offer || dice.permille(500),
             })
             .collect();
         let faults = faults(dice);
@@ -228,10 +287,14 @@ impl Plan {
             large_bodies: dice.pick(&[0, 30, 150]),
             crashes,
             drains,
+            clock: if dice.permille(250) { clock_troubles(dice, safety_us) } else { Vec::new() },
+            reshard: dice.pick(&[0, 0, 0, 500]),
+            many_recipients: dice.pick(&[0, 0, 20, 100]),
             crash_after_failure: dice.pick(&[0, 0, 150]),
             write_latency_us: dice.pick(&[50, 500, 5_000, 50_000]),
             net_latency_us: dice.pick(&[5, 200, 20_000]),
             liveness_us: liveness_ms * 1000,
+            settle_us: 3 * SECOND_US,
             settings: Arc::new(settings),
         }
     }

@@ -9,7 +9,7 @@ use ringpost::base::bytes::HeapBlocks;
 use ringpost::base::ids::{ConnId, ShardId};
 use ringpost::base::time::{Mono, Now, UnixMs};
 use ringpost::queue::{DiskError, ShardStart};
-use ringpost::route::{Answer, MailHost, QueryId};
+use ringpost::route::{Answer, QueryId};
 use ringpost::shard::parcel::Parcel;
 use ringpost::shard::{Effect, Input, Level, Setup, Shard};
 
@@ -18,7 +18,7 @@ use crate::dice::{Dice, Trace};
 use crate::disk::{self, Disk, Work};
 use crate::ledger::Ledger;
 use crate::net::{Conn, Peer, Trouble};
-use crate::plan::{Faults, Plan, SECOND_US, SMART_HOST, Zone, host_address};
+use crate::plan::{ClockTrouble, Faults, Plan, SECOND_US};
 
 /// Something that will happen.
 pub enum Event {
@@ -62,7 +62,13 @@ pub enum Event {
         to: usize,
         from: usize,
     },
-    Crash,
+    Handshake {
+        conn: usize,
+    },
+    Clock(ClockTrouble),
+    Crash {
+        in_write: bool,
+    },
     Drain,
     Stop {
         whole: bool,
@@ -145,6 +151,15 @@ pub struct World {
     /// The disk gave an error, or was too full or slow for anything to be promised, since the start of this run.
     pub disk_trouble: bool,
     pub calm: bool,
+    /// Everything must be settled by then.
+    end: u64,
+    /// What the wall clock is off, and how far the monotonic one is behind the world.
+    wall_off_ms: i64,
+    mono_behind_us: u64,
+    /// The machine does nothing until then.
+    asleep_until: u64,
+    /// It stops in the middle of the next write.
+    crash_in_write: bool,
     drains: u64,
     totals: Outcome,
 }
@@ -178,6 +193,11 @@ impl World {
             draining: false,
             disk_trouble: false,
             calm: false,
+            end: SECOND_US + plan.safety_us + plan.liveness_us,
+            wall_off_ms: 0,
+            mono_behind_us: 0,
+            asleep_until: 0,
+            crash_in_write: false,
             drains: 0,
             totals: Outcome::default(),
             plan,
@@ -191,10 +211,14 @@ impl World {
             world.schedule(SECOND_US + at, false, Event::Arrive);
         }
         for at in world.plan.crashes.clone() {
-            world.schedule(SECOND_US + at, false, Event::Crash);
+            let in_write = world.dice.permille(500);
+            world.schedule(SECOND_US + at, false, Event::Crash { in_write });
         }
         for at in world.plan.drains.clone() {
             world.schedule(SECOND_US + at, false, Event::Drain);
+        }
+        for (at, trouble) in world.plan.clock.clone() {
+            world.schedule(SECOND_US + at, false, Event::Clock(trouble));
         }
         let calm = SECOND_US + world.plan.safety_us;
         world.schedule(calm, false, Event::Calm);
@@ -222,13 +246,18 @@ impl World {
 
     /// Runs to the end: all settled, and the book balanced.
     pub fn run(&mut self) -> Outcome {
-        let end = SECOND_US + self.plan.safety_us + self.plan.liveness_us;
         while let Some(Reverse(entry)) = self.queue.pop() {
             if entry.life.is_some_and(|life| life != self.life) {
                 continue;
             }
             self.now = self.now.max(entry.at);
-            if self.now > end {
+            // A machine that sleeps finds everything when it wakes up, in its order.
+            let of_the_machine = entry.life.is_some() || matches!(entry.event, Event::Arrive | Event::Drain);
+            if of_the_machine && self.now < self.asleep_until {
+                self.schedule(self.asleep_until, entry.life.is_some(), entry.event);
+                continue;
+            }
+            if self.now > self.end + self.ledger.settled_in_calm * self.plan.settle_us {
                 if self.at_rest() {
                     break;
                 }
@@ -318,7 +347,11 @@ impl World {
     fn happen(&mut self, event: Event) {
         match event {
             Event::Tick { shard, wake } => {
-                if self.wakes[shard] == wake {
+                let now = self.now().mono.0;
+                if self.wakes[shard] == wake && now < wake {
+                    // The clock stood still meanwhile.
+                    self.after_here(wake - now, Event::Tick { shard, wake });
+                } else if self.wakes[shard] == wake {
                     self.wakes[shard] = u64::MAX;
                     self.step(shard, Input::Tick);
                 }
@@ -337,13 +370,13 @@ impl World {
                 let parcel = parcel.expect("an event for each parcel");
                 self.step(to, Input::Parcel { from: ShardId(from as u16), parcel });
             }
-            Event::Crash => self.crash(),
+            Event::Handshake { conn } => self.handshake(conn),
+            Event::Clock(trouble) => self.clock_trouble(trouble),
+            Event::Crash { in_write: true } if !self.crash_in_write => self.crash_in_write = true,
+            Event::Crash { .. } => self.crash(),
             Event::Drain => self.drain(),
             Event::Stop { whole } => self.stop(whole),
-            Event::Restart => {
-                let starts = disk::recover(&self.disks);
-                self.start(starts);
-            }
+            Event::Restart => self.restart(),
             Event::Calm => self.calm_down(),
         }
     }
@@ -351,6 +384,8 @@ impl World {
     /// The faults end: disks are well, next hops do as the book says.
     fn calm_down(&mut self) {
         self.calm = true;
+        self.crash_in_write = false;
+        self.ledger.settled_in_calm = 0;
         self.faults = Faults::default();
         for disk in &mut self.disks {
             disk.outage = None;
@@ -364,10 +399,55 @@ impl World {
     // ---- the relay's life ----
 
     fn now(&self) -> Now {
-        Now { mono: Mono(self.now), wall: UnixMs(1_795_000_000_000 + self.now / 1000) }
+        let wall = (1_795_000_000_000 + self.now / 1000).saturating_add_signed(self.wall_off_ms);
+        Now { mono: Mono(self.now - self.mono_behind_us), wall: UnixMs(wall) }
+    }
+
+    fn clock_trouble(&mut self, trouble: ClockTrouble) {
+        self.trace.note(self.now, "clock", 0, 0, || format!("{trouble:?}"));
+        self.dice.drawn(match trouble {
+            ClockTrouble::Jump { ms } if ms < 0 => "clock_back",
+            ClockTrouble::Jump { .. } => "clock_forward",
+            ClockTrouble::Sleep { mono_stops: true, .. } => "suspend",
+            ClockTrouble::Sleep { .. } => "stall",
+        });
+        match trouble {
+            ClockTrouble::Jump { ms } => self.wall_off_ms += ms,
+            ClockTrouble::Sleep { .. } if self.now < self.asleep_until || !self.is_up() => {}
+            ClockTrouble::Sleep { us, mono_stops } => {
+                self.asleep_until = self.now + us;
+                self.end += us;
+                self.mono_behind_us += if mono_stops { us } else { 0 };
+                self.clients.iter_mut().for_each(|client| client.hindered = true);
+            }
+        }
+    }
+
+    /// The machine slept, or began to, so short a time ago that what it owes may be late.
+    fn slept_lately(&self) -> bool {
+        self.asleep_until > 0 && self.now < self.asleep_until + 40 * SECOND_US
+    }
+
+    /// The relay starts again; now and then with more shards, or with fewer and their messages moved.
+    fn restart(&mut self) {
+        if !self.dice.permille(self.plan.reshard) {
+            return self.start(disk::recover(&self.disks));
+        }
+        let shards = self.dice.range(1, 3) as usize;
+        if shards == self.plan.shards {
+            return self.start(disk::recover(&self.disks));
+        }
+        self.ledger.reshards = true;
+        self.dice.drawn(if shards < self.plan.shards { "fewer_shards" } else { "more_shards" });
+        let starts = disk::reshard(&mut self.disks, &mut self.plan, shards);
+        self.trace.note(self.now, "shards", self.plan.shards as u64, 0, || format!("{}", self.plan.shards));
+        self.wakes.resize(self.plan.shards, u64::MAX);
+        self.drained.resize(self.plan.shards, false);
+        self.start(starts);
     }
 
     fn start(&mut self, starts: Vec<ShardStart>) {
+        self.ledger.ahead_us = self.plan.clock_ahead_us(self.now - SECOND_US);
         self.ledger.recovered(&starts);
         for start in &starts {
             assert!(start.damage.is_empty(), "a crash is no damage: {}", start.damage[0]);
@@ -402,6 +482,7 @@ impl World {
 
     fn crash(&mut self) {
         if self.is_up() {
+            self.dice.drawn("crash");
             self.halt(true);
         }
     }
@@ -411,6 +492,7 @@ impl World {
             return;
         }
         self.drains += 1;
+        self.dice.drawn("drain");
         self.draining = true;
         self.trace.note(self.now, "drain", 0, 0, String::new);
         for shard in 0..self.plan.shards {
@@ -422,6 +504,9 @@ impl World {
     }
 
     fn stop(&mut self, whole: bool) {
+        if !whole && self.slept_lately() {
+            return self.after_here(40 * SECOND_US, Event::Stop { whole });
+        }
         assert!(whole || self.disk_trouble, "the drain does not end, and the disk is well: {:?}", self.drained);
         if whole {
             for conn in self.conns.iter().filter(|conn| conn.open) {
@@ -436,9 +521,13 @@ impl World {
         self.sum_up();
         self.trace.note(self.now, if crash { "crash" } else { "stopped" }, 0, 0, String::new);
         self.life += 1;
+        let slept_lately = self.slept_lately();
+        self.asleep_until = self.asleep_until.min(self.now);
+        // The next run's clock begins where it will.
+        self.mono_behind_us = 0;
         let slowest = self.plan.write_latency_us * 2;
         // With room and a disk that is well a verdict waits 10 ms and for two writes, its own and one before.
-        let prompt = !self.disk_trouble && self.plan.settings.queue.segments_max >= 12;
+        let prompt = !self.disk_trouble && !slept_lately && self.plan.settings.queue.segments_max >= 12;
         self.ledger.crash(self.now, prompt.then_some(if crash { 20_000 + 4 * slowest } else { 0 }));
         for shard in &mut self.shards {
             *shard = None;
@@ -495,11 +584,11 @@ impl World {
             Effect::Abort { conn } => self.shard_closes(shard, conn, true),
             Effect::Pause { conn } => self.set_paused(shard, conn, true),
             Effect::Resume { conn } => self.set_paused(shard, conn, false),
-            Effect::StartTls { .. } => unreachable!("nobody here says STARTTLS or offers it"),
+            Effect::StartTls { conn, role } => self.start_tls(shard, conn, role),
             Effect::Dial { conn, address, .. } => self.dial(shard, conn, address),
             Effect::Write { write, slot, offset_bytes, block } => {
                 let number = self.next_number();
-                self.ledger.write_issued(self.now, shard, number, offset_bytes, block.bytes());
+                self.ledger.write_issued(self.now, self.now(), shard, number, offset_bytes, block.bytes());
                 self.trace.note(self.now, "write", write.0, block.bytes().len() as u64, || {
                     format!("{shard}: {number} slot {} at {offset_bytes}, {} bytes", slot.0, block.bytes().len())
                 });
@@ -550,7 +639,7 @@ impl World {
         let queue = self.parcels.entry((from, to)).or_default();
         queue.push_back(parcel);
         // One event for each; they take the parcels in order whatever their own order.
-        let slow = self.dice.permille(self.faults.slow_parcel);
+        let slow = self.dice.fault("slow_parcel", self.faults.slow_parcel);
         let delay = if slow { self.dice.skewed(1_000, SECOND_US) } else { self.dice.range(1, 50) };
         self.after_here(delay, Event::Parcel { to, from });
     }
@@ -563,9 +652,15 @@ impl World {
             Work::Prepare { .. } => self.dice.range(latency, latency * 20),
             _ => self.dice.range(latency / 2, latency * 2),
         };
-        if self.dice.permille(self.faults.write_slow) {
+        if matches!(work, Work::Read { .. }) && self.dice.fault("read_slow", self.faults.read_slow) {
+            delay += self.dice.skewed(10_000, 3 * SECOND_US);
+        } else if self.dice.fault("write_slow", self.faults.write_slow) {
             delay += self.dice.skewed(10_000, 3 * SECOND_US);
             self.disk_trouble = true;
+        }
+        if matches!(work, Work::Write { .. }) && std::mem::take(&mut self.crash_in_write) {
+            let moment = self.dice.below(delay);
+            self.after_here(moment, Event::Crash { in_write: false });
         }
         self.disks[shard].begin(number, work);
         self.after_here(delay, Event::DiskDone { shard, number });
@@ -578,7 +673,7 @@ impl World {
 
     fn disk_done(&mut self, shard: usize, number: u64) {
         let Some(work) = self.disks[shard].end(number) else { return };
-        if self.dice.permille(self.faults.disk_outages) {
+        if self.dice.fault("disk_outages", self.faults.disk_outages) {
             let error = self.disk_error();
             let until = self.now + self.dice.skewed(100_000, 30 * SECOND_US);
             self.disks[shard].outage = Some((until, error));
@@ -587,11 +682,11 @@ impl World {
         self.disk_trouble |= outage.is_some();
         match work {
             Work::Write { write, slot, offset, block } => {
-                let fails = self.dice.permille(self.faults.write_error);
+                let fails = self.dice.fault("write_error", self.faults.write_error);
                 let result = if fails { Err(self.disk_error()) } else { outage.map_or(Ok(()), Err) };
                 if result.is_err() && self.dice.permille(self.plan.crash_after_failure) {
                     let delay = self.dice.skewed(1_000, 3 * SECOND_US);
-                    self.after_here(delay, Event::Crash);
+                    self.after_here(delay, Event::Crash { in_write: false });
                 }
                 match result {
                     Ok(()) => self.disks[shard].write(slot, offset, &block),
@@ -604,7 +699,7 @@ impl World {
                 self.step(shard, Input::Written { write, result });
             }
             Work::Prepare { slot } => {
-                let fails = self.dice.permille(self.faults.prepare_error);
+                let fails = self.dice.fault("prepare_error", self.faults.prepare_error);
                 let result = if fails { Err(self.disk_error()) } else { outage.map_or(Ok(()), Err) };
                 if result.is_ok() || self.dice.permille(500) {
                     self.disks[shard].prepare(slot, self.plan.settings.queue.segment_bytes);
@@ -615,61 +710,19 @@ impl World {
                 self.step(shard, Input::SegmentPrepared { slot, result });
             }
             Work::Read { read, slot, offset, length } => {
-                let fails = self.dice.permille(self.faults.read_error);
-                let result = if fails { Err(self.disk_error()) } else { self.disks[shard].read(slot, offset, length) };
+                let fails = self.dice.fault("read_error", self.faults.read_error);
+                let mut result =
+                    if fails { Err(self.disk_error()) } else { self.disks[shard].read(slot, offset, length) };
+                if self.dice.fault("read_rot", self.faults.read_rot) {
+                    self.disk_trouble = true;
+                    result = result.map(|block| disk::rot(&mut self.dice, &block));
+                }
                 self.trace.note(self.now, "read", offset.into(), length.into(), || {
                     format!("{shard}: slot {} at {offset}, {length} bytes", slot.0)
                 });
                 self.step(shard, Input::ReadBack { read, result });
             }
         }
-    }
-
-    // ---- DNS ----
-
-    fn resolve(&mut self, shard: usize, query: QueryId, domain: &str, address_only: bool) {
-        let (site, zone) = if domain == "hub.test" {
-            assert!(address_only, "a smart host's name has no MX");
-            (SMART_HOST, Zone::Hosts)
-        } else {
-            assert!(!address_only, "mail for a domain goes by MX");
-            let site: usize = domain
-                .strip_prefix('d')
-                .and_then(|rest| rest.strip_suffix(".test"))
-                .and_then(|n| n.parse().ok())
-                .unwrap_or_else(|| panic!("a question about {domain}"));
-            (site, self.plan.zones[site])
-        };
-        let ttl_s = self.dice.pick(&[0, 5, 60]);
-        let answer = match zone {
-            _ if self.dice.permille(self.faults.dns_failure) => Answer::Temporary { text: "SERVFAIL".into() },
-            Zone::NullMx => Answer::NullMx { ttl_s },
-            Zone::Nowhere => Answer::NoSuchDomain { ttl_s },
-            Zone::Hosts if site == SMART_HOST => {
-                let host = MailHost { preference: 0, name: "hub.test".into(), addresses: vec![host_address(site, 0)] };
-                Answer::Mail { hosts: vec![host], ttl_s }
-            }
-            Zone::Hosts => {
-                let count = self.dice.range(1, 4) as usize;
-                let mut hosts: Vec<_> = (0..count)
-                    .map(|host| MailHost {
-                        preference: self.dice.below(3) as u16 * 10,
-                        name: format!("mx{host}.{domain}").into(),
-                        addresses: (0..self.dice.range(1, 2) as usize)
-                            .map(|n| host_address(site, host * 2 + n))
-                            .collect(),
-                    })
-                    .collect();
-                if self.dice.permille(200) {
-                    hosts.push(MailHost { preference: 0, name: "gone.test".into(), addresses: Vec::new() });
-                }
-                Answer::Mail { hosts, ttl_s }
-            }
-        };
-        self.trace.note(self.now, "resolve", query.0, site as u64, || format!("{shard}: {domain} {answer:?}"));
-        let slow = self.dice.permille(self.faults.dns_slow);
-        let delay = if slow { self.dice.skewed(SECOND_US, 45 * SECOND_US) } else { self.dice.range(10, 100_000) };
-        self.after_here(delay, Event::Resolved { shard, query, answer });
     }
 
     // ---- clients ----
