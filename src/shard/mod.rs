@@ -229,6 +229,8 @@ impl Shard {
         self.reclaim(now, effects);
         self.let_sites_ask();
         self.pump_sites(now, effects);
+        // Before the log is asked for its orders: the end of a drain hurries them, and nothing else may come to do so.
+        self.look_whether_drained(now, effects);
         let mut orders = std::mem::take(&mut self.orders);
         self.log.poll(now.mono, &mut orders);
         for order in orders.drain(..) {
@@ -240,7 +242,6 @@ impl Shard {
             });
         }
         self.orders = orders;
-        self.look_whether_drained(now, effects);
         let wake = self.wheel.next_due().min(self.log.wake_at()).min(self.next_reclaim_due());
         if wake < self.asked_wake || self.asked_wake <= now.mono {
             self.asked_wake = wake;

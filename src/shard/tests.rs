@@ -477,6 +477,23 @@ fn a_drain_ends_also_where_quit_is_not_answered() {
     assert!(world.drained);
 }
 
+/// SES-24: what a client began and did not end is on its way to disk when the last connection goes: the drain ends with it.
+#[test]
+fn a_drain_ends_in_the_middle_of_a_body() {
+    let mut world = World::new(&["drain_ms=500"]);
+    world.rule = |line| if line == "QUIT" { String::new() } else { accept_all(line) };
+    world.send(&["to@dest.test"], "x\r\n");
+    world.pass(50);
+    let conn = world.client();
+    world.say(conn, b"EHLO c.test\r\nMAIL FROM:<from@source.test>\r\nRCPT TO:<to@dest.test>\r\nDATA\r\n");
+    world.say(conn, "a line of it\r\n".repeat(2000).as_bytes());
+    world.input(Input::Drain);
+    // One tick for all that is due by then: nothing else comes.
+    world.now.mono = world.now.mono.plus_ms(510);
+    world.input(Input::Tick);
+    assert!(world.drained, "{:?}", world.shard.counters());
+}
+
 /// RTE-18, RTE-19: recipients of one domain together, domains apart, one body.
 #[test]
 fn recipients_go_out_by_domain() {

@@ -49,7 +49,7 @@ pub struct Hop {
     in_data: bool,
     hello: bool,
     pipelining: bool,
-    /// It agreed to a handshake, or was asked and refused.
+    /// It was asked for a handshake; it refused one, or offered none.
     pub start_tls: bool,
     tls_refused: bool,
     inside_tls: bool,
@@ -223,6 +223,7 @@ impl Hop {
         assert!(self.pipelining || self.unsaid == 0, "{line:?} before the last reply, without PIPELINING (PIP-04)");
         let verb = line.get(..4).unwrap_or("").to_ascii_uppercase();
         self.group_over = matches!(&*verb, "EHLO" | "HELO" | "DATA" | "QUIT" | "NOOP" | "STAR");
+        self.start_tls |= verb == "STAR";
         if verb != "QUIT" && self.common_fault(dice, faults, say) {
             return;
         }
@@ -274,7 +275,6 @@ impl Hop {
                     let text = if temporary { "454 4.7.0 not now" } else { "501 5.5.4 no" };
                     return self.reply(dice, faults, text, Vec::new(), say);
                 }
-                self.start_tls = true;
                 let injected = dice.fault("tls_fail", faults.tls_fail) && dice.permille(300);
                 let text = if injected { "220 go\r\n250 injected" } else { "220 2.0.0 go" };
                 self.reply(dice, faults, text, Vec::new(), say);

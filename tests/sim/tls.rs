@@ -32,7 +32,7 @@ impl World {
             (Peer::Hop(hop), TlsRole::Client { verify, .. }) => {
                 assert_ne!(policy, TlsPolicy::None, "a handshake that nobody wants");
                 assert_eq!(verify, policy == TlsPolicy::Verify);
-                assert!(hop.start_tls, "a handshake that the next hop did not agree to");
+                assert!(hop.start_tls, "a handshake that the next hop was not asked for");
             }
             (_, role) => panic!("the wrong side of a handshake: {role:?}"),
         }
@@ -60,7 +60,10 @@ impl World {
                 return self.after_here(self.plan.net_latency_us, Event::Handshake { conn: index });
             }
         }
-        let fails = self.dice.fault("tls_fail", self.faults.tls_fail) || !self.conns[index].nothing_comes();
+        let conn = &self.conns[index];
+        // Any 2yz is taken for consent, also of a next hop that is past all reason.
+        let alone = matches!(&conn.peer, Peer::Hop(hop) if hop.dead);
+        let fails = alone || !conn.nothing_comes() || self.dice.fault("tls_fail", self.faults.tls_fail);
         self.trace.note(self.now, "secured", index as u64, (!fails).into(), || format!("conn {index}: {}", !fails));
         if fails {
             return self.fail_handshake(index);
