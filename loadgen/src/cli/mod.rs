@@ -193,12 +193,16 @@ impl Arguments {
 /// What shows a run while it goes on: a line, or a screen.
 enum Shower {
     Line(Line),
-    Screen(Screen),
+    Screen(Box<Screen>),
 }
 
 impl Shower {
     fn new(output: &OutputArguments, title: &str) -> io::Result<Shower> {
-        Ok(if output.live { Shower::Screen(Screen::open(title)?) } else { Shower::Line(Line::new(output.progress)) })
+        Ok(if output.live {
+            Shower::Screen(Box::new(Screen::open(title)?))
+        } else {
+            Shower::Line(Line::new(output.progress))
+        })
     }
 
     fn show(&mut self, now: &Progress) {
