@@ -95,6 +95,10 @@ pub struct ConnId {
     pub generation: u32,
 }
 
+/// A message handed to a shard by another way than SMTP, until it is answered for. Given by the shell, never twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct InjectionId(pub u64);
+
 #[cfg(test)]
 mod tests {
     use super::*;

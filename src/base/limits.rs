@@ -217,6 +217,8 @@ pub const SITE_PAUSE_LONGEST_MS: u64 = 15 * 60_000;
 pub const EXPIRED_AT_ONCE_MAX: usize = 256;
 /// A drain waits so long for deliveries on their way (`drain_ms`).
 pub const DRAIN_MS: u64 = 30_000;
+/// Sites that one shard tells of when asked, those with most jobs; the others are only counted.
+pub const SITES_REPORTED_MAX: usize = 1000;
 
 const _: () = assert!(SEGMENT_MIN_BYTES as usize >= 2 * BLOCK_MAX_BYTES + SEGMENT_RESERVE_BYTES as usize);
 const _: () = assert!(BLOCK_MIN_BYTES <= BATCH_FULL_BYTES && BATCH_FULL_BYTES <= BLOCK_MAX_BYTES);

@@ -20,7 +20,12 @@ impl Mono {
 
     /// Milliseconds from `earlier` to this moment; 0 if `earlier` is later.
     pub const fn ms_since(self, earlier: Mono) -> u64 {
-        self.0.saturating_sub(earlier.0) / 1000
+        self.us_since(earlier) / 1000
+    }
+
+    /// Microseconds from `earlier` to this moment; 0 if it is later.
+    pub const fn us_since(self, earlier: Mono) -> u64 {
+        self.0.saturating_sub(earlier.0)
     }
 }
 

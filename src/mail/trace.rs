@@ -23,6 +23,8 @@ pub enum Protocol {
     Esmtp,
     /// The client said EHLO inside TLS.
     Esmtps,
+    /// No SMTP at all: a POST (FND-09; RFC 5321 3.7.2).
+    Http,
 }
 
 impl Protocol {
@@ -32,6 +34,7 @@ impl Protocol {
             Protocol::Smtp => "SMTP",
             Protocol::Esmtp => "ESMTP",
             Protocol::Esmtps => "ESMTPS",
+            Protocol::Http => "HTTP",
         }
     }
 }

@@ -20,16 +20,16 @@ use socket2::Socket;
 use super::clock::{Alarm, Clock};
 use super::conn::{self, Conn};
 use super::disk::{Disk, DmaBlocks};
-use super::mesh::{Letter, Mailbox};
+use super::mesh::{Injection, InjectionReply, Letter, Mailbox};
 use super::report::Reporter;
 use super::tls::{Broken, Keys};
 use super::{Ask, Event, listen};
 use crate::base::bytes::{BlockSource, Outbox};
-use crate::base::ids::{ConnId, ShardId};
+use crate::base::ids::{ConnId, InjectionId, ShardId};
 use crate::base::limits;
 use crate::base::time::{Mono, Now};
 use crate::config::SocketSettings;
-use crate::shard::{CloseReason, Effect, Input, Level, Shard, TlsRole};
+use crate::shard::{CloseReason, Effect, Input, Level, Shard, ShardReport, TlsRole};
 
 /// Letters and effects' tasks handled before others get their turn.
 const LETTERS_PER_TURN: usize = 64;
@@ -70,6 +70,9 @@ pub(crate) struct Shell {
     /// The connection just accepted, until the shard opens or refuses it.
     arrived: RefCell<Option<TcpStream>>,
     disk: Rc<Disk>,
+    /// Where the fates of injected messages go that are on their way to disk.
+    injections: RefCell<FxHashMap<InjectionId, InjectionReply>>,
+    injections_seen: Cell<u64>,
     mailboxes: Vec<Mailbox>,
     /// Parcels of this turn, by shard: each mailbox is opened once.
     outgoing: RefCell<Vec<Vec<Letter>>>,
@@ -102,6 +105,8 @@ pub(crate) async fn live(berth: Berth) {
         conns: RefCell::default(),
         arrived: RefCell::new(None),
         disk: Rc::new(Disk::new(&berth.spool, berth.id, berth.segment_bytes)),
+        injections: RefCell::default(),
+        injections_seen: Cell::new(0),
         outgoing: RefCell::new(berth.mailboxes.iter().map(|_| Vec::new()).collect()),
         mailboxes: berth.mailboxes,
         ask: berth.ask,
@@ -143,6 +148,8 @@ async fn read_mail(shell: &Rc<Shell>) {
             match letter {
                 Letter::Parcel { from, parcel } => shell.give(Input::Parcel { from, parcel }),
                 Letter::Resolved { query, answer } => shell.give(Input::Resolved { query, answer }),
+                Letter::Inject(injection) => shell.inject(*injection),
+                Letter::Report(reply) => reply(shell.report()),
                 Letter::Drain => shell.give(Input::Drain),
                 Letter::Stop => return shell.stopped.set(true),
             }
@@ -225,11 +232,29 @@ impl Shell {
             Effect::Parcel { to, parcel } => {
                 self.outgoing.borrow_mut()[to.0 as usize].push(Letter::Parcel { from: self.id, parcel });
             }
+            Effect::Injected { injection, outcome } => {
+                let reply = self.injections.borrow_mut().remove(&injection);
+                reply.expect("an injection is answered once")(outcome);
+            }
             Effect::WakeAt(moment) => self.alarm.set(moment),
             Effect::Report(level, text) => self.reporter.report(level, text),
             // The main thread is gone only when the process ends.
             Effect::Drained => drop(self.events.send(Event::Drained(self.id))),
         }
+    }
+
+    /// A message came by another way than SMTP.
+    fn inject(self: &Rc<Self>, injection: Injection) {
+        let Injection { peer, envelope, body, reply } = injection;
+        let id = InjectionId(self.injections_seen.get());
+        self.injections_seen.set(id.0 + 1);
+        self.injections.borrow_mut().insert(id, reply);
+        self.give(Input::Inject { injection: id, peer, envelope: &envelope, body: &body });
+    }
+
+    /// What the shard does, now.
+    fn report(&self) -> ShardReport {
+        self.shard.borrow().report(self.clock.now())
     }
 
     fn start_tls(self: &Rc<Self>, id: ConnId, role: TlsRole) {

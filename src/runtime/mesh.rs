@@ -1,4 +1,5 @@
-//! What reaches a shard from other threads: parcels of other shards, answers of the resolver, orders of the main thread.
+//! What reaches a shard from other threads: parcels of other shards, answers of the resolver, messages and
+//! questions of the control thread, orders of the main thread.
 //!
 //! One mailbox per shard, a lock-free queue written by any thread and emptied by one task of its shard. Only a reader
 //! that found nothing leaves its waker; the first letter of a burst takes it and wakes the executor, the rest find
@@ -6,6 +7,7 @@
 //! executor's notifier, whose sleep handshake is fenced.) Letters to a shard that has stopped are dropped with the
 //! mailbox.
 
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -13,8 +15,11 @@ use crossbeam::queue::SegQueue;
 use crossbeam::utils::CachePadded;
 
 use crate::base::ids::ShardId;
+use crate::mail::envelope::Envelope;
 use crate::route::{Answer, QueryId};
 use crate::shard::parcel::Parcel;
+use crate::shard::{Receipt, ShardReport};
+use crate::smtp::reply::Reply;
 
 /// One letter.
 pub(crate) enum Letter {
@@ -22,10 +27,56 @@ pub(crate) enum Letter {
     Parcel { from: ShardId, parcel: Parcel },
     /// From the resolver.
     Resolved { query: QueryId, answer: Answer },
+    /// From the control thread: a message that came by another way than SMTP.
+    Inject(Box<Injection>),
+    /// From the control thread: what do you do?
+    Report(ReportReply),
     /// From the main thread: take no more work.
     Drain,
     /// From the main thread: end now.
     Stop,
+}
+
+/// Takes an injected message's fate; called once, on the shard's thread; must not block. Dropped if the shard stops first.
+pub type InjectionReply = Box<dyn FnOnce(Result<Receipt, Reply>) + Send>;
+/// Takes a shard's report; as above.
+pub type ReportReply = Box<dyn FnOnce(ShardReport) + Send>;
+
+/// A whole message for a shard.
+pub struct Injection {
+    /// Who brought it.
+    pub peer: IpAddr,
+    /// From whom and for whom; its addresses were read by `mail::address`.
+    pub envelope: Envelope,
+    /// Its text in plain form, header included.
+    pub body: Vec<u8>,
+    /// Where its fate goes.
+    pub reply: InjectionReply,
+}
+
+/// The way to all shards for the other threads of the process; clones are the same way.
+#[derive(Clone)]
+pub struct Shards(Arc<[Mailbox]>);
+
+impl Shards {
+    pub(crate) fn new(mailboxes: &[Mailbox]) -> Shards {
+        Shards(mailboxes.into())
+    }
+
+    /// How many there are, at least 1.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Hands a message to the shard of that number. Panics if there is none.
+    pub fn inject(&self, shard: usize, injection: Injection) {
+        self.0[shard].post([Letter::Inject(Box::new(injection))]);
+    }
+
+    /// Asks the shard of that number what it does. Panics if there is none.
+    pub fn report(&self, shard: usize, reply: ReportReply) {
+        self.0[shard].post([Letter::Report(reply)]);
+    }
 }
 
 #[derive(Default)]

@@ -44,6 +44,7 @@ use crate::route::{Answer, QueryId};
 use crate::shard::{Level, Shard};
 use executor::Berth;
 pub use executor::allowed_cores;
+pub use mesh::{Injection, InjectionReply, ReportReply, Shards};
 use mesh::{Letter, Mailbox};
 use report::Reporter;
 use tls::Keys;
@@ -178,6 +179,11 @@ impl Crew {
     /// Where it listens, in the order of the options, with the ports that were chosen.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// The way to the shards, for the control thread.
+    pub fn shards(&self) -> Shards {
+        Shards::new(&self.mailboxes)
     }
 
     /// For whoever may ask for a drain: signals, a test, a demonstration.

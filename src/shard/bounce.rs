@@ -9,7 +9,7 @@ use crate::queue::record::AcceptView;
 use crate::queue::{Draft, DraftRecipient, RecipientState};
 use crate::schedule::site::JobId;
 use crate::shard::backlog::{Message, NO_JOB};
-use crate::shard::commit::Committing;
+use crate::shard::commit::{Committing, Waiter};
 use crate::shard::outcome::{Entry, Unwritten};
 use crate::shard::{Effect, Level, Shard};
 use crate::smtp::client::Outcome;
@@ -129,7 +129,13 @@ impl Shard {
         self.sites.table[site as usize].jobs += 1;
         self.backlog.add_job(slot, site, 0, 1, 0);
         let report = Some(report);
-        self.committing.push_back(Committing { ticket: appended.ticket, conn: None, message: slot, report });
+        self.committing.push_back(Committing {
+            ticket: appended.ticket,
+            waiter: Waiter::Nobody,
+            since: now.mono,
+            message: slot,
+            report,
+        });
         Ok(())
     }
 

@@ -3,23 +3,35 @@
 //! Messages wait here in log order and durability grows along it, so looking at the front is enough: one wake per
 //! commit, whatever the number of messages in it.
 
-use crate::base::ids::ConnId;
-use crate::base::time::Now;
+use crate::base::ids::{ConnId, InjectionId};
+use crate::base::time::{Mono, Now};
 use crate::queue::{Commit, Ticket};
 use crate::shard::backlog::{JobState, MessageSlot};
 use crate::shard::bounce::Report;
 use crate::shard::conns::{Conn, Side};
-use crate::shard::{Effect, Level, Shard};
-use crate::smtp::server::Waiting;
+use crate::shard::{Effect, Level, Receipt, Shard};
+use crate::smtp::server::{Waiting, storage_reply};
 
 /// A message whose accepting record is on its way to disk.
 pub(super) struct Committing {
     pub(super) ticket: Ticket,
-    /// Who waits for the 250; `None` for what the relay makes itself.
-    pub(super) conn: Option<ConnId>,
+    pub(super) waiter: Waiter,
+    /// When it was appended.
+    pub(super) since: Mono,
     pub(super) message: MessageSlot,
     /// What the message reports, if it is a report.
     pub(super) report: Option<Box<Report>>,
+}
+
+/// Who waits for a message to be durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Waiter {
+    /// A client of SMTP, for its 250.
+    Client(ConnId),
+    /// Whoever injected it, for its receipt.
+    Injection(InjectionId),
+    /// Nobody: the relay made it itself.
+    Nobody,
 }
 
 impl Shard {
@@ -31,38 +43,50 @@ impl Shard {
             if matches!(outcome, Commit::Pending) {
                 break;
             }
-            let Committing { ticket, conn, message, report } = self.committing.pop_front().expect("there is a front");
-            let waiting = conn.and_then(|id| Some((id, self.conns.take(id)?)));
+            let Committing { ticket, waiter, since, message, report } =
+                self.committing.pop_front().expect("there is a front");
+            let client = match waiter {
+                Waiter::Client(id) => self.conns.take(id).map(|conn| (id, conn)),
+                Waiter::Injection(_) | Waiter::Nobody => None,
+            };
             match outcome {
                 Commit::Pending => unreachable!("looked at above"),
                 Commit::Durable => {
                     let proof = self.log.prove(ticket);
                     let id = self.backlog.messages[message as usize].id;
                     self.release(message);
+                    if waiter != Waiter::Nobody {
+                        self.latencies.commit_us.note(now.mono.us_since(since));
+                    }
                     if let Some(report) = report {
                         self.reports_pending -= 1;
                         self.unwritten.push_back(report.about);
                         self.retry_unwritten();
                     }
-                    match waiting {
-                        Some((conn_id, mut conn)) => {
+                    match (client, waiter) {
+                        (Some((conn_id, mut conn)), _) => {
                             let Conn { outbox, side: Side::In(inbound), .. } = &mut *conn else { unreachable!() };
                             outbox.write(|out| inbound.server.accepted(proof, id, out));
                             self.counters.accepted_messages += 1;
                             self.go_on(now, conn_id, conn, effects);
                         }
-                        None if conn.is_some() => self.counters.orphaned_acknowledgements += 1,
-                        None => {}
+                        (None, Waiter::Client(_)) => self.counters.orphaned_acknowledgements += 1,
+                        (None, Waiter::Injection(injection)) => {
+                            self.injected(injection, Ok(Receipt::new(proof, id)), effects);
+                        }
+                        (None, Waiter::Nobody) => {}
                     }
                 }
                 Commit::Failed(why) => {
                     self.withdraw(message);
                     self.to_repeat.extend(report);
                     self.counters.refused_by_log += 1;
-                    if let Some((conn_id, mut conn)) = waiting {
+                    if let Some((conn_id, mut conn)) = client {
                         let Conn { outbox, side: Side::In(inbound), .. } = &mut *conn else { unreachable!() };
                         outbox.write(|out| inbound.server.refused(why, out));
                         self.go_on(now, conn_id, conn, effects);
+                    } else if let Waiter::Injection(injection) = waiter {
+                        self.injected(injection, Err(storage_reply(why)), effects);
                     }
                 }
             }

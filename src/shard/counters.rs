@@ -1,5 +1,7 @@
 //! What a shard counts. Plain numbers, read by the shell; all only grow unless their name says otherwise.
 
+use crate::base::histogram::Histogram;
+
 impl std::fmt::Display for Counters {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
@@ -18,6 +20,15 @@ impl std::fmt::Display for Counters {
             self.copied_bytes as f64 / self.body_bytes.max(1) as f64,
         )
     }
+}
+
+/// How long things took.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Latencies {
+    /// From a message's end to its record being durable, in microseconds; reports of our own not counted.
+    pub commit_us: Histogram,
+    /// From a message's arrival to the next hop's yes, in milliseconds, for each transaction that delivered something.
+    pub delivery_ms: Histogram,
 }
 
 /// A shard's counters at a moment.
@@ -43,8 +54,12 @@ pub struct Counters {
     pub tls_resumed: u64,
     /// TLS handshakes begun with next hops that did not come to their end (TLS-06).
     pub tls_failed_out: u64,
-    /// Messages answered 250.
+    /// Messages answered for: by 250, or by a receipt.
     pub accepted_messages: u64,
+    /// Of them, those that came by another way than SMTP (FND-09).
+    pub injected_messages: u64,
+    /// Injected messages that were refused, for whatever reason.
+    pub refused_injections: u64,
     /// Messages answered 4xx because the log could not take them.
     pub refused_by_log: u64,
     /// Messages committed whose client was gone before the 250.

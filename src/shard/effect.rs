@@ -4,12 +4,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::base::bytes::Block;
-use crate::base::ids::{ConnId, ShardId};
+use crate::base::ids::{ConnId, InjectionId, MessageId, ShardId};
 use crate::base::time::Mono;
 pub use crate::config::LogLevel as Level;
-use crate::queue::{ReadId, SegmentSlot, WriteId};
+use crate::queue::{Proof, ReadId, SegmentSlot, WriteId};
 use crate::route::QueryId;
 use crate::shard::parcel::Parcel;
+use crate::smtp::reply::Reply;
 
 /// Which side of a TLS handshake is ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +24,24 @@ pub enum TlsRole {
         /// Only a certificate for that name, from an authority we trust, will do.
         verify: bool,
     },
+}
+
+/// Says that an injected message is durable: for its client what the 250 is for one of SMTP (QUE-01).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    id: MessageId,
+}
+
+impl Receipt {
+    /// No proof, no receipt.
+    pub(super) fn new(_proof: Proof, id: MessageId) -> Receipt {
+        Receipt { id }
+    }
+
+    /// The message's name in the queue.
+    pub fn id(self) -> MessageId {
+        self.id
+    }
 }
 
 /// One thing to do.
@@ -78,6 +97,13 @@ pub enum Effect {
         address: SocketAddr,
         /// The source address to bind, if not any.
         source: Option<IpAddr>,
+    },
+    /// The fate of an injected message.
+    Injected {
+        /// Its name, which is dead afterwards.
+        injection: InjectionId,
+        /// Durable, or why not: the reply that a client of SMTP would have had.
+        outcome: Result<Receipt, Reply>,
     },
     /// Write a whole block durably at an aligned offset, then `Written`.
     Write {

@@ -5,7 +5,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::base::bytes::Block;
-use crate::base::ids::{ConnId, ShardId};
+use crate::base::ids::{ConnId, InjectionId, ShardId};
+use crate::mail::envelope::Envelope;
 use crate::queue::{DiskError, ReadId, SegmentSlot, WriteId};
 use crate::route::{Answer, QueryId};
 use crate::shard::parcel::Parcel;
@@ -52,6 +53,17 @@ pub enum Input<'a> {
         conn: ConnId,
         /// Why.
         reason: CloseReason,
+    },
+    /// A whole message came by another way than SMTP. Answered by `Effect::Injected` once its fate is known, exactly once.
+    Inject {
+        /// Its name until then.
+        injection: InjectionId,
+        /// Who brought it.
+        peer: IpAddr,
+        /// From whom and for whom; its addresses were read by `mail::address`.
+        envelope: &'a Envelope,
+        /// Its text in plain form, header included.
+        body: &'a [u8],
     },
     /// A write of the log ended.
     Written {

@@ -14,10 +14,11 @@ use crate::base::time::{Now, UnixMs};
 use crate::config::Settings;
 use crate::mail::address::domain_of;
 use crate::mail::envelope::Envelope;
-use crate::mail::trace::{TraceFacts, write_received};
-use crate::queue::{Draft, DraftRecipient, LogRefusal, RecipientList, RecipientState};
+use crate::mail::text::Text;
+use crate::mail::trace::{Protocol, TraceFacts, write_received};
+use crate::queue::{ChunkRef, Draft, DraftRecipient, LogRefusal, RecipientList, RecipientState};
 use crate::shard::backlog::{JOB_RECIPIENTS_MAX, Message, NO_JOB};
-use crate::shard::commit::Committing;
+use crate::shard::commit::{Committing, Waiter};
 use crate::shard::conns::{Conn, Inbound, Side};
 use crate::shard::{Effect, Shard, TlsRole};
 use crate::smtp::server::{Peer, Server, ServerEvent, ServerSettings, Waiting};
@@ -33,6 +34,23 @@ pub(super) fn server_settings(settings: &Settings) -> ServerSettings {
         data_idle_ms: settings.relay.data_idle_ms,
         tls: settings.tls.offer,
     }
+}
+
+/// A whole message as it came, whichever way.
+pub(super) struct Arrival<'a> {
+    pub(super) envelope: &'a Envelope,
+    pub(super) text: Text,
+    /// Bytes of the text, doubled dots not counted.
+    pub(super) body_bytes: u64,
+    /// Records that hold the beginning of the body.
+    pub(super) chunks: &'a [ChunkRef],
+    /// The rest of it.
+    pub(super) tail: &'a [&'a [u8]],
+    /// The name the client gave; empty if it gave none.
+    pub(super) hello: &'a [u8],
+    pub(super) peer: IpAddr,
+    pub(super) protocol: Protocol,
+    pub(super) cipher: Option<&'static str>,
 }
 
 /// Parts of a body seen in this receive that are in no record yet, in order.
@@ -247,8 +265,38 @@ impl Shard {
     fn message_end(&mut self, now: Now, id: ConnId, conn: &mut Conn, run: &Run<'_>) -> bool {
         let Conn { side: Side::In(inbound), .. } = conn else { unreachable!("only clients send messages") };
         inbound.data_since = None;
-        let envelope = inbound.server.envelope();
         let facts = inbound.server.facts();
+        let mut tail: [&[u8]; 9] = [&[]; 9];
+        tail[0] = &inbound.gathered;
+        tail[1..=run.count].copy_from_slice(run.parts());
+        let arrival = Arrival {
+            envelope: inbound.server.envelope(),
+            text: facts.text,
+            body_bytes: facts.body_bytes,
+            chunks: &inbound.chunks,
+            tail: &tail[..=run.count],
+            hello: inbound.server.hello(),
+            peer: inbound.peer,
+            protocol: inbound.server.protocol(),
+            cipher: inbound.server.cipher(),
+        };
+        match self.take_message(now, &arrival, Waiter::Client(id)) {
+            Ok(()) => {
+                inbound.chunks.clear();
+                inbound.gathered.clear();
+                inbound.awaiting = true;
+                true
+            }
+            Err(why) => {
+                self.refuse(conn, why);
+                false
+            }
+        }
+    }
+
+    /// Appends the accepting record of a whole message, and makes its jobs; they are held until it is durable.
+    pub(super) fn take_message(&mut self, now: Now, arrival: &Arrival<'_>, waiter: Waiter) -> Result<(), LogRefusal> {
+        let envelope = arrival.envelope;
         let order = &mut self.by_domain;
         order.clear();
         order.extend(0..envelope.len() as u16);
@@ -259,52 +307,41 @@ impl Shard {
             });
         }
         let trace = TraceFacts {
-            hello: inbound.server.hello(),
-            peer: inbound.peer,
+            hello: arrival.hello,
+            peer: arrival.peer,
             hostname: &self.settings.hostname,
-            protocol: inbound.server.protocol(),
-            cipher: inbound.server.cipher(),
+            protocol: arrival.protocol,
+            cipher: arrival.cipher,
             for_recipient: (envelope.len() == 1).then(|| envelope.recipient(0)),
             when: now.wall,
             id: MessageId { shard: self.id, position: Position::default() },
         };
-        let mut tail: [&[u8]; 9] = [&[]; 9];
-        tail[0] = &inbound.gathered;
-        tail[1..=run.count].copy_from_slice(run.parts());
         let recipients = ByDomain { envelope, order };
         let draft = Draft {
             copy_of: None,
             arrived: now.wall,
-            text: facts.text,
-            body_bytes: facts.body_bytes,
+            text: arrival.text,
+            body_bytes: arrival.body_bytes,
             sender: envelope.sender(),
             recipients: &recipients,
-            chunks: &inbound.chunks,
-            tail: &tail[..=run.count],
+            chunks: arrival.chunks,
+            tail: arrival.tail,
         };
-        let appended = self.log.append_accept(&draft, &mut |id, out| write_received(out, &TraceFacts { id, ..trace }));
-        let appended = match appended {
-            Ok(appended) => appended,
-            Err(why) => {
-                self.refuse(conn, why);
-                return false;
-            }
-        };
+        let appended =
+            self.log.append_accept(&draft, &mut |id, out| write_received(out, &TraceFacts { id, ..trace }))?;
         let message = self.backlog.messages.insert(Message {
             id: appended.id,
             place: appended.place,
-            chunks: inbound.chunks.drain(..).collect(),
+            chunks: arrival.chunks.into(),
             arrived: now.wall,
             expires: now.mono.plus_ms(self.settings.retry.expire_ms),
-            body_bytes: facts.body_bytes,
-            text: facts.text,
+            body_bytes: arrival.body_bytes,
+            text: arrival.text,
             open_jobs: 0,
             first_job: NO_JOB,
             copying: false,
             committed: false,
         }) as u32;
-        inbound.gathered.clear();
-        inbound.awaiting = true;
         let order = std::mem::take(&mut self.by_domain);
         let most = self.settings.site.recipients.min(JOB_RECIPIENTS_MAX);
         let mut first = 0;
@@ -322,8 +359,14 @@ impl Shard {
             first += count;
         }
         self.by_domain = order;
-        self.committing.push_back(Committing { ticket: appended.ticket, conn: Some(id), message, report: None });
-        true
+        self.committing.push_back(Committing {
+            ticket: appended.ticket,
+            waiter,
+            since: now.mono,
+            message,
+            report: None,
+        });
+        Ok(())
     }
 
     /// The peer is expected to say something within this time.

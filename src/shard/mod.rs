@@ -4,7 +4,7 @@
 //! runs on the thread of its core and nowhere else; it never blocks, reads a clock or asks for randomness that
 //! its seed does not give. The glommio shell (`runtime/`) and the simulator (`tests/sim`) are its two shells.
 //!
-//! - `intake`: from the first byte of a client to the 250.
+//! - `intake`: from the first byte of a client to the 250; `injection`: the same for messages that come whole, not by SMTP.
 //! - `commit`: what happens when the log says *durable*, and only then.
 //! - `dispatch`: which site may do something; `delivery`: from its list to the next hop's reply; `body`: what it is sent;
 //!   `reading`: what must be fetched from disk for it; `outcome`: what the reply means; `pacing`: what a complaint leads to.
@@ -23,6 +23,7 @@ mod counters;
 mod delivery;
 mod dispatch;
 mod effect;
+mod injection;
 mod input;
 mod intake;
 mod outcome;
@@ -30,6 +31,7 @@ mod pacing;
 pub mod parcel;
 mod reading;
 mod reclaim;
+mod report;
 mod sites;
 mod timers;
 mod tls;
@@ -54,9 +56,10 @@ use crate::schedule::wheel::Wheel;
 use crate::smtp::client::ClientSettings;
 use crate::smtp::server::ServerSettings;
 
-pub use counters::Counters;
-pub use effect::{Effect, Level, TlsRole};
+pub use counters::{Counters, Latencies};
+pub use effect::{Effect, Level, Receipt, TlsRole};
 pub use input::{CloseReason, Input, TlsInfo};
+pub use report::{ShardReport, SiteReport};
 
 use backlog::Backlog;
 use commit::Committing;
@@ -124,6 +127,7 @@ pub struct Shard {
     drained: bool,
     asked_wake: Mono,
     counters: Counters,
+    latencies: Latencies,
     // Scratch, kept so that no step allocates in steady state.
     orders: Vec<DiskOrder>,
     fired: Vec<Timer>,
@@ -172,6 +176,7 @@ impl Shard {
             drained: false,
             asked_wake: Mono::NEVER,
             counters: Counters::default(),
+            latencies: Latencies::default(),
             orders: Vec::new(),
             fired: Vec::new(),
             by_domain: Vec::new(),
@@ -192,6 +197,9 @@ impl Shard {
             Input::Connected { conn } => self.connected(now, conn, effects),
             Input::Secured { conn, info } => self.secured(now, conn, info, effects),
             Input::Closed { conn, reason } => self.closed(now, conn, reason, effects),
+            Input::Inject { injection, peer, envelope, body } => {
+                self.inject(now, injection, peer, envelope, body, effects);
+            }
             Input::Written { write, result } => {
                 if let Err(error) = result {
                     effects.push(Effect::Report(

@@ -120,7 +120,7 @@ impl Shard {
             entries.iter_mut().filter(|e| e.outcome == Outcome::Failed).for_each(|e| e.outcome = Outcome::NotTried);
         }
         let job = &self.backlog.jobs[job_id as usize];
-        let message = self.backlog.messages[job.message as usize].id;
+        let Message { id: message, arrived, .. } = self.backlog.messages[job.message as usize];
         let attempts = job.attempts.saturating_add(1);
         let backoff = Backoff { first_ms: self.settings.retry.first_ms, longest_ms: self.settings.retry.longest_ms };
         let delay_ms = backoff.delay_ms(u32::from(attempts), &mut self.rng);
@@ -191,6 +191,9 @@ impl Shard {
         }
         if !drafts.is_empty() {
             self.write_verdicts(message, drafts);
+        }
+        if entries.iter().any(|entry| entry.outcome == Outcome::Delivered) {
+            self.latencies.delivery_ms.note(now.wall.0.saturating_sub(arrived.0));
         }
         self.backlog.settle(job_id, settled);
         let job = &mut self.backlog.jobs[job_id as usize];

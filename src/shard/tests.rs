@@ -1,6 +1,7 @@
 //! The whole shard against a small world in memory: a disk, clients, and a next hop that answers by rule.
 
 mod hosts;
+mod injections;
 mod pacing;
 
 use std::collections::{HashMap, VecDeque};
@@ -10,11 +11,13 @@ mod bodies;
 
 use super::*;
 use crate::base::bytes::{HeapBlocks, heap_block};
+use crate::base::ids::InjectionId;
 use crate::base::limits;
 use crate::base::time::UnixMs;
 use crate::config::{self, Machine};
 use crate::queue::{DiskError, ReadId, Recovery, SegmentSlot, WriteId};
 use crate::route::Answer;
+use crate::smtp::reply::Reply;
 
 /// One message as the next hop took it.
 #[derive(Debug, PartialEq, Eq)]
@@ -62,6 +65,7 @@ struct World {
     /// Handshakes begun; they fail if `fail_tls`. The world's TLS changes no byte.
     handshakes: Vec<TlsRole>,
     fail_tls: bool,
+    injected: Vec<(InjectionId, Result<Receipt, Reply>)>,
     reports: Vec<String>,
     wake: Mono,
     drained: bool,
@@ -151,6 +155,7 @@ impl World {
             rule: accept_all,
             handshakes: Vec::new(),
             fail_tls: false,
+            injected: Vec::new(),
             reports: Vec::new(),
             wake: Mono::NEVER,
             drained: false,
@@ -235,6 +240,7 @@ impl World {
                 self.nested(Input::Resolved { query, answer });
             }
             Effect::WakeAt(wake) => self.wake = wake,
+            Effect::Injected { injection, outcome } => self.injected.push((injection, outcome)),
             Effect::Report(_, text) => self.reports.push(text),
             Effect::Drained => self.drained = true,
         }

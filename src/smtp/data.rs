@@ -15,7 +15,7 @@
 use memchr::{memchr_iter, memmem, memrchr_iter};
 
 use crate::base::limits::DATA_LINE_MAX_BYTES;
-use crate::mail::text::Form;
+use crate::mail::text::{Form, Text};
 
 /// The line that ends data, without the CRLF before it, which is the text's own (DAT-07).
 pub const END_OF_DATA: &[u8] = b".\r\n";
@@ -248,6 +248,12 @@ impl PlainScan {
     /// The text is whole: a CR at its very end is a bare one.
     pub fn end(&mut self) {
         self.bare_line_end |= self.edge == Edge::Cr;
+    }
+
+    /// What the text is like. One that reads the same in both forms counts as wire form.
+    pub fn text(&self, binary: bool) -> Text {
+        let open_end = self.open_end();
+        Text { eight_bit: self.eight_bit, plain: binary || open_end || self.dots, binary, open_end }
     }
 
     /// Bytes looked at.

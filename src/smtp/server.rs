@@ -533,17 +533,8 @@ impl Server {
         } else {
             (self.data.bare_line_end(), self.data.long_line(), self.data.body_bytes())
         };
-        if bare_line_end {
-            Some(reply::BARE_LINE_END)
-        } else if long_line {
-            Some(reply::DATA_LINE_TOO_LONG)
-        } else if body_bytes > self.settings.message_bytes_max {
-            Some(reply::TOO_LARGE)
-        } else if self.header.received_fields() > self.settings.received_fields_max {
-            Some(reply::LOOPING)
-        } else {
-            self.storage_refusal.map(storage_reply)
-        }
+        let refusal = text_refusal(&self.settings, bare_line_end, long_line, body_bytes, self.header);
+        refusal.or_else(|| self.storage_refusal.map(storage_reply))
     }
 
     fn end_of_data(&mut self, out: &mut Vec<u8>) -> ServerEvent<'static> {
@@ -579,7 +570,29 @@ impl Server {
     }
 }
 
-fn storage_reply(why: LogRefusal) -> Reply {
+/// What is wrong with a text, whichever way it came (DAT-03, SIZ-06, SIZ-08, TRC-06, FND-09).
+pub(crate) fn text_refusal(
+    settings: &ServerSettings,
+    bare_line_end: bool,
+    long_line: bool,
+    body_bytes: u64,
+    header: HeaderScan,
+) -> Option<Reply> {
+    if bare_line_end {
+        Some(reply::BARE_LINE_END)
+    } else if long_line {
+        Some(reply::DATA_LINE_TOO_LONG)
+    } else if body_bytes > settings.message_bytes_max {
+        Some(reply::TOO_LARGE)
+    } else if header.received_fields() > settings.received_fields_max {
+        Some(reply::LOOPING)
+    } else {
+        None
+    }
+}
+
+/// What a client is told when the log does not take its message (QUE-07, QUE-08).
+pub(crate) fn storage_reply(why: LogRefusal) -> Reply {
     match why {
         LogRefusal::Full => reply::STORAGE_FULL,
         LogRefusal::Failing => reply::STORAGE_FAILING,

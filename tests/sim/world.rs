@@ -610,6 +610,7 @@ impl World {
                 let delay = wake.0.saturating_sub(self.now).max(1) + lateness;
                 self.after_here(delay, Event::Tick { shard, wake: wake.0 });
             }
+            Effect::Injected { .. } => unreachable!("nobody injects"),
             Effect::Report(level, text) => self.report(shard, level, &text),
             Effect::Drained => {
                 self.drained[shard] = true;

@@ -105,11 +105,8 @@ impl Server {
         }
     }
 
-    /// What a text that came by BDAT is like. One that reads the same in both forms counts as wire form.
+    /// What a text that came by BDAT is like.
     pub(super) fn plain_text(&self) -> Text {
-        let binary = self.envelope.body == Body::BinaryMime;
-        let open_end = self.plain.open_end();
-        let plain = binary || open_end || self.plain.dots();
-        Text { eight_bit: self.plain.eight_bit(), plain, binary, open_end }
+        self.plain.text(self.envelope.body == Body::BinaryMime)
     }
 }
