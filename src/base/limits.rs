@@ -17,7 +17,7 @@ pub const SEGMENT_CEILING_BYTES: u32 = 1 << 30;
 /// Smallest block allocated for an open batch.
 pub const BLOCK_MIN_BYTES: usize = 32 << 10;
 /// A batch this long is written at once, even while another is on its way to disk (`queue.batch_bytes`).
-pub const BATCH_FULL_BYTES: usize = 256 << 10;
+pub const BATCH_FULL_BYTES: usize = 512 << 10;
 /// Largest block: one record of the largest envelope must fit.
 pub const BLOCK_MAX_BYTES: usize = 1 << 20;
 /// Writes on their way to disk at a time (`queue.writes_in_flight`); more than one only for full batches.
@@ -34,6 +34,9 @@ pub const CHUNK_MAX_BYTES: usize = 128 << 10;
 pub const VERDICT_DELAY_MS: u64 = 10;
 /// Room kept at the end of each segment for verdicts, so that delivering goes on when the disk is full.
 pub const SEGMENT_RESERVE_BYTES: u32 = 1 << 20;
+/// While the next segment is being made, reading from clients pauses when no more than this is left of the open one, or half
+/// of it: what was read already still finds room.
+pub const SEGMENT_LATE_BYTES: u32 = 8 << 20;
 /// Segments of one shard (`queue.segments`). All in use: 452 4.3.1.
 pub const SEGMENTS_MAX: usize = 4096;
 /// After a failed write or a full disk, a new segment is tried no sooner than this.
@@ -221,6 +224,7 @@ pub const DRAIN_MS: u64 = 30_000;
 pub const SITES_REPORTED_MAX: usize = 1000;
 
 const _: () = assert!(SEGMENT_MIN_BYTES as usize >= 2 * BLOCK_MAX_BYTES + SEGMENT_RESERVE_BYTES as usize);
+const _: () = assert!(SEGMENT_LATE_BYTES > 2 * SEGMENT_RESERVE_BYTES);
 const _: () = assert!(BLOCK_MIN_BYTES <= BATCH_FULL_BYTES && BATCH_FULL_BYTES <= BLOCK_MAX_BYTES);
 const _: () = assert!(CHUNK_MIN_BYTES <= CHUNK_MAX_BYTES && CHUNK_MAX_BYTES <= BATCH_FULL_BYTES);
 const _: () =

@@ -69,7 +69,7 @@ pub fn placement(measured: &[(Placement, Vec<Sample>)]) -> (usize, String) {
 /// Batch size by the disk's curve: the smallest with which one write at a time reaches most of the best rate.
 pub fn batch_bytes(commits: &[CommitPoint]) -> Setting {
     const KEY: &str = "queue.batch_bytes";
-    let range = limits::BATCH_FULL_BYTES / 2..=limits::BLOCK_MAX_BYTES;
+    let range = limits::BATCH_FULL_BYTES / 4..=limits::BLOCK_MAX_BYTES;
     let alone: Vec<&CommitPoint> = commits.iter().filter(|point| point.depth == 1).collect();
     let best = alone.iter().map(|point| point.bytes_per_s()).fold(0.0, f64::max);
     let long = alone.iter().filter(|point| range.contains(&point.block_bytes));

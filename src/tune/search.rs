@@ -317,7 +317,7 @@ mod tests {
     #[test]
     fn every_trial_speaks_of_known_keys_and_the_best_is_taken() {
         let setting = |key, value: &str| Setting { key, value: value.into(), reason: "curve".into() };
-        let (batch, depth) = (setting("queue.batch_bytes", "524288"), setting("queue.writes_in_flight", "2"));
+        let (batch, depth) = (setting("queue.batch_bytes", "262144"), setting("queue.writes_in_flight", "2"));
         let sample = |cpu_us| vec![Sample { cpu_us, delivered_per_s: 100.0, ..Sample::default() }; 3];
         let all = trials(&batch, &depth);
         for best in 0..all.len() {
@@ -335,7 +335,11 @@ mod tests {
             }
         }
         let untried = trial_settings(&[], batch, depth);
-        assert!(untried[0].value == "262144" && untried[0].reason.contains("524288"), "{untried:?}");
+        assert!(
+            untried[0].value == crate::base::limits::BATCH_FULL_BYTES.to_string()
+                && untried[0].reason.contains("262144"),
+            "{untried:?}"
+        );
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::base::bytes::{Block, BlockSource, Slice};
 use crate::base::ids::{MessageId, Position, ShardId};
 use crate::base::limits::{
     BATCH_FULL_BYTES, BLOCK_MAX_BYTES, BLOCK_MIN_BYTES, DISK_ALIGN_BYTES, LOG_BACKLOG_MAX_BYTES, PREFIX_MAX_BYTES,
-    VERDICTS_HELD_MAX_BYTES, WRITES_IN_FLIGHT_MAX,
+    SEGMENT_LATE_BYTES, VERDICTS_HELD_MAX_BYTES, WRITES_IN_FLIGHT_MAX,
 };
 use crate::base::time::Mono;
 use crate::queue::record::{ChunkRef, CutEntry, Draft, HEADER_BYTES, Kind, Place, VerdictDraft, padded};
@@ -281,9 +281,19 @@ impl Log {
         self.settings.segment_bytes
     }
 
-    /// True if so much waits for the disk that taking more in should pause.
+    /// True if taking more in should pause: too much waits for the disk, or the open segment will soon be full and the
+    /// next one is still being made. Pausing ends by itself, and costs a client less than a refusal.
     pub fn crowded(&self) -> bool {
-        self.sealed_bytes >= LOG_BACKLOG_MAX_BYTES / 2
+        self.sealed_bytes >= LOG_BACKLOG_MAX_BYTES / 2 || self.next_segment_is_late()
+    }
+
+    fn next_segment_is_late(&self) -> bool {
+        let well = self.trouble.is_none() && self.ready_trouble.is_none();
+        let Some(slot) = self.open.filter(|_| well && self.spares.is_empty() && self.readying.is_some()) else {
+            return false;
+        };
+        let segment = &self.segments[slot as usize];
+        segment.size_bytes - segment.next_offset <= SEGMENT_LATE_BYTES.min(segment.size_bytes / 2)
     }
 
     /// Appends a part of a body. Its segment stays until the chunk is dropped or settled with its message.

@@ -99,6 +99,33 @@ fn commits_gather() {
     assert_eq!(bench.log.stats().commits, 2);
 }
 
+/// Where segments are used up faster than new ones are made, clients are paused, not refused; when nothing more can be
+/// made they are told so.
+#[test]
+fn a_late_segment_pauses_and_a_full_queue_refuses() {
+    let mut bench = Bench::new(4);
+    while !bench.log.crowded() {
+        bench.accept(60_000).expect("there is room until reading pauses");
+        bench.poll();
+        // Only the writes end: a segment that is ordered is not made yet.
+        let all = std::mem::take(&mut bench.orders);
+        let (making, writes) = all.into_iter().partition(|order| matches!(order, DiskOrder::PrepareSegment { .. }));
+        bench.orders = writes;
+        bench.complete(Ok(()));
+        bench.orders.extend::<Vec<_>>(making);
+    }
+    assert!(bench.log.no_room().is_none(), "what was read already still finds room");
+    while bench.log.no_room().is_none() {
+        // It is made, and then started.
+        bench.complete(Ok(()));
+        bench.complete(Ok(()));
+        assert!(!bench.log.crowded(), "the segment is there, or none can be");
+        bench.accept(60_000).expect("there is room until clients are told that there is none");
+        bench.poll();
+    }
+    assert_eq!(bench.log.no_room(), Some(LogRefusal::Full), "all segments are in use");
+}
+
 /// Full blocks fly beside each other, up to the bound; durable waits for the first of them (QUE-01).
 #[test]
 fn durable_is_the_contiguous_prefix() {
