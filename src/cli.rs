@@ -20,6 +20,8 @@ pub(crate) enum Command {
     Demo(Demo),
     /// Check the configuration and whether this machine can run the relay.
     Check(Configuration),
+    /// Say what would become of mail for a recipient, and which key or DNS answer decides each part of it.
+    Explain(Explain),
     /// Find the settings for this machine by measuring its disk and the relay on it, and write them to a file.
     Tune(Tune),
     /// Look into the queue; works while the relay runs.
@@ -42,6 +44,17 @@ pub(crate) struct Configuration {
     /// Override a key; may be given more than once, the last wins.
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Explain {
+    /// The recipient, or a domain.
+    pub(crate) recipient: String,
+    #[command(flatten)]
+    pub(crate) configuration: Configuration,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -14,13 +14,14 @@ use std::time::Duration;
 
 use clap::Parser as _;
 
-use cli::{Cli, Command, Configuration, Place, Queue, Spool, Tune};
+use cli::{Cli, Command, Configuration, Explain, Place, Queue, Spool, Tune};
 use ringpost::base::ids::MessageId;
-use ringpost::config::{self, Machine, Settings};
+use ringpost::config::{self, Machine, Settings, Values};
 use ringpost::control::resolver::{Resolver, ResolverSettings};
+use ringpost::mail::address::parse_forward_path;
 use ringpost::queue::ShardStart;
 use ringpost::queue::spool::{self, SpoolSettings};
-use ringpost::route::Answer;
+use ringpost::route::{self, Answer, QueryId};
 use ringpost::runtime::report::Reporter;
 use ringpost::runtime::tls::Keys;
 use ringpost::runtime::{self, Ask, Build, Crew, Options};
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         Command::Run(configuration) => run(&configuration),
         Command::Demo(wanted) => demo::demo(&wanted).map_err(Trouble::Failed),
         Command::Check(configuration) => check(&configuration),
+        Command::Explain(wanted) => explain(&wanted),
         Command::Tune(wanted) => tune(&wanted),
         Command::Queue { what } => queue(what),
         Command::Spool { what: Spool::Verify { dir, json } } => verify(&dir, json),
@@ -63,6 +65,11 @@ fn main() -> ExitCode {
 }
 
 fn load(configuration: &Configuration) -> Result<Settings, Trouble> {
+    Ok(load_values(configuration)?.0)
+}
+
+/// Settings, and where each value comes from.
+fn load_values(configuration: &Configuration) -> Result<(Settings, Values), Trouble> {
     let text = match &configuration.config {
         None => None,
         Some(path) => Some(
@@ -74,7 +81,8 @@ fn load(configuration: &Configuration) -> Result<Settings, Trouble> {
         hostname: std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned(),
         cores: runtime::allowed_cores().map_err(failed)?.len(),
     };
-    config::load(text.as_deref(), &configuration.set, &machine).map_err(|error| Trouble::Usage(error.to_string()))
+    config::load_values(text.as_deref(), &configuration.set, &machine)
+        .map_err(|error| Trouble::Usage(error.to_string()))
 }
 
 fn check(configuration: &Configuration) -> Result<(), Trouble> {
@@ -83,6 +91,56 @@ fn check(configuration: &Configuration) -> Result<(), Trouble> {
     Keys::check(&settings).map_err(failed)?;
     runtime::placement(&settings).map_err(|error| Trouble::Usage(error.to_string()))?;
     say(&format!("the configuration is right, and this machine can run it with {} shards\n", settings.shards))
+}
+
+fn explain(wanted: &Explain) -> Result<(), Trouble> {
+    let (settings, values) = load_values(&wanted.configuration)?;
+    let domain = domain_asked(&wanted.recipient).map_err(Trouble::Usage)?;
+    let answer = match route::explain::question(&settings, domain) {
+        None => None,
+        Some((name, address_only)) => {
+            let dns = ResolverSettings { servers: settings.dns_servers.clone() };
+            let resolver = Resolver::start(&dns).map_err(|error| Trouble::Failed(format!("no DNS: {error}")))?;
+            let (reply, answer) = std::sync::mpsc::channel();
+            // The receiver is there until the answer came.
+            let reply = Box::new(move |_, answer| drop(reply.send(answer)));
+            resolver.ask(QueryId(0), name, address_only, reply);
+            Some(answer.recv().map_err(failed)?)
+        }
+    };
+    let explanation = route::explain::explain(&settings, &values, domain, answer.as_ref());
+    if !wanted.json {
+        return say(&explanation.to_string());
+    }
+    let facts: Vec<_> = explanation
+        .facts
+        .iter()
+        .map(|fact| serde_json::json!({ "about": fact.about, "value": fact.value, "from": fact.from }))
+        .collect();
+    let address =
+        |(ip, used): &(std::net::IpAddr, bool)| serde_json::json!({ "address": ip.to_string(), "used": used });
+    let hosts: Vec<_> = explanation
+        .hosts
+        .iter()
+        .map(|host| {
+            let addresses: Vec<_> = host.addresses.iter().map(address).collect();
+            serde_json::json!({ "preference": host.preference, "name": host.name, "addresses": addresses })
+        })
+        .collect();
+    let all = serde_json::json!({
+        "domain": explanation.domain, "outcome": explanation.outcome, "facts": facts, "hosts": hosts,
+    });
+    say(&format!("{all}\n"))
+}
+
+/// The domain of a recipient as RCPT would take it, or of a bare domain.
+fn domain_asked(recipient: &str) -> Result<&str, String> {
+    let domain = recipient.rsplit_once('@').map_or(recipient, |(_, domain)| domain);
+    let mailbox = if recipient.contains('@') { recipient.to_owned() } else { format!("postmaster@{recipient}") };
+    match parse_forward_path(format!("<{mailbox}>").as_bytes()) {
+        Ok((_, [])) => Ok(domain),
+        _ => Err(format!("{recipient:?} is no recipient; write user@domain or a domain")),
+    }
 }
 
 fn run(configuration: &Configuration) -> Result<(), Trouble> {

@@ -11,11 +11,13 @@ use std::fs;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use common::mail::plain;
 use common::programs::{Running, need};
-use common::relay::Setup;
+use common::relay::{Setup, ringpost};
 use common::sink::{Act, Sink};
 use common::{free_port, wait_until};
 use socket2::{Domain, Socket, Type};
@@ -294,5 +296,78 @@ fn what_dns_says_of_failure() {
     assert_eq!(inside.connections(), 0, "private addresses are not connected to");
     std::thread::sleep(Duration::from_millis(500));
     assert_eq!(reports.mails().len(), 3, "a resolver that fails is no reason to give up");
+    relay.stop();
+}
+
+/// `ringpost explain` says what the relay does, and where each decision comes from.
+#[test]
+fn explain_says_what_is_done() {
+    let dir = tempfile::tempdir().unwrap();
+    let records = [
+        "told.test. 60 IN MX 20 second.test.",
+        "told.test. 60 IN MX 10 first.test.",
+        "first.test. 60 IN A 127.0.0.11",
+        "second.test. 60 IN A 127.0.0.12",
+        "no.test. 60 IN MX 0 .",
+    ];
+    let (_dns, address) = dns(dir.path(), &records, &[]);
+    let servers = format!("dns.servers={address}");
+    let told = |arguments: &[&str]| {
+        let output =
+            ringpost(&[&["explain", "--set", &servers, "--set", "route.allow_private=true"], arguments].concat());
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let text = told(&["someone@Told.test", "--set", "tls.domains..test=encrypt"]);
+    assert!(text.starts_with("told.test: deliver\n"), "{text}");
+    for line in [
+        "2 hosts, good for 60 s  [MX of told.test]",
+        "encrypt  [tls.domains..test (--set)]",
+        "[site.default.connections (default)]",
+    ] {
+        assert!(text.contains(line), "{line} is missing in {text}");
+    }
+    assert!(text.find("10 first.test").unwrap() < text.find("20 second.test").unwrap(), "{text}");
+    let json: serde_json::Value = serde_json::from_str(&told(&["no.test", "--json"])).unwrap();
+    assert_eq!(json["outcome"], "fail");
+    assert_eq!(json["facts"][2]["value"], "fails: 5.1.10 recipient domain accepts no mail (null MX)");
+    let wrong = ringpost(&["explain", "no domain"]);
+    assert_eq!(wrong.status.code(), Some(2), "{wrong:?}");
+}
+
+/// RTE-24: the limit of a site as its host sees it, whatever the number of domains that lead there, and of shards.
+#[test]
+fn many_domains_with_one_host_share_its_limit() {
+    const DOMAINS: usize = 40;
+    let (port, reports) = (free_port(), Sink::start());
+    let setup =
+        by_mx("127.0.0.1:1".parse().unwrap(), port, &reports).set("shards", 2).set("site.default.connections", 3);
+    let mut records: Vec<String> =
+        (0..DOMAINS).map(|n| format!("d{n}.test. 60 IN MX {} shared.test.", n % 7)).collect();
+    records.push("shared.test. 60 IN A 127.0.0.71".to_owned());
+    let records: Vec<&str> = records.iter().map(String::as_str).collect();
+    let (_dns, address) = dns(setup.dir(), &records, &[]);
+    let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (open, peak) = (Arc::clone(&now), Arc::clone(&most));
+    let shared = Sink::at(format!("127.0.0.71:{port}").parse().unwrap(), move |verb, _| {
+        match verb {
+            "CONNECT" => drop(peak.fetch_max(open.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst)),
+            "QUIT" => drop(open.fetch_sub(1, Ordering::SeqCst)),
+            _ => {}
+        }
+        Act::Usual
+    });
+    let setup = setup.set("dns.servers", address);
+    let relay = setup.start();
+    let mut clients: Vec<_> = (0..8).map(|_| relay.client()).collect();
+    for number in 0..200 {
+        let recipients = [format!("a@d{}.test", number % DOMAINS), format!("b@d{}.test", (number + 1) % DOMAINS)];
+        let recipients: Vec<&str> = recipients.iter().map(String::as_str).collect();
+        assert!(clients[number % 8].deliver("s@source.test", &recipients, &plain("shared")).is("250 2.0.0"));
+    }
+    let mails = shared.wait_for(400, 3 * ARRIVAL_LONGEST);
+    assert!(mails.iter().all(|mail| mail.recipients.len() == 1), "domains are never mixed (RTE-19)");
+    let peak = most.load(Ordering::SeqCst);
+    assert!((1..=3).contains(&peak), "{peak} connections at a time");
     relay.stop();
 }

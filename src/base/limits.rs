@@ -186,6 +186,10 @@ pub const MAIL_HOSTS_MAX: usize = 20;
 pub const HOST_ADDRESSES_MAX: usize = 16;
 /// Domains whose DNS answer a shard remembers; the longest unused is forgotten.
 pub const DNS_CACHE_DOMAINS_MAX: usize = 50_000;
+/// A destination without mail is remembered so long, for the next message may be for it.
+pub const DESTINATION_LINGER_MS: u64 = 2_000;
+/// Destinations without mail that are remembered. More: the longest unused is forgotten.
+pub const DESTINATIONS_LINGERING_MAX: usize = 10_000;
 /// A DNS answer is used at least so long, so that a TTL of 0 does not mean a question per message (RTE-09).
 pub const DNS_TTL_MIN_S: u32 = 5;
 /// A DNS answer is used at most so long.

@@ -47,7 +47,7 @@ pub enum Kind {
 /// One key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Key {
-    /// Its full name with dots.
+    /// Its full name with dots. `*` stands for a name that the operator chooses; such a key has no default of its own.
     pub name: &'static str,
     /// What it takes.
     pub kind: Kind,
@@ -71,6 +71,11 @@ const fn number(name: &'static str, default: u64, least: u64, most: u64, manual:
 /// A time: from 1 ms to a year, so that no sum of times overflows.
 const fn time(name: &'static str, default_ms: u64, manual: &'static str) -> Key {
     number(name, default_ms, 1, YEAR_MS, manual)
+}
+
+/// A number of something that the operator names.
+const fn named_number(name: &'static str, least: u64, most: u64, manual: &'static str) -> Key {
+    number(name, least, least, most, manual)
 }
 
 const YEAR_MS: u64 = 365 * 86_400_000;
@@ -323,6 +328,36 @@ static KEYS: &[Key] = &[
     ),
     time("timeout.quit_ms", limits::QUIT_TIMEOUT_MS, "For the reply to QUIT."),
     time("timeout.tls_ms", limits::TLS_TIMEOUT_MS, "For a TLS handshake, with clients too."),
+    // ---- sites with limits of their own ----
+    texts(
+        "site.*.mail_hosts",
+        &[],
+        "Makes the rule one for sites whose best mail host is among these; a leading dot stands for every host below. The site \
+         is named after the rule. Rules for large providers are built in: [pacing.md](pacing.md).",
+    ),
+    named_number(
+        "site.*.connections",
+        1,
+        1_000_000,
+        "In place of `site.default.connections`, for the sites that the name stands for: a recipient domain, `.example.org` for every domain \
+         below, `host:port` of a smart host, or a provider.",
+    ),
+    named_number("site.*.messages_per_second", 0, 1_000_000, "In place of `site.default.messages_per_second`."),
+    named_number(
+        "site.*.messages_per_connection",
+        1,
+        1_000_000_000,
+        "In place of `site.default.messages_per_connection`.",
+    ),
+    named_number(
+        "site.*.recipients",
+        1,
+        limits::RECIPIENTS_MAX as u64,
+        "In place of `site.default.recipients`; more than that has no effect.",
+    ),
+    Key { name: "site.*.chunking", kind: Kind::Flag { default: true }, manual: "In place of `site.default.chunking`." },
+    named_number("site.*.idle_ms", 1, YEAR_MS, "In place of `site.default.idle_ms`."),
+    named_number("site.*.age_ms", 1, YEAR_MS, "In place of `site.default.age_ms`."),
     // ---- the rest ----
     text("log.level", "info", "What is logged: `error`, `warning`, `info` or `debug`, each with all before it."),
     time("drain_ms", limits::DRAIN_MS, "On SIGTERM, deliveries on their way have so long to end."),
@@ -347,9 +382,47 @@ enum Raw {
 #[derive(Clone, Debug, Default)]
 pub struct Values {
     set: BTreeMap<&'static str, Raw>,
+    /// What was set of keys with a `*`, by key and what stood for it.
+    named: BTreeMap<(&'static str, String), Raw>,
+    /// Which of them came from where, an entry of a table by its full name.
+    origins: BTreeMap<String, Origin>,
+    /// Where what is being read comes from.
+    reading: Origin,
+}
+
+/// Where a value comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Origin {
+    /// Nobody set it.
+    #[default]
+    Default,
+    /// The built-in rules for providers.
+    Providers,
+    /// The configuration file.
+    File,
+    /// The command line, `--set`.
+    CommandLine,
+}
+
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Origin::Default => "default",
+            Origin::Providers => "provider rules",
+            Origin::File => "configuration file",
+            Origin::CommandLine => "--set",
+        })
+    }
 }
 
 impl Values {
+    /// Takes over the built-in rules for providers; what is read later overrides them. Panics if they are wrong: they are ours.
+    pub(super) fn read_providers(&mut self) {
+        let table: Table = include_str!("providers.toml").parse().expect("the provider rules are TOML");
+        self.reading = Origin::Providers;
+        self.read_table("", &table).expect("the provider rules are right");
+    }
+
     /// Takes over all keys of a file.
     pub fn read_file(&mut self, text: &str) -> Result<(), ConfigError> {
         let table: Table = text.parse().map_err(|error: toml::de::Error| {
@@ -359,6 +432,7 @@ impl Values {
                 format!("the configuration file is no valid TOML: {}", error.to_string().trim_end()),
             )
         })?;
+        self.reading = Origin::File;
         self.read_table("", &table)
     }
 
@@ -366,7 +440,7 @@ impl Values {
         for (name, value) in table {
             let name = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
             match (find(&name), value) {
-                (Some(key), value) => self.put(key, value)?,
+                (Some((key, inner)), value) => self.put(key, inner, value)?,
                 (None, Value::Table(inner)) if is_section(&name) => self.read_table(&name, inner)?,
                 (None, _) => return Err(unknown(&name)),
             }
@@ -380,30 +454,52 @@ impl Values {
             return Err(ConfigError::new(set, None, "not KEY=VALUE, for instance shards=1"));
         };
         let (name, value) = (name.trim(), value.trim());
+        self.reading = Origin::CommandLine;
         let names = KEYS.iter().filter(|key| key.kind == Kind::Names);
         for key in names {
             if let Some(domain) = name.strip_prefix(key.name).and_then(|rest| rest.strip_prefix('.')) {
                 let entry = Table::from_iter([(domain.to_owned(), plain_or_toml(value, Value::is_str))]);
-                return self.put(key, &Value::Table(entry));
+                return self.put(key, None, &Value::Table(entry));
             }
         }
-        let key = find(name).ok_or_else(|| unknown(name))?;
+        let (key, inner) = find(name).ok_or_else(|| unknown(name))?;
         let fits: fn(&Value) -> bool = match key.kind {
             Kind::Text { .. } => Value::is_str,
             Kind::Texts { .. } => |value| value.is_str() || value.is_array(),
             Kind::Number { .. } | Kind::Flag { .. } | Kind::Names => |_| true,
         };
-        self.put(key, &plain_or_toml(value, fits))
+        self.put(key, inner, &plain_or_toml(value, fits))
     }
 
-    fn put(&mut self, key: &'static Key, value: &Value) -> Result<(), ConfigError> {
-        let raw = raw_of(key, value)?;
+    fn put(&mut self, key: &'static Key, inner: Option<&str>, value: &Value) -> Result<(), ConfigError> {
+        let raw = raw_of(key, value).map_err(|mut error| {
+            error.key = inner.map_or(error.key.clone(), |inner| error.key.replace('*', inner));
+            error
+        })?;
+        if let Some(inner) = inner {
+            let inner = inner.to_ascii_lowercase();
+            self.origins.insert(key.name.replace('*', &inner), self.reading);
+            self.named.insert((key.name, inner), raw);
+            return Ok(());
+        }
+        match &raw {
+            Raw::Names(names) => {
+                let entries = names.keys().map(|name| (format!("{}.{name}", key.name), self.reading));
+                self.origins.extend(entries);
+            }
+            _ => drop(self.origins.insert(key.name.to_owned(), self.reading)),
+        }
         match (self.set.get_mut(key.name), raw) {
             // Domains add up, so that one can be overridden without repeating the others.
             (Some(Raw::Names(old)), Raw::Names(new)) => old.extend(new),
             (_, raw) => drop(self.set.insert(key.name, raw)),
         }
         Ok(())
+    }
+
+    /// Where the value of a key comes from, or of an entry of a table by its full name.
+    pub fn origin(&self, name: &str) -> Origin {
+        self.origins.get(name).copied().unwrap_or_default()
     }
 
     /// The text of a key. Panics, as its kin below, if there is no such key of that kind: the table is ours.
@@ -442,6 +538,42 @@ impl Values {
         }
     }
 
+    /// What operators named in keys that begin so, each once and in order; the prefix ends in `*.`.
+    pub(super) fn named(&self, prefix: &str) -> Vec<&str> {
+        let all = self.named.keys().filter(|(key, _)| key.starts_with(prefix)).map(|(_, name)| name.as_str());
+        all.collect::<std::collections::BTreeSet<_>>().into_iter().collect()
+    }
+
+    fn raw_named(&self, key: &str, name: &str) -> Option<&Raw> {
+        // The table's own text of the key, since the map is keyed by it.
+        let key = KEYS.iter().find(|known| known.name == key).unwrap_or_else(|| panic!("{key} is no key"));
+        self.named.get(&(key.name, name.to_owned()))
+    }
+
+    /// The number of a key with a `*`, if it was set for that name.
+    pub(super) fn named_number(&self, key: &str, name: &str) -> Option<u64> {
+        match self.raw_named(key, name)? {
+            Raw::Number(number) => Some(*number),
+            _ => panic!("{key} is no number"),
+        }
+    }
+
+    /// The flag of a key with a `*`, if it was set for that name.
+    pub(super) fn named_flag(&self, key: &str, name: &str) -> Option<bool> {
+        match self.raw_named(key, name)? {
+            Raw::Flag(flag) => Some(*flag),
+            _ => panic!("{key} is no flag"),
+        }
+    }
+
+    /// The texts of a key with a `*`, if they were set for that name.
+    pub(super) fn named_texts(&self, key: &str, name: &str) -> Option<Vec<&str>> {
+        match self.raw_named(key, name)? {
+            Raw::Texts(texts) => Some(texts.iter().map(String::as_str).collect()),
+            _ => panic!("{key} is no list of texts"),
+        }
+    }
+
     /// The entries of a key, in order of their names.
     pub(super) fn names(&self, name: &str) -> Vec<(&str, &str)> {
         match (self.set.get(name), kind_of(name)) {
@@ -452,24 +584,37 @@ impl Values {
     }
 }
 
-fn find(name: &str) -> Option<&'static Key> {
-    KEYS.iter().find(|key| key.name == name)
+/// The key of a name, and what stands in it for the key's `*`.
+fn find(name: &str) -> Option<(&'static Key, Option<&str>)> {
+    if let Some(key) = KEYS.iter().find(|key| key.name == name && !key.name.contains('*')) {
+        return Some((key, None));
+    }
+    KEYS.iter().find_map(|key| {
+        let (before, behind) = key.name.split_once('*')?;
+        let inner = name.strip_prefix(before)?.strip_suffix(behind)?;
+        (!matches!(inner, "" | "default")).then_some((key, Some(inner)))
+    })
 }
 
 fn kind_of(name: &str) -> &'static Kind {
-    &find(name).unwrap_or_else(|| panic!("{name} is no key")).kind
+    &KEYS.iter().find(|key| key.name == name).unwrap_or_else(|| panic!("{name} is no key")).kind
 }
 
-/// True if keys begin with `name` and a dot.
+/// True if keys begin with `name` and a dot, or with any name of the operator's where `name` has one.
 fn is_section(name: &str) -> bool {
-    KEYS.iter().any(|key| key.name.strip_prefix(name).is_some_and(|rest| rest.starts_with('.')))
+    KEYS.iter().any(|key| {
+        let chosen = key.name.split_once('*').and_then(|(before, _)| name.strip_prefix(before));
+        chosen.is_some_and(|chosen| chosen != "default")
+            || key.name.strip_prefix(name).is_some_and(|rest| rest.starts_with('.'))
+    })
 }
 
 fn unknown(name: &str) -> ConfigError {
     // A right beginning and end with something left out between is nearer than any slip.
     let ends = |name: &str| (name.split('.').next().map(str::to_owned), name.rsplit('.').next().map(str::to_owned));
     let wrong = |key: &Key| if ends(name) == ends(key.name) { 0 } else { distance(name, key.name) };
-    let nearest = KEYS.iter().map(|key| (wrong(key), key.name)).min().expect("there are keys");
+    let exact = KEYS.iter().filter(|key| !key.name.contains('*'));
+    let nearest = exact.map(|key| (wrong(key), key.name)).min().expect("there are keys");
     let remedy = match nearest {
         // A third of the letters wrong is still a slip; more is another word.
         (wrong, near) if wrong * 3 <= name.len() => format!("no such key; did you mean {near}?"),
@@ -578,8 +723,9 @@ pub fn reference() -> String {
     let mut page = String::from(REFERENCE_HEAD);
     page.push_str("\n| key | default | takes | meaning |\n|---|---|---|---|\n");
     for key in KEYS {
-        let (default, takes) = (key.kind.default_toml(), key.kind.described());
-        writeln!(page, "| `{}` | `{default}` | {takes} | {} |", key.name, key.manual).expect("a string takes all");
+        let default = if key.name.contains('*') { "-".to_owned() } else { format!("`{}`", key.kind.default_toml()) };
+        let (name, takes, manual) = (key.name.replace('*', "NAME"), key.kind.described(), key.manual);
+        writeln!(page, "| `{name}` | {default} | {takes} | {manual} |").expect("a string takes all");
     }
     page
 }
@@ -608,6 +754,8 @@ networks = [\"192.0.2.0/24\", \"127.0.0.0/8\"]
 [queue]
 dir = \"/var/spool/ringpost\"
 ```
+
+`NAME` in a key is for the operator to choose. A name with dots is best quoted: `[site.\"example.net\"]`.
 
 Times are in milliseconds, sizes in bytes. Bounds that no key changes are in [limits.md](limits.md).
 ";

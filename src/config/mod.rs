@@ -12,10 +12,11 @@ pub mod settings;
 
 use std::fmt;
 
-pub use file::reference;
+pub use file::{Origin, Values, reference};
 pub use settings::{
     Host, HostPort, Listener, LogLevel, QueueSettings, RelaySettings, RetrySettings, Role, RouteSettings, Settings,
-    SiteSettings, SocketSettings, TimeoutSettings, TlsPolicies, TlsPolicy, TlsSettings, parse_cores,
+    SiteMatch, SiteRule, SiteSettings, SocketSettings, TimeoutSettings, TlsPolicies, TlsPolicy, TlsSettings,
+    parse_cores,
 };
 
 /// What the defaults need to know of the machine; the shell finds it out.
@@ -29,14 +30,20 @@ pub struct Machine {
 
 /// Settings from a configuration file's text, if there is one, and `KEY=VALUE` overrides, of which the last wins.
 pub fn load(file: Option<&str>, sets: &[String], machine: &Machine) -> Result<Settings, ConfigError> {
+    Ok(load_values(file, sets, machine)?.0)
+}
+
+/// The same, with the values that the settings were made of and where each comes from.
+pub fn load_values(file: Option<&str>, sets: &[String], machine: &Machine) -> Result<(Settings, Values), ConfigError> {
     let mut values = file::Values::default();
+    values.read_providers();
     if let Some(text) = file {
         values.read_file(text)?;
     }
     for set in sets {
         values.read_set(set)?;
     }
-    Settings::from_values(&values, machine)
+    Ok((Settings::from_values(&values, machine)?, values))
 }
 
 /// What is wrong with a configuration: where, what, and what would be right.

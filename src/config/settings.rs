@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
@@ -38,8 +39,10 @@ pub struct Settings {
     pub cores: Vec<usize>,
     /// What the kernel is asked for with every socket.
     pub socket: SocketSettings,
-    /// Limits of a site.
+    /// Limits of a site that no rule knows.
     pub site: SiteSettings,
+    /// Rules of sites with limits of their own.
+    pub sites: Vec<SiteRule>,
     /// Pauses between attempts, and when to give up.
     pub retry: RetrySettings,
     /// How long a next hop may take.
@@ -135,16 +138,6 @@ pub struct TlsPolicies {
 }
 
 impl TlsPolicies {
-    /// The policy of a domain in lower case: its own, that of the longest suffix, or the default.
-    pub fn of_domain(&self, domain: &[u8]) -> TlsPolicy {
-        if self.domains.is_empty() {
-            return self.default;
-        }
-        let Ok(name) = std::str::from_utf8(domain) else { return self.default };
-        let suffixes = name.match_indices('.').map(|(dot, _)| &name[dot..]);
-        std::iter::once(name).chain(suffixes).find_map(|key| self.domains.get(key).copied()).unwrap_or(self.default)
-    }
-
     /// True if certificates are verified for any domain.
     pub fn verifies(&self) -> bool {
         self.default == TlsPolicy::Verify || self.domains.values().any(|policy| *policy == TlsPolicy::Verify)
@@ -236,6 +229,28 @@ pub struct SiteSettings {
     pub idle_ms: u64,
     /// How old a connection may be when it begins a transaction.
     pub age_ms: u64,
+}
+
+/// Some sites with limits of their own (`site.NAME.*`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SiteRule {
+    /// What it is called.
+    pub name: Box<str>,
+    /// Which sites.
+    pub of: SiteMatch,
+    /// Their limits: those of `site.default`, but for what the rule says.
+    pub settings: Arc<SiteSettings>,
+}
+
+/// Which sites a rule is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SiteMatch {
+    /// Mail for this domain or, with a leading dot, the domains below it. It has sites of its own.
+    Domain(Box<str>),
+    /// Sites whose best mail host is one of these or, with a leading dot, below.
+    MailHosts(Vec<Box<str>>),
+    /// The smart host.
+    NextHop(HostPort),
 }
 
 /// Pauses and expiry (`retry.*`); `first <= longest` and `first <= expire`.
@@ -373,7 +388,7 @@ impl Settings {
     /// What holds where nothing is set, on a machine of one core without a name.
     pub fn defaults() -> Settings {
         let machine = Machine { hostname: String::new(), cores: 1 };
-        Settings::from_values(&Values::default(), &machine).expect("defaults are right")
+        super::load(None, &[], &machine).expect("defaults are right")
     }
 
     /// The settings that these values mean on this machine.
@@ -394,15 +409,8 @@ impl Settings {
                 receive_bytes: values.number("socket.receive_bytes") as usize,
                 send_bytes: values.number("socket.send_bytes") as usize,
             },
-            site: SiteSettings {
-                connections: small(values, "site.default.connections"),
-                messages_per_second: small(values, "site.default.messages_per_second"),
-                messages_per_connection: small(values, "site.default.messages_per_connection"),
-                recipients: values.number("site.default.recipients") as usize,
-                chunking: values.flag("site.default.chunking"),
-                idle_ms: values.number("site.default.idle_ms"),
-                age_ms: values.number("site.default.age_ms"),
-            },
+            site: site(values, "default"),
+            sites: sites(values)?,
             retry: retry(values)?,
             timeout: TimeoutSettings {
                 connect_ms: values.number("timeout.connect_ms"),
@@ -498,6 +506,62 @@ fn route(values: &Values) -> Result<RouteSettings, ConfigError> {
         allow_private: values.flag("route.allow_private"),
         mx_port: values.number("route.mx_port") as u16,
     })
+}
+
+/// The limits of `site.NAME`: its own, and the default's where it has none.
+fn site(values: &Values, name: &str) -> SiteSettings {
+    let number = |limit: &str| {
+        let own = values.named_number(&format!("site.*.{limit}"), name);
+        own.unwrap_or_else(|| values.number(&format!("site.default.{limit}")))
+    };
+    let small = |limit: &str| u32::try_from(number(limit)).expect("the key's bounds fit");
+    SiteSettings {
+        connections: small("connections"),
+        messages_per_second: small("messages_per_second"),
+        messages_per_connection: small("messages_per_connection"),
+        recipients: number("recipients") as usize,
+        chunking: values.named_flag("site.*.chunking", name).unwrap_or(values.flag("site.default.chunking")),
+        idle_ms: number("idle_ms"),
+        age_ms: number("age_ms"),
+    }
+}
+
+/// The rules of sites. What a rule is for its name says, unless it names mail hosts.
+fn sites(values: &Values) -> Result<Vec<SiteRule>, ConfigError> {
+    let mut rules = Vec::new();
+    for name in values.named("site.*.") {
+        let hosts = values.named_texts("site.*.mail_hosts", name);
+        let of = match hosts {
+            Some(hosts) => {
+                let suffix = |host: &&str| {
+                    suffix_name(host).ok_or_else(|| {
+                        let remedy = "must be mail hosts, for instance mx.example.net or .example.net";
+                        ConfigError::new(&format!("site.{name}.mail_hosts"), host.to_string(), remedy)
+                    })
+                };
+                SiteMatch::MailHosts(hosts.iter().map(suffix).collect::<Result<_, _>>()?)
+            }
+            None => match (suffix_name(name), HostPort::parse(name)) {
+                (_, Ok(next_hop)) => SiteMatch::NextHop(next_hop),
+                (Some(domain), _) if domain.contains('.') => SiteMatch::Domain(domain),
+                _ => {
+                    let remedy = "is neither a domain nor a next hop (host:port), and no provider of that name is known; \
+                                  name its mail hosts with mail_hosts";
+                    return Err(ConfigError::new(&format!("site.{name}"), None, remedy));
+                }
+            },
+        };
+        rules.push(SiteRule { name: name.into(), of, settings: Arc::new(site(values, name)) });
+    }
+    Ok(rules)
+}
+
+/// A domain name in lower case, perhaps with a leading dot.
+fn suffix_name(text: &str) -> Option<Box<str>> {
+    match text.strip_prefix('.') {
+        Some(rest) => domain_name(rest).map(|name| format!(".{name}").into()),
+        None => domain_name(text),
+    }
 }
 
 fn tls(values: &Values) -> Result<TlsSettings, ConfigError> {

@@ -169,6 +169,26 @@ fn messages_say_what_to_do() {
     assert!(twice.contains("is there twice"), "{twice}");
 }
 
+/// Rules of sites: named in any part of the configuration, and built in for providers.
+#[test]
+fn sites_may_have_limits_of_their_own() {
+    let file = "[site.default]\nconnections = 9\n[site.'Example.net']\nconnections = 3\n[site.google]\nrecipients = 10\n\
+                [site.other]\nmail_hosts = '.other.test, mx.test'\nage_ms = 5\n[site.a.b.test]\nidle_ms = 7";
+    let settings = with(file, &["site.10.0.0.1:25.messages_per_second=4"]).unwrap();
+    let rule = |name: &str| settings.sites.iter().find(|rule| &*rule.name == name).expect(name);
+    assert_eq!(rule("example.net").of, SiteMatch::Domain("example.net".into()));
+    assert_eq!((rule("example.net").settings.connections, rule("a.b.test").settings.connections), (3, 9));
+    assert_eq!(rule("a.b.test").settings.idle_ms, 7);
+    assert_eq!(rule("other").of, SiteMatch::MailHosts(vec![".other.test".into(), "mx.test".into()]));
+    assert_eq!(rule("10.0.0.1:25").settings.messages_per_second, 4);
+    assert!(matches!(&rule("google").of, SiteMatch::MailHosts(hosts) if hosts.contains(&".google.com".into())));
+    assert_eq!(rule("google").settings.recipients, 10);
+    let wrong = with("", &["site.nobody.connections=1"]).unwrap_err();
+    assert!(wrong.starts_with("site.nobody: is neither a domain"), "{wrong}");
+    let wrong = with("", &["site.x.test.connections=0"]).unwrap_err();
+    assert_eq!(wrong, "site.x.test.connections = \"0\": must be a whole number from 1 to 1000000");
+}
+
 /// The default of every key, written out in full, changes nothing.
 #[test]
 fn defaults_written_out_are_the_defaults() {
@@ -182,6 +202,8 @@ fn defaults_written_out_are_the_defaults() {
         })
         .collect();
     assert_eq!(sets.len(), file::keys().len());
+    // What the operator names has no default.
+    let sets: Vec<String> = sets.into_iter().filter(|set| !set.contains("NAME")).collect();
     assert_eq!(load(None, &sets, &machine()), load(None, &[], &machine()));
     // The manual's example is right, too.
     let example = head.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();

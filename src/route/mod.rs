@@ -1,14 +1,15 @@
 //! Where mail for a domain goes: static routes first, else by MX; what DNS said, in order and within bounds.
 //!
-//! Pure, shard-local. The path of a recipient's domain: [`table`] names the next hop; a [`NextHop::Mx`] is looked up in
+//! Pure, shard-local. The path of a recipient's domain: [`decide`] says by which [`table`] entry it goes; a [`NextHop::Mx`] is looked up in
 //! the [`cache`] and, failing that, asked of the resolver; [`mx`] turns the answer into addresses to try in order.
 
 pub mod cache;
+pub mod decide;
+pub mod explain;
 pub mod mx;
 pub mod table;
 
 use std::net::IpAddr;
-use std::sync::Arc;
 
 pub use crate::config::Host;
 
@@ -76,15 +77,13 @@ pub enum NextHop {
 }
 
 impl NextHop {
-    /// The name of the site, the same on all shards (a `SiteName`): `smarthost 127.0.0.1:2602` or `mx example.org`.
-    pub fn site_name(&self) -> Arc<str> {
+    /// What it is called, on all shards: `smarthost 127.0.0.1:2602`, or `example.org` for its mail hosts.
+    pub fn name(&self) -> String {
         match self {
-            NextHop::SmartHost { host: Host::Address(IpAddr::V6(ip)), port } => {
-                format!("smarthost [{ip}]:{port}").into()
-            }
-            NextHop::SmartHost { host: Host::Address(ip), port } => format!("smarthost {ip}:{port}").into(),
-            NextHop::SmartHost { host: Host::Name(name), port } => format!("smarthost {name}:{port}").into(),
-            NextHop::Mx { domain } => format!("mx {domain}").into(),
+            NextHop::SmartHost { host: Host::Address(IpAddr::V6(ip)), port } => format!("smarthost [{ip}]:{port}"),
+            NextHop::SmartHost { host: Host::Address(ip), port } => format!("smarthost {ip}:{port}"),
+            NextHop::SmartHost { host: Host::Name(name), port } => format!("smarthost {name}:{port}"),
+            NextHop::Mx { domain } => domain.to_string(),
         }
     }
 
@@ -129,11 +128,11 @@ mod tests {
         let hops = [
             (NextHop::SmartHost { host: Host::Address("::1".parse().unwrap()), port: 26 }, "smarthost [::1]:26", None),
             (NextHop::SmartHost { host: Host::Name("a.b".into()), port: 25 }, "smarthost a.b:25", Some(("a.b", true))),
-            (NextHop::Mx { domain: "example.org".into() }, "mx example.org", Some(("example.org", false))),
-            (NextHop::Mx { domain: "[192.0.2.1]".into() }, "mx [192.0.2.1]", None),
+            (NextHop::Mx { domain: "example.org".into() }, "example.org", Some(("example.org", false))),
+            (NextHop::Mx { domain: "[192.0.2.1]".into() }, "[192.0.2.1]", None),
         ];
         for (hop, site, question) in hops {
-            assert_eq!(&*hop.site_name(), site);
+            assert_eq!(hop.name(), site);
             assert_eq!(hop.question(), question);
             assert_eq!(hop.known_answer().is_none(), question.is_some());
         }

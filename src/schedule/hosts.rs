@@ -164,9 +164,11 @@ impl Hosts {
         self.trial.is_some()
     }
 
-    /// A connection to an address was of use: it is well.
-    pub fn succeeded(&mut self, address: SocketAddr) {
+    /// A connection to an address was of use: it is well. True if it was not before.
+    pub fn succeeded(&mut self, address: SocketAddr) -> bool {
+        let before = self.aside.len();
         self.aside.retain(|aside| aside.address != address);
+        self.aside.len() < before
     }
 
     /// True if there is an address that is not left aside.
@@ -289,7 +291,7 @@ mod tests {
         hosts.answered(now, at(1));
         assert_eq!(hosts.choose(now, &mut rng), Some(at(1)), "it took a session");
         assert!(hosts.makes_way(now, at(2)) && !hosts.trial_due());
-        hosts.succeeded(at(1));
+        assert!(hosts.succeeded(at(1)) && !hosts.succeeded(at(1)));
         assert_eq!(hosts.choose(now, &mut rng), Some(at(1)));
         assert!(hosts.makes_way(now, at(2)) && hosts.makes_way(now, at(2)), "all go back to the better host");
         assert!(!hosts.makes_way(now, at(1)));
@@ -353,7 +355,7 @@ mod tests {
                 let (_, _, address) = list[index % list.len()];
                 match what {
                     0 => drop(hosts.failed(now, address, &BACKOFF, &mut rng)),
-                    1 => hosts.succeeded(address),
+                    1 => drop(hosts.succeeded(address)),
                     2 => drop(hosts.makes_way(now, address)),
                     3 => hosts.answered(now, address),
                     _ => {

@@ -4,7 +4,9 @@
 //! parcels with the site's home shard. Pure: time and randomness are handed in.
 
 pub mod backoff;
+pub mod destination;
 pub mod hosts;
+pub mod list;
 pub mod permit;
 pub mod rate;
 pub mod site;

@@ -45,23 +45,23 @@ pub struct Permits {
 }
 
 impl Permits {
-    /// For the shard `shard` of `shards`; a site without a limit of its own has `default_limit`.
-    pub fn new(shard: ShardId, shards: u16, default_limit: u32) -> Permits {
+    /// For the shard `shard` of `shards`.
+    pub fn new(shard: ShardId, shards: u16) -> Permits {
         assert!(shard.0 < shards, "a shard is one of its relay's");
         Permits {
             shard,
             shards,
-            home: Home::new(default_limit),
+            home: Home::default(),
             holder: Holder::default(),
             local: VecDeque::new(),
             said: Vec::new(),
         }
     }
 
-    /// This shard wants so many connections to the site in all: those it has and those it lacks. 0: none any more.
-    /// Saying the same again costs nothing.
-    pub fn want(&mut self, site: &SiteName, connections: u32, out: &mut Vec<(ShardId, Parcel)>) {
-        self.holder.want(site, connections);
+    /// This shard wants so many connections to the site in all: those it has and those it lacks. 0: none any more. All
+    /// shards know the site's limit; who wants something tells the home. Saying the same again costs nothing.
+    pub fn want(&mut self, site: &SiteName, connections: u32, limit: u32, out: &mut Vec<(ShardId, Parcel)>) {
+        self.holder.want(site, connections, limit);
         self.settle(out);
     }
 
@@ -104,13 +104,6 @@ impl Permits {
         self.holder.news.pop_front()
     }
 
-    /// Sets the limit of a site whose home is this shard.
-    pub fn set_limit(&mut self, site: &SiteName, connections: u32, out: &mut Vec<(ShardId, Parcel)>) {
-        assert_eq!(home_of(site, self.shards), self.shard, "only the home shard has a limit");
-        self.home.set_limit(site, connections, &mut self.said);
-        self.settle(out);
-    }
-
     /// Passes on what both sides said until neither says more.
     fn settle(&mut self, out: &mut Vec<(ShardId, Parcel)>) {
         loop {
@@ -146,11 +139,12 @@ fn site_of(parcel: &Parcel) -> &SiteName {
 // ---- the home's side ----
 
 /// The limits of the sites whose home a shard is, and who holds how much of them.
+#[derive(Default)]
 struct Home {
-    default_limit: u32,
     sites: FxHashMap<SiteName, Site>,
 }
 
+#[derive(Default)]
 struct Site {
     limit: u32,
     /// Everyone who wants or holds something.
@@ -183,18 +177,17 @@ impl Share {
 }
 
 impl Home {
-    fn new(default_limit: u32) -> Home {
-        Home { default_limit, sites: FxHashMap::default() }
-    }
-
     fn handle(&mut self, from: ShardId, parcel: Parcel, out: &mut Vec<(ShardId, Parcel)>) {
-        let (name, site) = {
-            let name = site_of(&parcel).clone();
-            let limit = self.default_limit;
-            (name.clone(), self.sites.entry(name).or_insert_with(|| Site { limit, shares: Vec::new(), turn: 0 }))
-        };
+        let name = site_of(&parcel).clone();
+        let site = self.sites.entry(name.clone()).or_default();
         match parcel {
-            Parcel::Want { connections, .. } => site.share(from).wanted = connections,
+            Parcel::Want { connections, limit, .. } => {
+                // Who wants nothing any more may have heard of it long ago.
+                if connections > 0 {
+                    site.limit = limit;
+                }
+                site.share(from).wanted = connections;
+            }
             Parcel::Return { connections, .. } => {
                 let share = site.share(from);
                 assert!(connections <= share.held, "shard {} returned a permit it does not hold", from.0);
@@ -206,18 +199,9 @@ impl Home {
             _ => panic!("a home grants and recalls, nobody else"),
         }
         site.balance(&name, out);
-        // A site nobody speaks of takes no memory; one with a limit of its own is remembered.
-        if site.shares.is_empty() && site.limit == self.default_limit {
+        // A site nobody speaks of takes no memory.
+        if site.shares.is_empty() {
             self.sites.remove(&name);
-        }
-    }
-
-    fn set_limit(&mut self, name: &SiteName, limit: u32, out: &mut Vec<(ShardId, Parcel)>) {
-        let site = self.sites.entry(name.clone()).or_insert_with(|| Site { limit, shares: Vec::new(), turn: 0 });
-        site.limit = limit;
-        site.balance(name, out);
-        if site.shares.is_empty() && limit == self.default_limit {
-            self.sites.remove(name);
         }
     }
 }
@@ -337,6 +321,8 @@ struct Holder {
 #[derive(Default)]
 struct Holding {
     wanted: u32,
+    /// The site's limit, as the home was told.
+    limit: u32,
     held: u32,
     /// Of those, in use by connections.
     used: u32,
@@ -347,18 +333,19 @@ struct Holding {
 }
 
 impl Holder {
-    fn want(&mut self, site: &SiteName, connections: u32) {
+    fn want(&mut self, site: &SiteName, connections: u32, limit: u32) {
         let holding = match self.sites.get_mut(site) {
             Some(holding) => holding,
             None if connections == 0 => return,
             None => self.sites.entry(site.clone()).or_default(),
         };
-        if holding.wanted == connections {
+        if (holding.wanted, holding.limit) == (connections, limit) {
             return;
         }
         holding.wanted = connections;
+        holding.limit = limit;
         // First the new want, then what it leaves over: the other way round the home would lend it out to us again.
-        self.said.push(Parcel::Want { site: site.clone(), connections });
+        self.said.push(Parcel::Want { site: site.clone(), connections, limit });
         self.pay(site);
     }
 

@@ -72,7 +72,6 @@ pub enum Served {
 /// The buckets of the sites whose home a shard is.
 pub struct Buckets {
     me: ShardId,
-    per_second: u32,
     by_name: FxHashMap<SiteName, BucketId>,
     table: Slab<Bucket>,
     /// So many buckets, and the full ones are thrown away.
@@ -81,6 +80,7 @@ pub struct Buckets {
 
 struct Bucket {
     name: SiteName,
+    per_second: u32,
     tokens_milli: u64,
     counted: Mono,
     /// Who asked for how many messages, in order.
@@ -92,18 +92,19 @@ struct Bucket {
 const SWEEP_LEAST: usize = 256;
 
 impl Buckets {
-    /// For the shard `me`; every site has the same rate, at least 1.
-    pub fn new(me: ShardId, per_second: u32) -> Buckets {
-        Buckets { me, per_second, by_name: FxHashMap::default(), table: Slab::new(), sweep_at: SWEEP_LEAST }
+    /// For the shard `me`.
+    pub fn new(me: ShardId) -> Buckets {
+        Buckets { me, by_name: FxHashMap::default(), table: Slab::new(), sweep_at: SWEEP_LEAST }
     }
 
-    /// A shard asks for messages to a site. Gives the bucket to be served.
-    pub fn ask(&mut self, now: Mono, site: &SiteName, from: ShardId, messages: u32) -> BucketId {
-        assert!(messages > 0, "a question is for something");
+    /// A shard asks for messages to a site with a rate, at least 1. Gives the bucket to be served.
+    pub fn ask(&mut self, now: Mono, site: &SiteName, from: ShardId, messages: u32, per_second: u32) -> BucketId {
+        assert!(messages > 0 && per_second > 0, "a question is for something");
         let id = match self.by_name.get(site) {
             Some(&id) => id,
-            None => self.add(now, site.clone()),
+            None => self.add(now, site.clone(), per_second),
         };
+        self.table[id as usize].per_second = per_second;
         let waiting = &mut self.table[id as usize].waiting;
         assert!(waiting.iter().all(|(shard, _)| *shard != from), "a shard asks once until it is answered");
         waiting.push_back((from, messages));
@@ -118,9 +119,10 @@ impl Buckets {
     /// Serves a bucket: who waited longest gets what is there. To be called again after `Allow`, and when the moment of
     /// `Later` has come; a timer is wanted only for a `Later` that [`set_timer`](Self::set_timer) confirms.
     pub fn serve(&mut self, now: Mono, id: BucketId) -> Served {
-        let (me, per_second) = (self.me, self.per_second);
+        let me = self.me;
         let bucket = &mut self.table[id as usize];
-        bucket.count(now, per_second);
+        bucket.count(now);
+        let per_second = bucket.per_second;
         let shards = bucket.waiting.len() as u32;
         let Some(&(shard, messages)) = bucket.waiting.front() else { return Served::Nobody };
         let batch = batch(per_second);
@@ -147,12 +149,13 @@ impl Buckets {
         self.table[id as usize].timed = false;
     }
 
-    fn add(&mut self, now: Mono, name: SiteName) -> BucketId {
+    fn add(&mut self, now: Mono, name: SiteName, per_second: u32) -> BucketId {
         if self.table.len() >= self.sweep_at {
             self.sweep(now);
         }
-        let tokens_milli = full_milli(self.per_second);
-        let bucket = Bucket { name: name.clone(), tokens_milli, counted: now, waiting: VecDeque::new(), timed: false };
+        let tokens_milli = full_milli(per_second);
+        let waiting = VecDeque::new();
+        let bucket = Bucket { name: name.clone(), per_second, tokens_milli, counted: now, waiting, timed: false };
         let id = self.table.insert(bucket) as BucketId;
         self.by_name.insert(name, id);
         id
@@ -160,11 +163,11 @@ impl Buckets {
 
     /// Throws away what is as good as new.
     fn sweep(&mut self, now: Mono) {
-        let per_second = self.per_second;
         let by_name = &mut self.by_name;
         self.table.retain(|_, bucket| {
-            bucket.count(now, per_second);
-            let needed = bucket.timed || !bucket.waiting.is_empty() || bucket.tokens_milli < full_milli(per_second);
+            bucket.count(now);
+            let full = full_milli(bucket.per_second);
+            let needed = bucket.timed || !bucket.waiting.is_empty() || bucket.tokens_milli < full;
             if !needed {
                 by_name.remove(&bucket.name);
             }
@@ -175,12 +178,12 @@ impl Buckets {
 }
 
 impl Bucket {
-    fn count(&mut self, now: Mono, per_second: u32) {
+    fn count(&mut self, now: Mono) {
         let elapsed_us = now.0.saturating_sub(self.counted.0);
-        let gained_milli = u128::from(elapsed_us) * u128::from(per_second) / 1000;
+        let gained_milli = u128::from(elapsed_us) * u128::from(self.per_second) / 1000;
         if gained_milli > 0 {
             let sum = u128::from(self.tokens_milli) + gained_milli;
-            self.tokens_milli = sum.min(full_milli(per_second).into()) as u64;
+            self.tokens_milli = sum.min(full_milli(self.per_second).into()) as u64;
             self.counted = now;
         }
     }
@@ -208,14 +211,14 @@ mod tests {
     #[test]
     fn one_shard_can_use_it_all() {
         for (per_second, shard) in [(1000, 0), (1000, 1), (7, 0), (7, 1), (1, 1)] {
-            let mut buckets = Buckets::new(ShardId(0), per_second);
+            let mut buckets = Buckets::new(ShardId(0));
             let (mut purse, mut now, mut sent, mut answers) = (Purse::default(), Mono(1), 0u64, 0u64);
             while now.0 < 20_000_000 {
                 if purse.take(now) {
                     sent += 1;
                     continue;
                 }
-                let id = if purse.ask() { buckets.ask(now, &site(), ShardId(shard), 100_000) } else { 0 };
+                let id = if purse.ask() { buckets.ask(now, &site(), ShardId(shard), 100_000, per_second) } else { 0 };
                 match buckets.serve(now, id) {
                     Served::Allow(to, messages) => {
                         assert_eq!(to, ShardId(shard));
@@ -247,11 +250,11 @@ mod tests {
 
     #[test]
     fn buckets_that_are_full_again_are_forgotten() {
-        let mut buckets = Buckets::new(ShardId(0), 10);
+        let mut buckets = Buckets::new(ShardId(0));
         for number in 0..10_000u64 {
             let now = Mono(1 + number * 10_000);
             let name: SiteName = format!("mx d{number}.test").into();
-            let id = buckets.ask(now, &name, ShardId(0), 1);
+            let id = buckets.ask(now, &name, ShardId(0), 1, 10);
             assert_eq!(buckets.name(id), &name);
             assert_eq!(buckets.serve(now, id), Served::Allow(ShardId(0), 1));
             assert_eq!(buckets.serve(now, id), Served::Nobody);
@@ -267,7 +270,7 @@ mod tests {
             per_second in 1u32..2000,
             events in prop::collection::vec((0u16..4, 1u32..500, 0u64..300_000), 1..60),
         ) {
-            let mut buckets = Buckets::new(ShardId(0), per_second);
+            let mut buckets = Buckets::new(ShardId(0));
             let mut now = Mono(1);
             let mut waiting = [false; 4];
             let mut allowed: Vec<(Mono, u64)> = Vec::new();
@@ -284,7 +287,7 @@ mod tests {
             for (shard, messages, later_us) in events {
                 now = Mono(now.0 + later_us);
                 if !std::mem::replace(&mut waiting[shard as usize], true) {
-                    buckets.ask(now, &site(), ShardId(shard), messages);
+                    buckets.ask(now, &site(), ShardId(shard), messages, per_second);
                 }
                 serve(&mut buckets, now, &mut waiting);
             }

@@ -1,20 +1,20 @@
-//! A site: one destination as the scheduler sees it, with the jobs that wait for it and the connections it has.
+//! A site: hosts that share limits as the scheduler sees them, with the jobs that wait for it and the connections it has.
 //!
 //! Pure and shard-local. Decides *whether* something may be tried at a site now; the shard does it. A site that
 //! does not answer pauses as a whole, so that its queue costs one attempt per pause and not one per message
 //! (QUE-05), and never holds up another site (QUE-06).
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use crate::base::ids::ConnId;
 use crate::base::limits;
 use crate::base::rng::Rng;
 use crate::base::time::Mono;
-use crate::config::TlsPolicy;
-use crate::route::NextHop;
+use crate::config::{SiteSettings, TlsPolicy};
 use crate::schedule::backoff::Backoff;
 use crate::schedule::hosts::Hosts;
+use crate::schedule::list::List;
 use crate::schedule::rate::Purse;
 use crate::schedule::throttle::Throttle;
 use crate::shard::parcel::SiteName;
@@ -26,43 +26,23 @@ pub type SiteId = u32;
 /// Index of a job in its shard's table.
 pub type JobId = u32;
 
-/// Where the addresses of a site stand.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Targets {
-    /// Not asked for yet, or too old.
-    Unknown,
-    /// The resolver was asked.
-    Asked,
-    /// Good until the moment given, then asked for again.
-    Known {
-        /// When the answer is too old.
-        until: Mono,
-    },
-    /// No mail can go there (no such domain, null MX); holds until the moment given.
-    Hopeless {
-        /// Reply code and text with enhanced code, as a next hop would have said it.
-        code: u16,
-        /// The text.
-        text: &'static str,
-        /// When to ask again.
-        until: Mono,
-    },
-}
+/// No site.
+pub const NO_SITE: SiteId = u32::MAX;
 
-/// One destination.
+/// One site.
 #[derive(Debug)]
 pub struct Site {
     /// Its name, the same on all shards.
     pub name: SiteName,
-    /// Where mail for it goes.
-    pub next_hop: NextHop,
+    /// What it may have and take.
+    pub limits: Arc<SiteSettings>,
     /// Jobs that may be sent now, in order.
-    pub ready: VecDeque<JobId>,
+    pub ready: List,
     /// It is among those that may have something to do at the end of the step.
     pub marked: bool,
-    /// It waits until a question about it may be asked of the resolver.
-    pub unasked: bool,
-    /// All jobs of the site, the deferred and the ones being read back included.
+    /// Destinations that lead to it.
+    pub destinations: u32,
+    /// Jobs that wait for it or are under way, the ones being read back included.
     pub jobs: u32,
     /// Jobs whose record is being read back.
     pub loading: u32,
@@ -80,8 +60,8 @@ pub struct Site {
     reply_us: u64,
     /// When jobs left to them are looked at again.
     pub claims_watched: Mono,
-    /// Where its addresses stand.
-    pub targets: Targets,
+    /// Until when its addresses are good, as the last answer about a destination had it.
+    pub good_until: Mono,
     /// The addresses, and which of them failed lately.
     pub hosts: Hosts,
     /// Addresses tried in vain since the last success or pause.
@@ -106,13 +86,13 @@ pub struct Site {
 
 impl Site {
     /// A site that nothing is known of.
-    pub fn new(name: SiteName, next_hop: NextHop, tls: TlsPolicy) -> Site {
+    pub fn new(name: SiteName, limits: Arc<SiteSettings>, tls: TlsPolicy) -> Site {
         Site {
             name,
-            next_hop,
-            ready: VecDeque::new(),
+            limits,
+            ready: List::default(),
             marked: false,
-            unasked: false,
+            destinations: 0,
             jobs: 0,
             loading: 0,
             idle: Vec::new(),
@@ -122,7 +102,7 @@ impl Site {
             fed: Mono::default(),
             reply_us: limits::RIDE_WAIT_MS * 1000,
             claims_watched: Mono::default(),
-            targets: Targets::Unknown,
+            good_until: Mono::default(),
             hosts: Hosts::default(),
             tried: 0,
             failures: 0,
@@ -141,10 +121,15 @@ impl Site {
         now < self.paused_until
     }
 
+    /// Connections it may have now: its limit, or less because the next hop asked for less.
+    pub fn allowed(&self) -> u32 {
+        self.throttle.allowed(self.limits.connections)
+    }
+
     /// Connections this site could use: one per job that waits, on top of those that are busy.
     pub fn useful_connections(&self) -> u32 {
         let busy = self.connections - self.idle.len() as u32 - self.opening;
-        busy.saturating_add(self.ready.len().min(u32::MAX as usize) as u32)
+        busy.saturating_add(self.ready.len() as u32)
     }
 
     /// Jobs that wait and are not left to busy connections, whose envelopes ride behind bodies and cost no round trip and
@@ -174,7 +159,7 @@ impl Site {
 
     /// True if it is known where to connect.
     pub fn reachable(&self, now: Mono) -> bool {
-        matches!(self.targets, Targets::Known { until } if now < until)
+        now < self.good_until
     }
 
     /// Whether the next connection to an address is to go inside TLS (TLS-06, TLS-07).
@@ -217,17 +202,18 @@ impl Site {
         self.paused_until
     }
 
-    /// A transaction at an address was of use: whatever was wrong with the site and the host is over.
-    pub fn succeeded(&mut self, address: SocketAddr) {
-        self.hosts.succeeded(address);
+    /// A transaction at an address was of use: whatever was wrong with the site and the host is over. True if the host was
+    /// not well before.
+    pub fn succeeded(&mut self, address: SocketAddr) -> bool {
         self.failures = 0;
         self.tried = 0;
         self.paused_until = Mono::default();
+        self.hosts.succeeded(address)
     }
 
     /// True if nothing speaks of the site any more.
     pub fn unused(&self, now: Mono) -> bool {
-        let answers_to_come = self.targets == Targets::Asked || self.purse.waits();
-        self.jobs == 0 && self.connections == 0 && !self.paused(now) && !answers_to_come
+        let named = self.destinations > 0 || self.purse.waits();
+        self.jobs == 0 && self.connections == 0 && !self.paused(now) && !named
     }
 }

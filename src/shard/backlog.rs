@@ -12,7 +12,9 @@ use crate::base::ids::MessageId;
 use crate::base::time::{Mono, UnixMs};
 use crate::mail::text::Text;
 use crate::queue::{ChunkRef, Place};
-use crate::schedule::site::{JobId, SiteId};
+use crate::schedule::destination::DestinationId;
+use crate::schedule::list::{Links, NO_JOB};
+use crate::schedule::site::{JobId, NO_SITE, SiteId};
 use crate::schedule::wheel::TimerId;
 
 /// Index of a message in its shard's table.
@@ -20,9 +22,6 @@ pub(super) type MessageSlot = u32;
 
 /// Recipients of one job: the mask's width.
 pub(super) const JOB_RECIPIENTS_MAX: usize = 128;
-
-/// No job: the end of a message's list.
-pub(super) const NO_JOB: JobId = u32::MAX;
 
 /// A message that is on disk or on its way there.
 pub(super) struct Message {
@@ -44,11 +43,14 @@ pub(super) struct Message {
     pub(super) copying: bool,
 }
 
-/// Where a job stands. `Held > Ready > Loading > Ready | Offered > over | Ready | Deferred > Ready`.
+/// Where a job stands. `Held > Waiting | Ready`, `Waiting > Ready | Loading`, `Ready > Loading | Offered | Waiting`,
+/// `Loading > Ready | Waiting`, `Offered > over | Ready | Deferred`, `Deferred > Waiting | Ready`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum JobState {
     /// The message is not committed yet.
     Held,
+    /// In its destination's list, until DNS says where it goes.
+    Waiting,
     /// In its site's list.
     Ready,
     /// Its record is being read back.
@@ -62,6 +64,9 @@ pub(super) enum JobState {
 /// Some recipients of a message, one transaction's worth.
 pub(super) struct Job {
     pub(super) message: MessageSlot,
+    /// Where the configuration sends it.
+    pub(super) destination: DestinationId,
+    /// The site it was given to; `NO_SITE` while it waits for DNS or for its next attempt.
     pub(super) site: SiteId,
     /// The first recipient's index in the record.
     pub(super) first: u16,
@@ -93,16 +98,18 @@ impl Job {
 pub(super) struct Backlog {
     pub(super) messages: Slab<Message>,
     pub(super) jobs: Slab<Job>,
+    /// What stands before and behind each job in the list it is in.
+    pub(super) links: Links,
     /// Recipients that are not settled.
     pub(super) open_recipients: u64,
 }
 
 impl Backlog {
-    /// Adds a job to a message; its site must have been told.
+    /// Adds a job to a message; its destination must have been told.
     pub(super) fn add_job(
         &mut self,
         message: MessageSlot,
-        site: SiteId,
+        destination: DestinationId,
         first: u16,
         open: u128,
         attempts: u16,
@@ -112,7 +119,8 @@ impl Backlog {
         self.open_recipients += u64::from(open.count_ones());
         let job = self.jobs.insert(Job {
             message,
-            site,
+            destination,
+            site: NO_SITE,
             first,
             attempts,
             open,
@@ -124,6 +132,23 @@ impl Backlog {
         entry.first_job = job;
         entry.open_jobs += 1;
         job
+    }
+
+    /// Leaves a job its first `count` open recipients, of more, and makes another of the rest.
+    pub(super) fn split(&mut self, id: JobId, count: usize) -> JobId {
+        let job = &mut self.jobs[id as usize];
+        let mut rest = job.open;
+        for _ in 0..count {
+            rest &= rest - 1;
+        }
+        job.open &= !rest;
+        let (message, destination, first, attempts) = (job.message, job.destination, job.first, job.attempts);
+        let (state, site, record) = (job.state, job.site, job.record.clone());
+        self.open_recipients -= u64::from(rest.count_ones());
+        let other = self.add_job(message, destination, first, rest, attempts);
+        let job = &mut self.jobs[other as usize];
+        (job.state, job.site, job.record) = (state, site, record);
+        other
     }
 
     /// The jobs of a message, the youngest first.

@@ -7,8 +7,9 @@ use crate::mail::dsn::{self, FailedRecipient};
 use crate::mail::text::Text;
 use crate::queue::record::AcceptView;
 use crate::queue::{Draft, DraftRecipient, RecipientState};
+use crate::schedule::list::NO_JOB;
 use crate::schedule::site::JobId;
-use crate::shard::backlog::{Message, NO_JOB};
+use crate::shard::backlog::Message;
 use crate::shard::commit::{Committing, Waiter};
 use crate::shard::outcome::{Entry, Unwritten};
 use crate::shard::{Effect, Level, Shard};
@@ -125,9 +126,8 @@ impl Shard {
             copying: false,
             committed: false,
         }) as u32;
-        let site = self.sites.of_domain(domain_of(&report.to));
-        self.sites.table[site as usize].jobs += 1;
-        self.backlog.add_job(slot, site, 0, 1, 0);
+        let destination = self.sites.add_job_of(domain_of(&report.to));
+        self.backlog.add_job(slot, destination, 0, 1, 0);
         let report = Some(report);
         self.committing.push_back(Committing {
             ticket: appended.ticket,

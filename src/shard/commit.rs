@@ -6,6 +6,7 @@
 use crate::base::ids::{ConnId, InjectionId};
 use crate::base::time::{Mono, Now};
 use crate::queue::{Commit, Ticket};
+use crate::schedule::list::NO_JOB;
 use crate::shard::backlog::{JobState, MessageSlot};
 use crate::shard::bounce::Report;
 use crate::shard::conns::{Conn, Side};
@@ -54,7 +55,7 @@ impl Shard {
                 Commit::Durable => {
                     let proof = self.log.prove(ticket);
                     let id = self.backlog.messages[message as usize].id;
-                    self.release(message);
+                    self.release(now, message);
                     if waiter != Waiter::Nobody {
                         self.latencies.commit_us.note(now.mono.us_since(since));
                     }
@@ -78,7 +79,7 @@ impl Shard {
                     }
                 }
                 Commit::Failed(why) => {
-                    self.withdraw(message);
+                    self.withdraw(now, message);
                     self.to_repeat.extend(report);
                     self.counters.refused_by_log += 1;
                     if let Some((conn_id, mut conn)) = client {
@@ -117,23 +118,23 @@ impl Shard {
     }
 
     /// The message is ours now: its jobs may be sent.
-    fn release(&mut self, message: MessageSlot) {
+    fn release(&mut self, now: Now, message: MessageSlot) {
         let message = &mut self.backlog.messages[message as usize];
         message.committed = true;
         let mut job = message.first_job;
-        while job != crate::shard::backlog::NO_JOB {
+        while job != NO_JOB {
             let next = self.backlog.jobs[job as usize].next;
             assert_eq!(self.backlog.jobs[job as usize].state, JobState::Held, "a message is committed once");
-            self.make_ready(job);
+            self.make_ready(now.mono, job);
             job = next;
         }
     }
 
     /// The message is not ours: it was never durable and its sender is told so.
-    fn withdraw(&mut self, message: MessageSlot) {
+    fn withdraw(&mut self, now: Now, message: MessageSlot) {
         let jobs: Vec<_> = self.backlog.jobs_of(message).collect();
         for job in jobs {
-            self.sites.table[self.backlog.jobs[job as usize].site as usize].jobs -= 1;
+            self.leave_destination(now.mono, self.backlog.jobs[job as usize].destination);
             if let Some(message) = self.backlog.remove_job(job) {
                 self.log.settle(message.place, &message.chunks);
             }

@@ -115,8 +115,7 @@ impl Shard {
     /// The next job of a site whose record is at hand, out of its list.
     fn next_job(&mut self, now: Now, site: SiteId, effects: &mut Vec<Effect>) -> Option<JobId> {
         loop {
-            let entry = &mut self.sites.table[site as usize];
-            let &job = entry.ready.front()?;
+            let job = self.first_known(now.mono, site)?;
             if self.backlog.jobs[job as usize].record.is_none() && self.reads.len() >= READS_MAX {
                 self.wait_for_reads(site);
                 return None;
@@ -127,9 +126,22 @@ impl Shard {
             if !self.may_send(now, site, effects) {
                 return None;
             }
-            let entry = &mut self.sites.table[site as usize];
-            entry.ready.pop_front();
+            self.take_from_list(job);
+            self.leave_the_rest(job);
             return Some(job);
+        }
+    }
+
+    /// A transaction has no more recipients than the site takes: what a job has beyond that goes back as another.
+    fn leave_the_rest(&mut self, job: JobId) {
+        let entry = &self.backlog.jobs[job as usize];
+        let most = self.sites.table[entry.site as usize].limits.recipients;
+        if entry.open.count_ones() as usize > most {
+            let rest = self.backlog.split(job, most);
+            let entry = &self.backlog.jobs[rest as usize];
+            self.sites.destinations[entry.destination as usize].jobs += 1;
+            self.sites.table[entry.site as usize].jobs += 1;
+            self.make_ready_again(rest);
         }
     }
 
@@ -243,11 +255,11 @@ impl Shard {
         if outbound.ending {
             return true;
         }
-        let allowed = site.throttle.allowed(self.settings.site.connections);
+        let allowed = site.allowed();
         outbound.ending = self.draining.is_some()
             || site.connections - site.ending > allowed
-            || outbound.transactions >= self.settings.site.messages_per_connection
-            || (outbound.transactions > 0 && age_ms >= self.settings.site.age_ms)
+            || outbound.transactions >= site.limits.messages_per_connection
+            || (outbound.transactions > 0 && age_ms >= site.limits.age_ms)
             || (turn_over && self.sites.permits.owed(&site.name) > 0)
             || (outbound.transactions > 0 && site.hosts.makes_way(now, outbound.address));
         site.ending += u32::from(outbound.ending);
@@ -286,8 +298,9 @@ impl Shard {
                 outbound.client.quit(now.mono, outbox);
             } else if self.sites.table[site as usize].paused(now.mono) || !self.offer_job(now, &mut conn, effects) {
                 conn.outbound().idle = true;
-                conn.deadline = now.mono.plus_ms(self.settings.site.idle_ms);
-                self.sites.table[site as usize].idle.push(id);
+                let entry = &mut self.sites.table[site as usize];
+                conn.deadline = now.mono.plus_ms(entry.limits.idle_ms);
+                entry.idle.push(id);
                 break;
             }
         }

@@ -17,7 +17,8 @@ use crate::mail::envelope::Envelope;
 use crate::mail::text::Text;
 use crate::mail::trace::{Protocol, TraceFacts, write_received};
 use crate::queue::{ChunkRef, Draft, DraftRecipient, LogRefusal, RecipientList, RecipientState};
-use crate::shard::backlog::{JOB_RECIPIENTS_MAX, Message, NO_JOB};
+use crate::schedule::list::NO_JOB;
+use crate::shard::backlog::{JOB_RECIPIENTS_MAX, Message};
 use crate::shard::commit::{Committing, Waiter};
 use crate::shard::conns::{Conn, Inbound, Side};
 use crate::shard::{Effect, Shard, TlsRole};
@@ -352,10 +353,9 @@ impl Shard {
                 .take(most)
                 .take_while(|&&i| domain_of(envelope.recipient(i.into())).eq_ignore_ascii_case(domain))
                 .count();
-            let site = self.sites.of_domain(domain);
+            let destination = self.sites.add_job_of(domain);
             let open = if count == 128 { u128::MAX } else { (1 << count) - 1 };
-            self.sites.table[site as usize].jobs += 1;
-            self.backlog.add_job(message, site, first as u16, open, 0);
+            self.backlog.add_job(message, destination, first as u16, open, 0);
             first += count;
         }
         self.by_domain = order;

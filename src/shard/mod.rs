@@ -6,6 +6,7 @@
 //!
 //! - `intake`: from the first byte of a client to the 250; `injection`: the same for messages that come whole, not by SMTP.
 //! - `commit`: what happens when the log says *durable*, and only then.
+//! - `finding`: from a job's destination to its site, by what DNS says.
 //! - `dispatch`: which site may do something; `delivery`: from its list to the next hop's reply; `body`: what it is sent;
 //!   `reading`: what must be fetched from disk for it; `outcome`: what the reply means; `pacing`: what a complaint leads to.
 //! - `tls`: when a connection goes inside TLS, either way.
@@ -23,6 +24,7 @@ mod counters;
 mod delivery;
 mod dispatch;
 mod effect;
+mod finding;
 mod injection;
 mod input;
 mod intake;
@@ -51,6 +53,7 @@ use crate::base::time::{Mono, Now};
 use crate::config::Settings;
 use crate::queue::{DiskOrder, Log, LogSettings, ReadId, ShardStart};
 use crate::route::QueryId;
+use crate::schedule::destination::DestinationId;
 use crate::schedule::site::SiteId;
 use crate::schedule::wheel::Wheel;
 use crate::smtp::client::ClientSettings;
@@ -111,16 +114,20 @@ pub struct Shard {
     reads: rustc_hash::FxHashMap<ReadId, Reading>,
     /// Sites that could not begin a read because too many were under way.
     waiting_for_reads: Vec<SiteId>,
+    /// Destinations that could not, for what is to be failed.
+    waiting_to_fail: Vec<DestinationId>,
     next_read: u64,
-    queries: rustc_hash::FxHashMap<QueryId, SiteId>,
+    queries: rustc_hash::FxHashMap<QueryId, DestinationId>,
     next_query: u64,
     /// Questions on their way at a time.
     queries_max: usize,
-    /// Sites that could not ask because too many questions were on their way.
-    waiting_to_ask: VecDeque<SiteId>,
+    /// Destinations that could not ask because too many questions were on their way.
+    waiting_to_ask: VecDeque<DestinationId>,
     reclaim: reclaim::Reclaim,
     /// Clients that are not read from because too much waits for the disk.
     held_back: Vec<ConnId>,
+    /// Destinations to be looked at at the end of this step.
+    to_find: Vec<DestinationId>,
     /// Sites that may have something to do at the end of this step.
     to_pump: Vec<SiteId>,
     draining: Option<Mono>,
@@ -164,6 +171,7 @@ impl Shard {
             results: Results::default(),
             reads: Default::default(),
             waiting_for_reads: Vec::new(),
+            waiting_to_fail: Vec::new(),
             next_read: 0,
             queries: Default::default(),
             next_query: 0,
@@ -171,6 +179,7 @@ impl Shard {
             waiting_to_ask: VecDeque::new(),
             reclaim: reclaim::Reclaim::default(),
             held_back: Vec::new(),
+            to_find: Vec::new(),
             to_pump: Vec::new(),
             draining: None,
             drained: false,
@@ -235,8 +244,9 @@ impl Shard {
         self.committed(now, effects);
         self.let_clients_go_on(effects);
         self.reclaim(now, effects);
-        self.let_sites_ask();
-        self.pump_sites(now, effects);
+        self.let_destinations_ask();
+        self.forget_destinations(now.mono);
+        self.look_after_sites(now, effects);
         // Before the log is asked for its orders: the end of a drain hurries them, and nothing else may come to do so.
         self.look_whether_drained(now, effects);
         let mut orders = std::mem::take(&mut self.orders);

@@ -96,6 +96,7 @@ impl Shard {
         entry.state = JobState::Deferred;
         let due = now.mono.plus_ms(self.settings.retry.longest_ms);
         entry.timer = Some(self.wheel.insert(due, Timer::Job(job)));
+        self.leave_site(job);
     }
 
     fn conclude(&mut self, now: Now, job_id: JobId, entries: &mut [Entry], effects: &mut Vec<Effect>) {
@@ -199,7 +200,9 @@ impl Shard {
         let job = &mut self.backlog.jobs[job_id as usize];
         if job.open == 0 {
             job.record = None;
-            self.sites.table[job.site as usize].jobs -= 1;
+            let destination = job.destination;
+            self.leave_site(job_id);
+            self.leave_destination(now.mono, destination);
             if let Some(message) = self.backlog.remove_job(job_id) {
                 self.forget_message(message);
             }
@@ -208,6 +211,7 @@ impl Shard {
             job.attempts = attempts;
             job.state = JobState::Deferred;
             job.timer = Some(self.wheel.insert(now.mono.plus_ms(delay_ms), Timer::Job(job_id)));
+            self.leave_site(job_id);
         } else {
             self.make_ready_again(job_id);
         }

@@ -18,13 +18,18 @@ use crate::shard::{Effect, Level, Shard};
 impl Shard {
     /// What the verdicts of a connection say of its site: of use, or too much (`Results::complaint`), or both.
     pub(super) fn note_verdicts(&mut self, now: Now, useful: bool, outbound: &mut Outbound, effects: &mut Vec<Effect>) {
-        let limit = self.settings.site.connections;
         if useful {
             outbound.useful = true;
             let entry = &mut self.sites.table[outbound.site as usize];
-            entry.succeeded(outbound.address);
-            if entry.throttle.taken(now.mono, entry.connections, limit) {
+            let back = entry.succeeded(outbound.address);
+            if entry.throttle.taken(now.mono, entry.connections, entry.limits.connections) {
                 effects.push(Effect::Report(Level::Info, format!("{}: runs at its limit again", entry.name)));
+            }
+            if back {
+                // What rests at worse hosts makes way.
+                for id in std::mem::take(&mut self.sites.table[outbound.site as usize].idle) {
+                    self.use_idle(now, id, effects);
+                }
             }
         }
         if let Some(words) = self.results.complaint.take() {
@@ -42,7 +47,7 @@ impl Shard {
         let slowed = entry.throttle.complaint(now.mono, entry.connections - entry.ending);
         if slowed != Slowed::Already {
             self.counters.throttled += 1;
-            let to = entry.throttle.allowed(self.settings.site.connections);
+            let to = entry.allowed();
             effects
                 .push(Effect::Report(Level::Info, format!("{}: slowed to {to} connections after {words}", entry.name)));
             if let Some(until) = entry.throttle.holds(now.mono) {
@@ -55,36 +60,37 @@ impl Shard {
     /// Takes the right to send one message to a site. False if there is none: the home shard was asked, and the site is
     /// looked at again when it answers (RTE-24).
     pub(super) fn may_send(&mut self, now: Now, site: SiteId, effects: &mut Vec<Effect>) -> bool {
-        if self.settings.site.messages_per_second == 0 {
+        let entry = &mut self.sites.table[site as usize];
+        let per_second = entry.limits.messages_per_second;
+        if per_second == 0 {
             return true;
         }
-        let entry = &mut self.sites.table[site as usize];
         if entry.purse.take(now.mono) {
             return true;
         }
         if entry.purse.ask() {
-            let (name, messages) = (entry.name.clone(), entry.ready.len().try_into().unwrap_or(u32::MAX));
+            let (name, messages) = (entry.name.clone(), entry.ready.len() as u32);
             let home = home_of(&name, self.settings.shards);
             if home == self.id {
-                self.rate_asked(now, home, &name, messages, effects);
+                self.rate_asked(now, home, &name, (messages, per_second), effects);
             } else {
                 self.counters.parcels += 1;
-                effects.push(Effect::Parcel { to: home, parcel: Parcel::Ask { site: name, messages } });
+                effects.push(Effect::Parcel { to: home, parcel: Parcel::Ask { site: name, messages, per_second } });
             }
         }
         self.sites.table[site as usize].purse.take(now.mono)
     }
 
-    /// A shard, perhaps this one, would send messages to a site whose home this shard is.
+    /// A shard, perhaps this one, would send so many messages to a site with such a rate whose home this shard is.
     pub(super) fn rate_asked(
         &mut self,
         now: Now,
         from: ShardId,
         site: &SiteName,
-        messages: u32,
+        (messages, per_second): (u32, u32),
         effects: &mut Vec<Effect>,
     ) {
-        let bucket = self.sites.buckets.ask(now.mono, site, from, messages);
+        let bucket = self.sites.buckets.ask(now.mono, site, from, messages, per_second);
         self.serve_rate(now, bucket, effects);
     }
 

@@ -1,6 +1,6 @@
 //! What shards say to each other: permits and rates of sites, and nothing else (messages never cross cores).
 
-/// The name of a site: where mail for it goes, for instance `smarthost 127.0.0.1:2602` or `mx example.org`.
+/// The name of a site: where mail for it goes, for instance `smarthost 127.0.0.1:2602` or `mx mail.example.org`.
 /// The same on all shards; its hash chooses the home shard.
 pub type SiteName = std::sync::Arc<str>;
 
@@ -14,6 +14,8 @@ pub enum Parcel {
         site: SiteName,
         /// Connections wanted.
         connections: u32,
+        /// The most that all shards together may have.
+        limit: u32,
     },
     /// From the home shard: so many more connections may be opened.
     Grant {
@@ -36,6 +38,8 @@ pub enum Parcel {
         site: SiteName,
         /// How many.
         messages: u32,
+        /// The site's rate, in messages a second; at least 1.
+        per_second: u32,
     },
     /// From the home shard: so many messages may be sent.
     Allow {

@@ -7,7 +7,8 @@ use crate::base::bytes::{Block, Slice};
 use crate::base::ids::{ConnId, Position};
 use crate::base::time::Now;
 use crate::queue::{ChunkRef, DiskError, ReadId, record};
-use crate::schedule::site::{JobId, SiteId};
+use crate::schedule::destination::DestinationId;
+use crate::schedule::site::{JobId, NO_SITE, SiteId};
 use crate::shard::backlog::JobState;
 use crate::shard::conns::Conn;
 use crate::shard::{Effect, Level, Shard};
@@ -36,6 +37,13 @@ impl Shard {
         }
     }
 
+    /// The same for what a destination has to fail.
+    pub(super) fn wait_for_reads_to_fail(&mut self, destination: DestinationId) {
+        if !self.waiting_to_fail.contains(&destination) {
+            self.waiting_to_fail.push(destination);
+        }
+    }
+
     /// True if the job's record is at hand. If not, a read is begun and the job leaves its list until it ends.
     pub(super) fn have_record(&mut self, job: JobId, effects: &mut Vec<Effect>) -> bool {
         let entry = &self.backlog.jobs[job as usize];
@@ -47,10 +55,12 @@ impl Shard {
             self.backlog.jobs[job as usize].record = Some(record);
             return true;
         }
-        self.take_from_ready(job);
+        self.take_from_list(job);
         let entry = &mut self.backlog.jobs[job as usize];
         entry.state = JobState::Loading;
-        self.sites.table[entry.site as usize].loading += 1;
+        if entry.site != NO_SITE {
+            self.sites.table[entry.site as usize].loading += 1;
+        }
         self.read(Reading::Record { job, position: place.position }, place.position, place.length_bytes, effects);
         false
     }
@@ -77,6 +87,9 @@ impl Shard {
         while let Some(site) = self.waiting_for_reads.pop() {
             self.want_pump(site);
         }
+        while let Some(destination) = self.waiting_to_fail.pop() {
+            self.want_finding(destination);
+        }
         let (Reading::Record { position, .. } | Reading::Chunk { position, .. } | Reading::Copy { position, .. }) =
             what;
         let payload = match result {
@@ -99,7 +112,9 @@ impl Shard {
         match what {
             Reading::Record { job, .. } => {
                 let site = self.backlog.jobs[job as usize].site;
-                self.sites.table[site as usize].loading -= 1;
+                if site != NO_SITE {
+                    self.sites.table[site as usize].loading -= 1;
+                }
                 match payload {
                     Ok(record) => {
                         self.backlog.jobs[job as usize].record = Some(record);

@@ -16,7 +16,8 @@ use crate::queue::{
     ChunkRef, Commit, CopyOf, Draft, DraftRecipient, LogRefusal, Place, RecipientState, RecoveredMessage, Ticket,
 };
 use crate::schedule::backoff::Backoff;
-use crate::shard::backlog::{JOB_RECIPIENTS_MAX, Job, JobState, Message, MessageSlot, NO_JOB};
+use crate::schedule::list::NO_JOB;
+use crate::shard::backlog::{JOB_RECIPIENTS_MAX, Job, JobState, Message, MessageSlot};
 use crate::shard::reading::Reading;
 use crate::shard::timers::Timer;
 use crate::shard::{Effect, Shard};
@@ -253,12 +254,11 @@ impl Shard {
                 })
                 .count();
             let mask = open[next..next + together].iter().fold(0, |mask, r| mask | 1u128 << (r.index - first.index));
-            let site = self.sites.of_domain(domain);
-            self.sites.table[site as usize].jobs += 1;
-            let job = self.backlog.add_job(slot, site, first.index as u16, mask, first.attempts);
+            let destination = self.sites.add_job_of(domain);
+            let job = self.backlog.add_job(slot, destination, first.index as u16, mask, first.attempts);
             let wait_ms = UnixMs(first.due.0) - now.wall;
             if wait_ms == 0 {
-                self.make_ready(job);
+                self.make_ready(now.mono, job);
             } else {
                 // A clock that went back must not make a message wait longer than a retry may, nor all of them until
                 // the same moment (QUE-11).

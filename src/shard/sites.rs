@@ -1,21 +1,26 @@
-//! The shard's sites: which one a domain's mail goes to, and when each has something to do.
+//! The shard's destinations and sites: which ones there are, and when each has something to do.
 //!
+//! A domain is of a destination, which the configuration alone decides; DNS says which site that leads to (`finding`).
 //! The concurrency of a site is owned by its home shard and lent as permits; asking, granting and giving back
 //! are the only things that cross cores, and never per message.
+
+use std::collections::VecDeque;
 
 use rustc_hash::FxHashMap;
 use slab::Slab;
 
 use crate::base::ids::ShardId;
+use crate::base::limits;
 use crate::base::time::{Mono, Now};
-use crate::config::{HostPort, RouteSettings, Settings, TlsPolicies};
-use crate::route::NextHop;
+use crate::config::Settings;
 use crate::route::cache::Cache;
-use crate::route::mx::MxPolicy;
-use crate::route::table::RouteTable;
+use crate::route::decide::Router;
+use crate::schedule::destination::{Answered, Destination, DestinationId};
+use crate::schedule::hosts::KnownTarget;
 use crate::schedule::permit::Permits;
 use crate::schedule::rate::Buckets;
-use crate::schedule::site::{Site, SiteId};
+use crate::schedule::site::{NO_SITE, Site, SiteId};
+use crate::schedule::wheel::Wheel;
 use crate::shard::parcel::{Parcel, SiteName};
 use crate::shard::timers::Timer;
 use crate::shard::{Effect, Shard};
@@ -24,16 +29,20 @@ use crate::shard::{Effect, Shard};
 pub(super) struct Sites {
     pub(super) table: Slab<Site>,
     pub(super) by_name: FxHashMap<SiteName, SiteId>,
-    /// Domains seen lately, so that the hot path makes no name.
-    by_domain: FxHashMap<Box<[u8]>, SiteId>,
+    pub(super) destinations: Slab<Destination>,
+    destinations_by_name: FxHashMap<SiteName, DestinationId>,
+    /// Domains seen lately, so that the hot path makes no name: their destinations, with the generation.
+    by_domain: FxHashMap<Box<[u8]>, (DestinationId, u32)>,
+    next_generation: u32,
+    /// Destinations without jobs, kept for a moment, with the moment and the generation.
+    lingering: VecDeque<(Mono, DestinationId, u32)>,
     lower: Vec<u8>,
-    routes: RouteTable,
-    tls: TlsPolicies,
+    /// What the configuration decides.
+    pub(super) router: Router,
     /// Permits this shard holds, and those it lends as a home.
     pub(super) permits: Permits,
     /// The rates of sites whose home this shard is.
     pub(super) buckets: Buckets,
-    pub(super) mx_policy: MxPolicy,
     /// What DNS said lately; outlives the sites.
     pub(super) answers: Cache,
     parcels: Vec<(ShardId, Parcel)>,
@@ -42,72 +51,139 @@ pub(super) struct Sites {
 /// Domains remembered at a time; the table is emptied when full, it only saves work.
 const DOMAINS_REMEMBERED: usize = 4096;
 
-/// The routes that the configuration names.
-fn route_table(settings: &RouteSettings) -> RouteTable {
-    let hop = |to: &HostPort| NextHop::SmartHost { host: to.host.clone(), port: to.port };
-    let mut table = RouteTable::new(settings.default.as_ref().map(hop));
-    for (domain, to) in &settings.domains {
-        table.insert(domain, hop(to));
-    }
-    table
-}
-
 impl Sites {
     pub(super) fn new(me: ShardId, settings: &Settings) -> Sites {
         Sites {
             table: Slab::new(),
             by_name: FxHashMap::default(),
+            destinations: Slab::new(),
+            destinations_by_name: FxHashMap::default(),
             by_domain: FxHashMap::default(),
+            next_generation: 0,
+            lingering: VecDeque::new(),
             lower: Vec::new(),
-            routes: route_table(&settings.route),
-            tls: settings.tls.policies.clone(),
-            permits: Permits::new(me, settings.shards, settings.site.connections),
-            // Without a limit nobody asks.
-            buckets: Buckets::new(me, settings.site.messages_per_second.max(1)),
-            mx_policy: MxPolicy {
-                own_names: vec![settings.hostname.to_ascii_lowercase().into()],
-                own_addresses: settings.listen.iter().map(|listener| listener.address.ip()).collect(),
-                allow_private: settings.route.allow_private,
-            },
+            router: Router::new(settings),
+            permits: Permits::new(me, settings.shards),
+            buckets: Buckets::new(me),
             answers: Cache::new(),
             parcels: Vec::new(),
         }
     }
 
-    /// The site that mail for a domain goes to, made if it is new.
-    pub(super) fn of_domain(&mut self, domain: &[u8]) -> SiteId {
+    /// The destination of mail for a domain, made if it is new; it has one job more.
+    pub(super) fn add_job_of(&mut self, domain: &[u8]) -> DestinationId {
+        let destination = self.of_domain(domain);
+        self.destinations[destination as usize].jobs += 1;
+        destination
+    }
+
+    fn of_domain(&mut self, domain: &[u8]) -> DestinationId {
         self.lower.clear();
         self.lower.extend(domain.iter().map(u8::to_ascii_lowercase));
-        if let Some(&site) = self.by_domain.get(&self.lower[..]) {
-            return site;
+        if let Some(&(destination, generation)) = self.by_domain.get(&self.lower[..])
+            && self.destinations.get(destination as usize).is_some_and(|entry| entry.generation == generation)
+        {
+            return destination;
         }
-        let next_hop = self.routes.next_hop(&self.lower);
-        let tls = self.tls.of_domain(&self.lower);
-        let mut name = next_hop.site_name();
-        if tls != self.tls.default {
-            // A connection serves one policy only; the site's limit holds for each.
-            name = format!("{name} tls={tls}").into();
-        }
-        let site = match self.by_name.get(&name) {
-            Some(&site) => site,
+        let decision = self.router.decide(&self.lower);
+        let name = self.router.name(&decision);
+        let destination = match self.destinations_by_name.get(&name) {
+            Some(&destination) => destination,
             None => {
-                let site = self.table.insert(Site::new(name.clone(), next_hop, tls)) as SiteId;
-                self.by_name.insert(name, site);
-                site
+                self.next_generation = self.next_generation.wrapping_add(1);
+                let entry = Destination::new(decision, self.next_generation);
+                let destination = self.destinations.insert(entry) as DestinationId;
+                self.destinations_by_name.insert(name, destination);
+                destination
             }
         };
         if self.by_domain.len() >= DOMAINS_REMEMBERED {
             self.by_domain.clear();
         }
-        self.by_domain.insert(self.lower[..].into(), site);
-        site
+        let generation = self.destinations[destination as usize].generation;
+        self.by_domain.insert(self.lower[..].into(), (destination, generation));
+        destination
     }
 
-    /// Forgets a site that has no jobs, no connections and no pause.
+    /// A destination leads to the site of these targets until a moment. Gives the site that it led to before, if that is
+    /// another.
+    pub(super) fn lead(
+        &mut self,
+        destination: DestinationId,
+        targets: Vec<KnownTarget>,
+        until: Mono,
+    ) -> Option<SiteId> {
+        let entry = &mut self.destinations[destination as usize];
+        entry.answered = Answered::Known { until };
+        let kind = self.router.site(&entry.decision, &targets);
+        let site = match self.by_name.get(&kind.name) {
+            Some(&site) => site,
+            None => {
+                let site = Site::new(kind.name.clone(), kind.limits, entry.decision.tls);
+                let site = self.table.insert(site) as SiteId;
+                self.by_name.insert(kind.name, site);
+                site
+            }
+        };
+        let place = &mut self.table[site as usize];
+        if place.hosts.targets() != targets {
+            place.hosts.set(targets);
+        }
+        place.good_until = place.good_until.max(until);
+        let old = std::mem::replace(&mut entry.site, site);
+        if old == site {
+            return None;
+        }
+        place.destinations += 1;
+        (old != NO_SITE).then(|| {
+            self.table[old as usize].destinations -= 1;
+            old
+        })
+    }
+
+    /// A destination without jobs is kept for a moment: the next message may be for it.
+    pub(super) fn linger(&mut self, now: Mono, destination: DestinationId, wheel: &mut Wheel<Timer>) {
+        let entry = &mut self.destinations[destination as usize];
+        if std::mem::replace(&mut entry.lingers, true) {
+            return;
+        }
+        let until = now.plus_ms(limits::DESTINATION_LINGER_MS);
+        if self.lingering.is_empty() {
+            wheel.insert(until, Timer::Lingering);
+        }
+        self.lingering.push_back((until, destination, entry.generation));
+    }
+
+    /// The next destination whose moment is over.
+    fn lingered(&mut self, now: Mono) -> Option<DestinationId> {
+        loop {
+            let &(until, destination, generation) = self.lingering.front()?;
+            if now < until && self.lingering.len() <= limits::DESTINATIONS_LINGERING_MAX {
+                return None;
+            }
+            self.lingering.pop_front();
+            let entry = self.destinations.get_mut(destination as usize);
+            if let Some(entry) = entry.filter(|entry| entry.generation == generation) {
+                entry.lingers = false;
+                return Some(destination);
+            }
+        }
+    }
+
+    /// Forgets a destination that nothing speaks of. Gives the site that it led to.
+    fn forget_destination(&mut self, destination: DestinationId) -> Option<SiteId> {
+        let gone = self.destinations.remove(destination as usize);
+        self.destinations_by_name.remove(&self.router.name(&gone.decision));
+        (gone.site != NO_SITE).then(|| {
+            self.table[gone.site as usize].destinations -= 1;
+            gone.site
+        })
+    }
+
+    /// Forgets a site that nothing speaks of.
     fn forget(&mut self, site: SiteId) {
         let gone = self.table.remove(site as usize);
         self.by_name.remove(&gone.name);
-        self.by_domain.retain(|_, of| *of != site);
     }
 }
 
@@ -131,7 +207,8 @@ impl Shard {
     /// Says how many connections this shard could use at a site, and carries what follows from it.
     pub(super) fn want_permits(&mut self, site: SiteId, wanted: u32, effects: &mut Vec<Effect>) {
         let Sites { table, permits, parcels, .. } = &mut self.sites;
-        permits.want(&table[site as usize].name, wanted, parcels);
+        let entry = &table[site as usize];
+        permits.want(&entry.name, wanted, entry.limits.connections, parcels);
         self.carry_parcels(effects);
     }
 
@@ -144,7 +221,9 @@ impl Shard {
 
     pub(super) fn parcel_came(&mut self, now: Now, from: ShardId, parcel: Parcel, effects: &mut Vec<Effect>) {
         match parcel {
-            Parcel::Ask { site, messages } => self.rate_asked(now, from, &site, messages, effects),
+            Parcel::Ask { site, messages, per_second } => {
+                self.rate_asked(now, from, &site, (messages, per_second), effects);
+            }
             Parcel::Allow { site, messages } => self.rate_allowed(now, &site, messages),
             permits => self.sites.permits.handle(from, permits, &mut self.sites.parcels),
         }
@@ -161,6 +240,27 @@ impl Shard {
             if let Some(&site) = self.sites.by_name.get(&name) {
                 self.want_pump(site);
             }
+        }
+    }
+
+    /// Forgets the destinations that had no job for a while.
+    pub(super) fn forget_destinations(&mut self, now: Mono) {
+        while let Some(destination) = self.sites.lingered(now) {
+            if self.sites.destinations[destination as usize].unused(now) {
+                if let Some(site) = self.sites.forget_destination(destination) {
+                    self.want_pump(site);
+                }
+            } else if self.sites.destinations[destination as usize].jobs == 0 {
+                self.sites.linger(now, destination, &mut self.wheel);
+            }
+        }
+    }
+
+    /// The time of a row of destinations without jobs is up; many at a time, for one timer each would be too much.
+    pub(super) fn lingering_due(&mut self, now: Mono) {
+        self.forget_destinations(now);
+        if let Some(&(until, ..)) = self.sites.lingering.front() {
+            self.wheel.insert(until.max(now.plus_ms(limits::DESTINATION_LINGER_MS / 4)), Timer::Lingering);
         }
     }
 

@@ -3,6 +3,7 @@
 mod hosts;
 mod injections;
 mod pacing;
+mod sites;
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
@@ -700,7 +701,7 @@ fn a_turn_waits_for_what_is_read_back() {
     assert_eq!(crate::schedule::permit::home_of(&site, 2), ShardId(0), "the permit is lent by this shard");
     world.hold_reads = true;
     world.input(Input::Tick);
-    let parcel = crate::shard::parcel::Parcel::Want { site, connections: 1 };
+    let parcel = crate::shard::parcel::Parcel::Want { site, connections: 1, limit: 1 };
     world.input(Input::Parcel { from: ShardId(1), parcel });
     while !world.held_reads.is_empty() {
         world.do_read();

@@ -5,6 +5,7 @@
 
 use crate::base::ids::ConnId;
 use crate::base::time::{Mono, Now};
+use crate::schedule::destination::DestinationId;
 use crate::schedule::rate::BucketId;
 use crate::schedule::site::{JobId, SiteId};
 use crate::shard::backlog::JobState;
@@ -18,8 +19,12 @@ pub(super) enum Timer {
     Conn(ConnId),
     /// A job's next attempt.
     Job(JobId),
-    /// A site's pause or answer is over.
+    /// A site's pause is over.
     Site(SiteId),
+    /// A destination's pause is over.
+    Destination(DestinationId),
+    /// Destinations without mail may be forgotten.
+    Lingering,
     /// Messages to a site whose home this is may be allowed again.
     Rate(BucketId),
     /// The drain took long enough.
@@ -59,8 +64,10 @@ impl Shard {
         for timer in fired.drain(..) {
             match timer {
                 Timer::Conn(id) => self.conn_due(now, id, effects),
-                Timer::Job(job) => self.job_due(job),
+                Timer::Job(job) => self.job_due(now.mono, job),
                 Timer::Site(site) => self.site_due(site),
+                Timer::Destination(destination) => self.want_finding(destination),
+                Timer::Lingering => self.lingering_due(now.mono),
                 Timer::Rate(bucket) => self.rate_due(now, bucket, effects),
                 Timer::Drain => self.end_drain(now, effects),
             }
@@ -81,10 +88,10 @@ impl Shard {
         }
     }
 
-    fn job_due(&mut self, job: JobId) {
+    fn job_due(&mut self, now: Mono, job: JobId) {
         let entry = &mut self.backlog.jobs[job as usize];
         assert_eq!(entry.state, JobState::Deferred, "only a deferred job waits for a moment");
         entry.timer = None;
-        self.make_ready(job);
+        self.make_ready(now, job);
     }
 }

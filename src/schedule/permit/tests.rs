@@ -6,6 +6,7 @@ use crate::base::rng::Rng;
 /// Shards, the parcels between them, and the connections each has to the one site.
 struct Mesh {
     site: SiteName,
+    limit: u32,
     shards: Vec<Permits>,
     /// By sender and receiver, in order.
     under_way: Vec<VecDeque<Parcel>>,
@@ -20,7 +21,8 @@ impl Mesh {
     fn new(shards: u16, limit: u32) -> Mesh {
         Mesh {
             site: "mx example.org".into(),
-            shards: (0..shards).map(|i| Permits::new(ShardId(i), shards, limit)).collect(),
+            limit,
+            shards: (0..shards).map(|i| Permits::new(ShardId(i), shards)).collect(),
             under_way: vec![VecDeque::new(); usize::from(shards) * usize::from(shards)],
             used: vec![0; shards.into()],
             wanted: vec![0; shards.into()],
@@ -38,7 +40,7 @@ impl Mesh {
 
     fn want(&mut self, shard: usize, connections: u32) {
         self.wanted[shard] = connections;
-        self.shards[shard].want(&self.site, connections, &mut self.out);
+        self.shards[shard].want(&self.site, connections, self.limit, &mut self.out);
         self.post(shard);
     }
 
@@ -58,9 +60,13 @@ impl Mesh {
     }
 
     fn set_limit(&mut self, limit: u32) {
-        let home = usize::from(home_of(&self.site, self.shards.len() as u16).0);
-        self.shards[home].set_limit(&self.site, limit, &mut self.out);
-        self.post(home);
+        // Limits change with the configuration, for all shards at once, and not while parcels of an earlier one are under way.
+        let mut rng = Rng::new(limit.into());
+        while self.deliver(&mut rng) {}
+        self.limit = limit;
+        for shard in 0..self.shards.len() {
+            self.want(shard, self.wanted[shard]);
+        }
     }
 
     /// Delivers one parcel of a random pair; false if none is under way.
@@ -182,16 +188,16 @@ fn scarce_permits_go_round() {
 
 #[test]
 fn one_shard_needs_no_parcels() {
-    let mut permits = Permits::new(ShardId(0), 1, 2);
+    let mut permits = Permits::new(ShardId(0), 1);
     let (site, mut out): (SiteName, _) = ("mx example.org".into(), Vec::new());
-    permits.want(&site, 5, &mut out);
+    permits.want(&site, 5, 2, &mut out);
     assert_eq!((permits.idle(&site), permits.news()), (2, Some(site.clone())));
     assert!(permits.take(&site) && permits.take(&site) && !permits.take(&site));
-    permits.set_limit(&site, 1, &mut out);
+    permits.want(&site, 5, 1, &mut out);
     assert_eq!((permits.owed(&site), permits.news(), permits.news()), (1, Some(site.clone()), None));
     permits.give_back(&site, &mut out);
     assert_eq!((permits.owed(&site), permits.idle(&site)), (0, 0));
-    permits.want(&site, 0, &mut out);
+    permits.want(&site, 0, 1, &mut out);
     permits.give_back(&site, &mut out);
     assert!(!permits.take(&site) && out.is_empty());
 }
@@ -199,9 +205,9 @@ fn one_shard_needs_no_parcels() {
 #[test]
 #[should_panic(expected = "given back once")]
 fn a_permit_is_given_back_once() {
-    let mut permits = Permits::new(ShardId(0), 1, 2);
+    let mut permits = Permits::new(ShardId(0), 1);
     let site: SiteName = "mx example.org".into();
-    permits.want(&site, 1, &mut Vec::new());
+    permits.want(&site, 1, 2, &mut Vec::new());
     permits.give_back(&site, &mut Vec::new());
 }
 

@@ -1,0 +1,282 @@
+//! What the configuration decides about a domain before DNS is asked: next hop, TLS policy, site.
+//!
+//! Pure, shard-local; built once from the settings. The relay and `ringpost explain` ask the same functions, so that what is
+//! explained is what is done.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+use super::mx::{self, MxPolicy, Plan};
+use super::table::DomainTable;
+use super::{Answer, NextHop};
+use crate::config::{HostPort, Settings, SiteMatch, SiteRule, SiteSettings, TlsPolicy};
+use crate::schedule::hosts::KnownTarget;
+use crate::shard::parcel::SiteName;
+
+/// Everything the configuration says of domains and sites.
+pub struct Router {
+    routes: DomainTable<NextHop>,
+    /// For domains without a route of their own; `None`: by MX.
+    default_route: Option<NextHop>,
+    tls: DomainTable<TlsPolicy>,
+    default_tls: TlsPolicy,
+    mx_policy: MxPolicy,
+    mx_port: u16,
+    rules: Vec<SiteRule>,
+    /// Places in `rules`: by recipient domain, by mail host, by smart host.
+    by_domain: DomainTable<usize>,
+    by_mail_host: DomainTable<usize>,
+    by_next_hop: FxHashMap<HostPort, usize>,
+    default_limits: Arc<SiteSettings>,
+}
+
+/// What was decided about a domain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// Where its mail goes.
+    pub next_hop: NextHop,
+    /// Whether it goes inside TLS.
+    pub tls: TlsPolicy,
+    /// The rule that gives the domain a site of its own.
+    rule: Option<usize>,
+}
+
+/// A site, as far as the configuration and DNS make it.
+#[derive(Clone, Debug)]
+pub struct SiteKind {
+    /// What shares its limits; the same on all shards.
+    pub name: SiteName,
+    /// Its limits.
+    pub limits: Arc<SiteSettings>,
+    /// The rule that they come from; `None`: `site.default`.
+    pub rule: Option<Box<str>>,
+}
+
+/// Where to connect, or what to do with the mail instead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ways {
+    /// To these, in order of preference; never empty.
+    Try(Vec<KnownTarget>),
+    /// As [`Plan::Fail`].
+    Fail {
+        /// A reply code as a peer would have used; 0 if none fits.
+        code: u16,
+        /// Why; starts with the enhanced code.
+        text: &'static str,
+    },
+    /// As [`Plan::Defer`].
+    Defer {
+        /// Why; starts with the enhanced code.
+        text: Box<str>,
+    },
+}
+
+impl Router {
+    /// What these settings decide.
+    pub fn new(settings: &Settings) -> Router {
+        let hop = |to: &HostPort| NextHop::SmartHost { host: to.host.clone(), port: to.port };
+        let mut router = Router {
+            routes: DomainTable::default(),
+            default_route: settings.route.default.as_ref().map(hop),
+            tls: DomainTable::default(),
+            default_tls: settings.tls.policies.default,
+            mx_policy: MxPolicy {
+                own_names: vec![settings.hostname.to_ascii_lowercase().into()],
+                own_addresses: settings.listen.iter().map(|listener| listener.address.ip()).collect(),
+                allow_private: settings.route.allow_private,
+            },
+            mx_port: settings.route.mx_port,
+            rules: settings.sites.clone(),
+            by_domain: DomainTable::default(),
+            by_mail_host: DomainTable::default(),
+            by_next_hop: FxHashMap::default(),
+            default_limits: Arc::new(settings.site.clone()),
+        };
+        for (domain, to) in &settings.route.domains {
+            router.routes.insert(domain, hop(to));
+        }
+        for (domain, policy) in &settings.tls.policies.domains {
+            router.tls.insert(domain, *policy);
+        }
+        for (place, rule) in settings.sites.iter().enumerate() {
+            match &rule.of {
+                SiteMatch::Domain(domain) => router.by_domain.insert(domain, place),
+                SiteMatch::MailHosts(hosts) => hosts.iter().for_each(|host| router.by_mail_host.insert(host, place)),
+                SiteMatch::NextHop(hop) => drop(router.by_next_hop.insert(hop.clone(), place)),
+            }
+        }
+        router
+    }
+
+    /// Decides about a domain in lower case.
+    pub fn decide(&self, domain: &[u8]) -> Decision {
+        let configured = self.routes.get(domain).map(|(_, hop)| hop).or(self.default_route.as_ref());
+        let next_hop = match configured {
+            Some(hop) => hop.clone(),
+            None => NextHop::Mx { domain: String::from_utf8_lossy(domain).into() },
+        };
+        let tls = self.tls.get(domain).map_or(self.default_tls, |(_, policy)| *policy);
+        Decision { next_hop, tls, rule: self.by_domain.get(domain).map(|(_, rule)| *rule) }
+    }
+
+    /// The name of what was decided: two domains of one name share the answer of DNS and the site.
+    pub fn name(&self, decision: &Decision) -> SiteName {
+        self.named(decision, &decision.next_hop.name())
+    }
+
+    /// The site that these targets of a decision's next hop make: one for all domains with the same mail hosts.
+    pub fn site(&self, decision: &Decision, targets: &[KnownTarget]) -> SiteKind {
+        let found = match (&decision.next_hop, decision.rule) {
+            (_, Some(rule)) => Some(rule),
+            (NextHop::Mx { .. }, None) => {
+                let best = targets.first().map_or(&b""[..], |target| target.host.as_bytes());
+                self.by_mail_host.get(best).map(|(_, rule)| *rule)
+            }
+            (NextHop::SmartHost { host, port }, None) => {
+                self.by_next_hop.get(&HostPort { host: host.clone(), port: *port }).copied()
+            }
+        };
+        let rule = found.map(|rule| &self.rules[rule]);
+        let base = match &decision.next_hop {
+            NextHop::SmartHost { .. } => decision.next_hop.name(),
+            NextHop::Mx { .. } => {
+                let provider = rule.filter(|rule| matches!(rule.of, SiteMatch::MailHosts(_)));
+                mail_hosts_name(provider.map_or("mx", |rule| &rule.name), targets)
+            }
+        };
+        SiteKind {
+            name: self.named(decision, &base),
+            limits: rule.map_or_else(|| self.default_limits.clone(), |rule| rule.settings.clone()),
+            rule: rule.map(|rule| rule.name.clone()),
+        }
+    }
+
+    /// A connection serves one policy only, and a domain with limits of its own shares none: the name says so.
+    fn named(&self, decision: &Decision, base: &str) -> SiteName {
+        let mut name = base.to_owned();
+        if let Some(rule) = decision.rule {
+            name += &format!(" for {}", self.rules[rule].name);
+        }
+        if decision.tls != self.default_tls {
+            name += &format!(" tls={}", decision.tls);
+        }
+        name.into()
+    }
+
+    /// The key that decides the next hop of a domain in lower case; empty: none, it goes by MX.
+    pub fn route_key(&self, domain: &[u8]) -> String {
+        match (self.routes.get(domain), &self.default_route) {
+            (Some((name, _)), _) => format!("route.domains.{name}"),
+            (None, Some(_)) => "route.default".to_owned(),
+            (None, None) => String::new(),
+        }
+    }
+
+    /// The key that decides the TLS policy of a domain in lower case.
+    pub fn tls_key(&self, domain: &[u8]) -> String {
+        self.tls.get(domain).map_or("site.default.tls".to_owned(), |(name, _)| format!("tls.domains.{name}"))
+    }
+
+    /// Where to connect for a next hop, by what DNS said of it.
+    pub fn ways(&self, next_hop: &NextHop, answer: &Answer) -> Ways {
+        let port = match next_hop {
+            NextHop::SmartHost { port, .. } => *port,
+            NextHop::Mx { .. } => self.mx_port,
+        };
+        match mx::plan(next_hop, answer, &self.mx_policy) {
+            Plan::Try(targets) => {
+                let known = |target: mx::Target| KnownTarget {
+                    address: SocketAddr::new(target.address, port),
+                    host: target.host.into(),
+                    preference: target.preference,
+                };
+                Ways::Try(targets.into_iter().map(known).collect())
+            }
+            Plan::Fail { code, text } => Ways::Fail { code, text },
+            Plan::Defer { text } => Ways::Defer { text },
+        }
+    }
+}
+
+/// A name for a set of mail hosts: the best one's and, where there are more, their number and a checksum over all. What counts
+/// is names and their order, so that neither an address that changes nor the numbers of preference make another site.
+fn mail_hosts_name(prefix: &str, targets: &[KnownTarget]) -> String {
+    let mut hosts: Vec<(u16, &str)> = targets.iter().map(|target| (target.preference, &*target.host)).collect();
+    hosts.sort_unstable();
+    hosts.dedup();
+    let Some(&(_, best)) = hosts.first() else { return prefix.to_owned() };
+    if hosts.len() == 1 {
+        return format!("{prefix} {best}");
+    }
+    let mut sum = 0;
+    let mut before = None;
+    let mut rank = 0u8;
+    for (preference, host) in &hosts {
+        rank = rank.saturating_add(u8::from(before.is_some_and(|before| before != preference)));
+        before = Some(preference);
+        sum = crc32c::crc32c_append(crc32c::crc32c_append(sum, &[0, rank]), host.as_bytes());
+    }
+    format!("{prefix} {best} +{} {sum:08x}", hosts.len() - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Machine, load};
+
+    fn router(sets: &[&str]) -> Router {
+        let sets: Vec<String> = sets.iter().map(ToString::to_string).collect();
+        Router::new(&load(None, &sets, &Machine { hostname: "relay.test".into(), cores: 1 }).unwrap())
+    }
+
+    fn targets(hosts: &[(u16, &str)]) -> Vec<KnownTarget> {
+        let target = |(n, (preference, host)): (usize, &(u16, &str))| KnownTarget {
+            address: SocketAddr::from(([192, 0, 2, n as u8], 25)),
+            host: (*host).into(),
+            preference: *preference,
+        };
+        hosts.iter().enumerate().map(target).collect()
+    }
+
+    /// RTE-24: the same mail hosts are the same site, whatever domain they are for, at whatever address and preference.
+    #[test]
+    fn domains_with_the_same_mail_hosts_share_a_site() {
+        let router = router(&["tls.domains.safe.test=encrypt"]);
+        let name = |domain: &str, hosts: &[(u16, &str)]| {
+            router.site(&router.decide(domain.as_bytes()), &targets(hosts)).name.to_string()
+        };
+        let one = name("one.test", &[(10, "a.host.test"), (10, "a.host.test"), (20, "b.host.test")]);
+        assert!(one.starts_with("mx a.host.test +1 "), "{one}");
+        assert_eq!(name("two.test", &[(1, "a.host.test"), (5, "b.host.test")]), one);
+        assert_ne!(name("two.test", &[(5, "a.host.test"), (5, "b.host.test")]), one, "equals are another order");
+        assert_ne!(name("two.test", &[(1, "b.host.test"), (5, "a.host.test")]), one);
+        assert_ne!(name("two.test", &[(1, "a.host.test"), (5, "b.host.test"), (5, "c.host.test")]), one);
+        assert_eq!(name("two.test", &[(1, "a.host.test")]), "mx a.host.test");
+        assert_eq!(name("safe.test", &[(1, "a.host.test")]), "mx a.host.test tls=encrypt");
+    }
+
+    /// Limits: by recipient domain, by mail hosts (a provider), by smart host, else the default.
+    #[test]
+    fn the_nearest_rule_limits_a_site() {
+        let router = router(&[
+            "route.domains.smart.test=192.0.2.1:2525",
+            "site.default.connections=9",
+            "site.big.mail_hosts=.big.test",
+            "site.big.connections=5",
+            "site.own.test.connections=2",
+            "site..below.test.messages_per_second=7",
+            "site.192.0.2.1:2525.connections=3",
+        ]);
+        let site = |domain: &str, host: &str| {
+            let site = router.site(&router.decide(domain.as_bytes()), &targets(&[(1, host)]));
+            (site.name.to_string(), site.limits.connections, site.limits.messages_per_second)
+        };
+        assert_eq!(site("a.test", "mail.a.test"), ("mx mail.a.test".into(), 9, 0));
+        assert_eq!(site("a.test", "mx1.big.test"), ("big mx1.big.test".into(), 5, 0));
+        assert_eq!(site("own.test", "mx1.big.test"), ("mx mx1.big.test for own.test".into(), 2, 0));
+        assert_eq!(site("x.below.test", "h.test"), ("mx h.test for .below.test".into(), 9, 7));
+        assert_eq!(site("smart.test", "192.0.2.1"), ("smarthost 192.0.2.1:2525".into(), 3, 0));
+    }
+}

@@ -1,0 +1,227 @@
+//! `ringpost explain`: everything that is decided about a recipient's domain, and where each decision comes from.
+//!
+//! Pure: settings and one answer of DNS go in, facts come out. The decisions are [`decide`](super::decide)'s and
+//! [`mx`](super::mx)'s, the same that the relay makes; here they are only put into words.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use super::decide::{Router, Ways};
+use super::{Answer, NextHop};
+use crate::config::{Origin, Settings, Values};
+use crate::schedule::hosts::KnownTarget;
+
+/// One thing that was decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fact {
+    /// About what, as one word or two.
+    pub about: &'static str,
+    /// What.
+    pub value: String,
+    /// The key, DNS or rule that decides it.
+    pub from: String,
+}
+
+/// One mail host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostFact {
+    /// Lower is tried first.
+    pub preference: u16,
+    /// Its name.
+    pub name: String,
+    /// Its addresses, each with true if it is connected to.
+    pub addresses: Vec<(IpAddr, bool)>,
+}
+
+/// What becomes of mail for a domain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explanation {
+    /// The domain in lower case.
+    pub domain: String,
+    /// Everything decided but for the hosts, in order.
+    pub facts: Vec<Fact>,
+    /// The mail hosts in order of preference.
+    pub hosts: Vec<HostFact>,
+    /// `deliver`, `defer` or `fail`.
+    pub outcome: &'static str,
+}
+
+/// The question that the explanation of a domain needs answered, if DNS has a say: a name, and true if only its addresses
+/// matter.
+pub fn question(settings: &Settings, domain: &str) -> Option<(Box<str>, bool)> {
+    let next_hop = Router::new(settings).decide(domain.to_ascii_lowercase().as_bytes()).next_hop;
+    next_hop.question().map(|(name, address_only)| (name.into(), address_only))
+}
+
+/// Explains a domain. `answer` is the one to [`question`]; not looked at if there is none.
+pub fn explain(settings: &Settings, values: &Values, domain: &str, answer: Option<&Answer>) -> Explanation {
+    let domain = domain.to_ascii_lowercase();
+    let router = Router::new(settings);
+    let decision = router.decide(domain.as_bytes());
+    let next_hop = &decision.next_hop;
+    let known = next_hop.known_answer();
+    let unasked = Answer::Temporary { text: "DNS was not asked".into() };
+    let answer = known.as_ref().or(answer).unwrap_or(&unasked);
+    let ways = router.ways(next_hop, answer);
+    let by = |key: &str| format!("{key} ({})", values.origin(key));
+    let mut facts = Vec::new();
+    let mut say = |about, value: String, from: String| facts.push(Fact { about, value, from });
+    let route_key = router.route_key(domain.as_bytes());
+    match next_hop {
+        NextHop::Mx { domain } => say("route", format!("the mail hosts of {domain}"), "no route is configured".into()),
+        NextHop::SmartHost { .. } => say("route", next_hop.name(), by(&route_key)),
+    }
+    if let Some((name, address_only)) = next_hop.question() {
+        let kinds = if address_only { "A and AAAA" } else { "MX" };
+        say("dns", in_words(answer), format!("{kinds} of {name}"));
+    }
+    let outcome = match &ways {
+        Ways::Try(_) => "deliver",
+        Ways::Fail { code, text } => {
+            say("verdict", format!("fails: {text}"), if *code == 0 { "DNS".into() } else { format!("DNS, as {code}") });
+            "fail"
+        }
+        Ways::Defer { text } => {
+            say("verdict", format!("waits: {text}"), "DNS".into());
+            "defer"
+        }
+    };
+    let targets: &[KnownTarget] = if let Ways::Try(targets) = &ways { targets } else { &[] };
+    let site = router.site(&decision, targets);
+    if !targets.is_empty() {
+        let rule = site.rule.as_ref().map_or("no rule of its own".to_owned(), |rule| format!("rule site.{rule}"));
+        say("site", site.name.to_string(), rule);
+    }
+    say("tls", decision.tls.to_string(), by(&router.tls_key(domain.as_bytes())));
+    let source = settings.source.map_or("chosen by the system".to_owned(), |source| source.to_string());
+    say("source", source, by("source.address"));
+    say("ehlo name", settings.hostname.to_string(), by("relay.hostname"));
+    let limits = &site.limits;
+    for (about, value, key) in [
+        ("connections", u64::from(limits.connections), "connections"),
+        ("messages a second", limits.messages_per_second.into(), "messages_per_second"),
+        ("messages a connection", limits.messages_per_connection.into(), "messages_per_connection"),
+        ("recipients a transaction", limits.recipients as u64, "recipients"),
+    ] {
+        let value = if value == 0 { "no limit".to_owned() } else { value.to_string() };
+        let own = site.rule.as_ref().map(|rule| format!("site.{rule}.{key}"));
+        let own = own.filter(|own| values.origin(own) != Origin::Default);
+        say(about, value, by(&own.unwrap_or_else(|| format!("site.default.{key}"))));
+    }
+    let retry = &settings.retry;
+    for (about, value, key) in [
+        ("first retry ms", retry.first_ms, "retry.first_ms"),
+        ("longest retry ms", retry.longest_ms, "retry.longest_ms"),
+        ("expiry ms", retry.expire_ms, "retry.expire_ms"),
+    ] {
+        say(about, value.to_string(), by(key));
+    }
+    Explanation { domain, facts, hosts: hosts(answer, &ways), outcome }
+}
+
+/// What DNS said, without the hosts.
+fn in_words(answer: &Answer) -> String {
+    match answer {
+        Answer::Mail { hosts, ttl_s } => format!("{} hosts, good for {ttl_s} s", hosts.len()),
+        Answer::NullMx { ttl_s } => format!("null MX: takes no mail, good for {ttl_s} s"),
+        Answer::NoSuchDomain { ttl_s } => format!("no such domain, good for {ttl_s} s"),
+        Answer::Temporary { text } => format!("no answer: {text}"),
+    }
+}
+
+/// The hosts that DNS named, with what the relay makes of their addresses.
+fn hosts(answer: &Answer, ways: &Ways) -> Vec<HostFact> {
+    let Answer::Mail { hosts, .. } = answer else { return Vec::new() };
+    let used = |name: &str, ip: IpAddr| match ways {
+        Ways::Try(targets) => targets.iter().any(|target| target.address.ip() == ip && &*target.host == name),
+        _ => false,
+    };
+    let mut facts: Vec<HostFact> = hosts
+        .iter()
+        .map(|host| HostFact {
+            preference: host.preference,
+            name: host.name.to_string(),
+            addresses: host.addresses.iter().map(|&ip| (ip, used(&host.name, ip))).collect(),
+        })
+        .collect();
+    facts.sort_by_key(|host| host.preference);
+    facts
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}: {}", self.domain, self.outcome)?;
+        for Fact { about, value, from } in &self.facts {
+            writeln!(f, "  {:<24} {value}  [{from}]", format!("{about}:"))?;
+        }
+        for HostFact { preference, name, addresses } in &self.hosts {
+            writeln!(f, "  {:<24} {preference} {name}", "mail host:")?;
+            for (ip, used) in addresses {
+                writeln!(f, "  {:<24}   {ip}{}", "", if *used { "" } else { "  not connected to" })?;
+            }
+            if addresses.is_empty() {
+                writeln!(f, "  {:<24}   has no address", "")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Machine, load_values};
+    use crate::route::MailHost;
+
+    fn explained(sets: &[&str], domain: &str, answer: &Answer) -> Explanation {
+        let sets: Vec<String> = sets.iter().map(ToString::to_string).collect();
+        let machine = Machine { hostname: "relay.example.org".into(), cores: 1 };
+        let (settings, values) = load_values(Some("[site.default]\nconnections = 7\n"), &sets, &machine).unwrap();
+        explain(&settings, &values, domain, Some(answer))
+    }
+
+    fn fact<'a>(explanation: &'a Explanation, about: &str) -> (&'a str, &'a str) {
+        let fact = explanation.facts.iter().find(|fact| fact.about == about).expect(about);
+        (&fact.value, &fact.from)
+    }
+
+    #[test]
+    fn each_decision_names_what_made_it() {
+        let host = |preference, name: &str, ip: &str| MailHost {
+            preference,
+            name: name.into(),
+            addresses: vec![ip.parse().unwrap()],
+        };
+        let hosts = vec![host(20, "b.test", "10.0.0.1"), host(10, "a.test", "198.51.100.1")];
+        let answer = Answer::Mail { hosts, ttl_s: 300 };
+        let it = explained(&["tls.domains.dest.test=encrypt"], "Dest.Test", &answer);
+        assert_eq!((it.outcome, &*it.domain), ("deliver", "dest.test"));
+        assert_eq!(fact(&it, "dns"), ("2 hosts, good for 300 s", "MX of dest.test"));
+        assert_eq!(fact(&it, "tls"), ("encrypt", "tls.domains.dest.test (--set)"));
+        assert_eq!(fact(&it, "connections"), ("7", "site.default.connections (configuration file)"));
+        assert_eq!(fact(&it, "expiry ms").1, "retry.expire_ms (default)");
+        let used: Vec<_> = it.hosts.iter().map(|host| (&*host.name, host.addresses[0].1)).collect();
+        assert_eq!(used, [("a.test", true), ("b.test", false)], "private addresses of strangers are not connected to");
+        let text = it.to_string();
+        assert!(
+            text.contains("mail host:               10 a.test\n") && text.contains("10.0.0.1  not connected to"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn routes_and_refusals_are_told() {
+        let answer = Answer::NullMx { ttl_s: 60 };
+        let it = explained(&[], "none.test", &answer);
+        assert_eq!((it.outcome, fact(&it, "verdict").1), ("fail", "DNS, as 556"));
+        let it = explained(&["route.domains..test=192.0.2.1:26"], "a.test", &answer);
+        assert_eq!(it.outcome, "deliver");
+        assert_eq!(fact(&it, "route"), ("smarthost 192.0.2.1:26", "route.domains..test (--set)"));
+        let it = explained(&[], "late.test", &Answer::Temporary { text: "SERVFAIL".into() });
+        assert_eq!((it.outcome, fact(&it, "verdict").0), ("defer", "waits: 4.4.3 SERVFAIL"));
+        let sets = ["route.default=smart.test:25"].map(String::from);
+        let machine = Machine { hostname: String::new(), cores: 1 };
+        let (settings, _) = load_values(None, &sets, &machine).unwrap();
+        assert_eq!(question(&settings, "x.test"), Some(("smart.test".into(), true)));
+    }
+}
