@@ -29,10 +29,30 @@ pub(crate) enum Command {
         #[command(subcommand)]
         what: Queue,
     },
+    /// Look after the file of users.
+    User {
+        #[command(subcommand)]
+        what: User,
+    },
     /// Look after the spool.
     Spool {
         #[command(subcommand)]
         what: Spool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum User {
+    /// Print a line for the file of `auth.users`; the password is the first line of standard input.
+    Add {
+        /// The user's name.
+        name: String,
+        /// The senders it may use: addresses, `@domain`, or `@.domain` for all below, with commas. Default: any.
+        #[arg(long, default_value = "")]
+        senders: String,
+        /// Keep an argon2 hash in place of a SCRAM verifier; SCRAM mechanisms do not work with it.
+        #[arg(long)]
+        argon2: bool,
     },
 }
 

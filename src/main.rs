@@ -14,9 +14,10 @@ use std::time::Duration;
 
 use clap::Parser as _;
 
-use cli::{Cli, Command, Configuration, Explain, Place, Queue, Spool, Tune};
+use cli::{Cli, Command, Configuration, Explain, Place, Queue, Spool, Tune, User};
 use ringpost::base::ids::MessageId;
-use ringpost::config::{self, Machine, Settings, Values};
+use ringpost::config::{self, Listener, Machine, Role, Settings, Values};
+use ringpost::control::auth::{self, Authenticator};
 use ringpost::control::resolver::{Resolver, ResolverSettings};
 use ringpost::mail::address::parse_forward_path;
 use ringpost::queue::ShardStart;
@@ -24,8 +25,9 @@ use ringpost::queue::spool::{self, SpoolSettings};
 use ringpost::route::{self, Answer, QueryId};
 use ringpost::runtime::report::Reporter;
 use ringpost::runtime::tls::Keys;
-use ringpost::runtime::{self, Ask, Build, Crew, Options};
+use ringpost::runtime::{self, Ask, Authenticate, Build, Crew, Options};
 use ringpost::shard::{Level, Setup, Shard};
+use ringpost::smtp::auth::AuthAnswer;
 use ringpost::tune::topology::Topology;
 use ringpost::tune::{self, placement, search};
 
@@ -53,6 +55,7 @@ fn main() -> ExitCode {
         Command::Explain(wanted) => explain(&wanted),
         Command::Tune(wanted) => tune(&wanted),
         Command::Queue { what } => queue(what),
+        Command::User { what: User::Add { name, senders, argon2 } } => add_user(&name, &senders, argon2),
         Command::Spool { what: Spool::Verify { dir, json } } => verify(&dir, json),
     };
     let (code, text) = match result {
@@ -163,11 +166,13 @@ fn run(configuration: &Configuration) -> Result<(), Trouble> {
     let (keys, note) = Keys::load(&settings).map_err(failed)?;
     note.into_iter().for_each(|note| reporter.report(Level::Info, note));
     let ask = resolver(&settings, &reporter);
-    let mut crew = Crew::start(options(&settings, cores, keys), builds(&settings, starts), &ask, reporter.clone())
-        .map_err(failed)?;
+    let authenticate = authenticator(&settings, &reporter)?;
+    let mut crew =
+        Crew::start(options(&settings, cores, keys, authenticate), builds(&settings, starts), &ask, reporter.clone())
+            .map_err(failed)?;
     runtime::watch_signals(crew.events()).map_err(failed)?;
     if crew.wait_ready().map_err(failed)? {
-        say(&ready_line(&settings, crew.addresses()))?;
+        say(&ready_line(&settings, crew.listeners()))?;
         crew.wait_drain().map_err(failed)?;
     }
     reporter.report(Level::Info, "draining".to_owned());
@@ -177,9 +182,10 @@ fn run(configuration: &Configuration) -> Result<(), Trouble> {
     Ok(())
 }
 
-fn options(settings: &Settings, cores: Vec<usize>, keys: Keys) -> Options {
+fn options(settings: &Settings, cores: Vec<usize>, keys: Keys, authenticate: Authenticate) -> Options {
     Options {
-        listen: settings.listen.iter().map(|listener| listener.address).collect(),
+        listen: settings.listen.clone(),
+        authenticate,
         keys,
         queue_dir: settings.queue.dir.clone(),
         segment_bytes: settings.queue.segment_bytes,
@@ -203,6 +209,17 @@ fn resolver(settings: &Settings, reporter: &Reporter) -> Ask {
     }
 }
 
+/// Who knows the users; where nobody can submit, nobody is asked.
+fn authenticator(settings: &Settings, reporter: &Reporter) -> Result<Authenticate, Trouble> {
+    if !settings.listen.iter().any(|listener| listener.role.is_submission()) {
+        return Ok(Arc::new(|_, reply| reply(AuthAnswer::Unavailable)));
+    }
+    let reporter = reporter.clone();
+    let report = Arc::new(move |level, text| reporter.report(level, text));
+    let authenticator = Authenticator::start(&settings.auth, report).map_err(Trouble::Failed)?;
+    Ok(Arc::new(move |request, reply| authenticator.ask(request, reply)))
+}
+
 /// How to make each shard, on its own thread.
 fn builds(settings: &Arc<Settings>, starts: Vec<ShardStart>) -> Vec<Build> {
     let build = |start| -> Build {
@@ -219,10 +236,18 @@ fn seed() -> u64 {
     RandomState::new().hash_one(0)
 }
 
-fn ready_line(settings: &Settings, addresses: &[std::net::SocketAddr]) -> String {
-    let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-    let queue = settings.queue.dir.display();
-    format!("ready smtp={} shards={} queue={queue}\n", addresses.join(","), settings.shards)
+/// What it is ready for, by role; `smtp` is the relay's.
+fn ready_line(settings: &Settings, listeners: &[Listener]) -> String {
+    let mut line = String::from("ready");
+    for role in Role::ALL {
+        let of_role = listeners.iter().filter(|listener| listener.role == role);
+        let endpoints: Vec<String> = of_role.map(|listener| listener.endpoint.to_string()).collect();
+        if !endpoints.is_empty() {
+            let name = if role == Role::Relay { "smtp" } else { role.name() };
+            line += &format!(" {name}={}", endpoints.join(","));
+        }
+    }
+    format!("{line} shards={} queue={}\n", settings.shards, settings.queue.dir.display())
 }
 
 fn tune(wanted: &Tune) -> Result<(), Trouble> {
@@ -284,6 +309,14 @@ fn tune_check_out(path: &Path) -> Result<(), Trouble> {
         ))),
         _ => Ok(()),
     }
+}
+
+/// Prints a line for the file of `auth.users`; the password is the first line of standard input.
+fn add_user(name: &str, senders: &str, argon2: bool) -> Result<(), Trouble> {
+    let mut password = zeroize::Zeroizing::new(String::new());
+    std::io::stdin().read_line(&mut password).map_err(failed)?;
+    let line = auth::make_line(name, password.trim_end_matches(['\r', '\n']).as_bytes(), senders, argon2);
+    say(&format!("{}\n", line.map_err(Trouble::Usage)?))
 }
 
 fn queue(what: Queue) -> Result<(), Trouble> {

@@ -161,7 +161,7 @@ fn wrong_settings_are_explained() {
         (&["run", "--set", "listen.relay=nowhere"], &["listen.relay", "nowhere"]),
         (&["run", "--set", "route.default=127.0.0.1"], &["route.default", "127.0.0.1", "host:port"]),
         (&["run", "--set", "relay.networks=10.0.0.0/64"], &["relay.networks", "10.0.0.0/64"]),
-        (&["run", "--set", "listen.submission=127.0.0.1:2587"], &["listen.submission", "not offered yet"]),
+        (&["run", "--set", "listen.submission=127.0.0.1:2587"], &["listen.submission", "auth.users"]),
         (&["run", "--config", "/nonexistent/ringpost.toml"], &["/nonexistent/ringpost.toml"]),
         (&["check", "--set", "queue.segment_bytes=5000000"], &["queue.segment_bytes", "4096"]),
         (&["run", "--unknown"], &["--unknown"]),

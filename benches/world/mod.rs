@@ -10,7 +10,7 @@ use std::sync::Arc;
 use ringpost::base::bytes::BlockSource;
 use ringpost::base::ids::{ConnId, ShardId};
 use ringpost::base::time::{Mono, Now, UnixMs};
-use ringpost::config::{self, Machine};
+use ringpost::config::{self, Machine, Role};
 use ringpost::queue::ShardStart;
 use ringpost::shard::{Effect, Input, Setup, Shard};
 
@@ -57,7 +57,11 @@ impl World {
             delivered: 0,
         };
         world.give(Input::Tick);
-        world.give(Input::Accepted { peer: "127.0.0.1:4000".parse().unwrap(), local: "127.0.0.1".parse().unwrap() });
+        world.give(Input::Accepted {
+            peer: "127.0.0.1:4000".parse().unwrap(),
+            local: "127.0.0.1".parse().unwrap(),
+            role: Role::Relay,
+        });
         world.say(b"EHLO client.test\r\n");
         world
     }

@@ -60,6 +60,34 @@ pub const SHARDS_MAX: u16 = 256;
 pub const CONNECTIONS_IN_MAX: usize = 10_000;
 /// Longest command line with CRLF: 512 and all extensions of SIZ-02 and SIZ-03 with room to spare. Longer: 500, skipped to CRLF (SIZ-04).
 pub const COMMAND_LINE_MAX_BYTES: usize = 2048;
+/// Longest line of an AUTH exchange with CRLF, either way of the client (AUT-03; RFC 4954 4). Longer: 500, skipped to CRLF.
+pub const AUTH_LINE_MAX_BYTES: usize = 12_288 + 2;
+/// Longest challenge of an AUTH exchange before its base64.
+pub const AUTH_CHALLENGE_MAX_BYTES: usize = 3 << 10;
+/// Failed AUTH exchanges of one session. More: 421 4.7.0 (AUT-04).
+pub const AUTH_FAILURES_MAX: u32 = 3;
+/// A failed AUTH is answered no sooner (`auth.failure_delay_ms`) (AUT-08).
+pub const AUTH_FAILURE_DELAY_MS: u64 = 1_000;
+/// Failed AUTH exchanges of one address in the window (`auth.failures_per_address`). More: 421 4.7.0.
+pub const AUTH_FAILURES_PER_ADDRESS: u64 = 30;
+/// Failed AUTH exchanges of one network in the window (`auth.failures_per_network`). More: 421 4.7.0.
+pub const AUTH_FAILURES_PER_NETWORK: u64 = 300;
+/// Failed AUTH exchanges for one user's name in the window (`auth.failures_per_user`). More: 421 4.7.0.
+pub const AUTH_FAILURES_PER_USER: u64 = 50;
+/// How long failed AUTH exchanges count (`auth.failures_window_ms`).
+pub const AUTH_FAILURES_WINDOW_MS: u64 = 600_000;
+/// Addresses, networks and users whose failures are remembered; more: the oldest are forgotten.
+pub const AUTH_FAILURES_REMEMBERED_MAX: usize = 65_536;
+/// Steps of AUTH exchanges being checked, delayed or waiting, for all shards. More: 454 4.7.0.
+pub const AUTH_WAITING_MAX: usize = 4_096;
+/// Passwords hashed at a time; more wait.
+pub const AUTH_HASHES_AT_ONCE: usize = 2;
+/// What a service that knows users or tokens may take (`auth.timeout_ms`). Over: 454 4.7.0 (AUT-04).
+pub const AUTH_TIMEOUT_MS: u64 = 5_000;
+/// The longest answer of such a service.
+pub const AUTH_ANSWER_MAX_BYTES: usize = 64 << 10;
+/// The longest name of a user.
+pub const USER_NAME_MAX_BYTES: usize = 320;
 /// Longest local part (SIZ-01).
 pub const LOCAL_PART_MAX_BYTES: usize = 64;
 /// Longest domain (SIZ-01).

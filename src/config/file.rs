@@ -85,10 +85,21 @@ static KEYS: &[Key] = &[
     texts(
         "listen.relay",
         &["127.0.0.1:2525"],
-        "Addresses that take mail by SMTP from the clients of `relay.networks`. Port 0 lets the system choose.",
+        "Where mail is taken by SMTP from the clients of `relay.networks`: `address:port`, of which port 0 lets the system \
+         choose, or `unix:/path`. Whoever can connect to a unix socket counts as 127.0.0.1.",
     ),
-    texts("listen.submission", &[], "Reserved for submission with STARTTLS, which is not offered yet: must be empty."),
-    texts("listen.submissions", &[], "Reserved for submission over TLS, which is not offered yet: must be empty."),
+    texts(
+        "listen.submission",
+        &[],
+        "Where users submit mail (port 587): STARTTLS first, then AUTH. Date and Message-ID are added where they are missing; \
+         a message has exactly one From.",
+    ),
+    texts("listen.submissions", &[], "The same inside TLS from the first byte (port 465), without STARTTLS."),
+    texts(
+        "listen.null",
+        &[],
+        "Where mail is taken as by `listen.relay` and thrown away: for benchmarks of everything before the queue.",
+    ),
     text("listen.http", "127.0.0.1:8025", "Address of the HTTP interface. Empty: none."),
     number(
         "listen.connections",
@@ -169,6 +180,85 @@ static KEYS: &[Key] = &[
         manual: "Policies of single domains in place of `site.default.tls`: `\"example.org\" = \"verify\"`; a leading dot, \
                  `\".example.org\"`, stands for every domain below.",
     },
+    // ---- users ----
+    text(
+        "auth.users",
+        "",
+        "File with the users of `listen.submission` and `listen.submissions`, a line each, as `ringpost user add` makes them: \
+         name, verifier and, if need be, the senders it may use. Read again when it changes.",
+    ),
+    text(
+        "auth.url",
+        "",
+        "HTTP service that is asked about users who are not in `auth.users`: POST of `user`, `password`, `mechanism` and `address` \
+         in JSON. 200 with `{\"senders\": [...]}`: the user may send from these, or from anything without them. 401 or 403: no. \
+         Anything else: 454.",
+    ),
+    texts(
+        "auth.mechanisms",
+        &[],
+        "Mechanisms offered: PLAIN, LOGIN, SCRAM-SHA-256, SCRAM-SHA-256-PLUS, OAUTHBEARER, XOAUTH2. Empty: all that can be \
+         checked. SCRAM needs SCRAM verifiers: leave it out if users have argon2 ones.",
+    ),
+    Key {
+        name: "auth.allow_clear",
+        kind: Kind::Flag { default: false },
+        manual: "Offer AUTH outside TLS too. Whoever listens then learns passwords.",
+    },
+    text(
+        "auth.jwt_key",
+        "",
+        "PEM file with the public key of whoever signs the tokens (JWT) of OAUTHBEARER and XOAUTH2.",
+    ),
+    text("auth.jwt_issuer", "", "What a token's `iss` must say. Empty: anything."),
+    text("auth.jwt_audience", "", "What a token's `aud` must say. Empty: anything."),
+    text(
+        "auth.introspection_url",
+        "",
+        "Where to ask about tokens that are no JWT, or without `auth.jwt_key` (RFC 7662).",
+    ),
+    text("auth.introspection_secret", "", "File with `name:secret` that the introspection service knows us by."),
+    text(
+        "auth.token_claim",
+        "sub",
+        "The claim of a token that names its user. The claim `senders` says what it may send from; without it, the user's name \
+         if that is an address, else anything.",
+    ),
+    time(
+        "auth.timeout_ms",
+        limits::AUTH_TIMEOUT_MS,
+        "What `auth.url` and `auth.introspection_url` may take; then 454.",
+    ),
+    number(
+        "auth.failure_delay_ms",
+        limits::AUTH_FAILURE_DELAY_MS,
+        0,
+        60_000,
+        "A failed authentication is answered no sooner than this.",
+    ),
+    number(
+        "auth.failures_per_address",
+        limits::AUTH_FAILURES_PER_ADDRESS,
+        1,
+        1_000_000,
+        "Failed authentications of one address, or one IPv6 network of 64 bits, within `auth.failures_window_ms`. More: 421 \
+         without a look.",
+    ),
+    number(
+        "auth.failures_per_network",
+        limits::AUTH_FAILURES_PER_NETWORK,
+        1,
+        1_000_000,
+        "The same of one network: 24 bits of IPv4, 48 of IPv6.",
+    ),
+    number(
+        "auth.failures_per_user",
+        limits::AUTH_FAILURES_PER_USER,
+        1,
+        1_000_000,
+        "The same for one user's name, from wherever.",
+    ),
+    time("auth.failures_window_ms", limits::AUTH_FAILURES_WINDOW_MS, "Failed authentications are counted so long."),
     // ---- the queue ----
     text(
         "queue.dir",

@@ -7,15 +7,17 @@
 //! - [`mod@file`]: every key once, with default, bounds and manual text; reads a file and overrides into raw values.
 //! - [`settings`]: raw values become types that cannot hold anything wrong.
 
+mod auth;
 pub mod file;
 pub mod settings;
 
 use std::fmt;
 
+pub use auth::{AuthSettings, IntrospectionSettings, JwtSettings};
 pub use file::{Origin, Values, reference};
 pub use settings::{
-    Host, HostPort, Listener, LogLevel, QueueSettings, RelaySettings, RetrySettings, Role, RouteSettings, Settings,
-    SiteMatch, SiteRule, SiteSettings, SocketSettings, TimeoutSettings, TlsPolicies, TlsPolicy, TlsSettings,
+    Endpoint, Host, HostPort, Listener, LogLevel, QueueSettings, RelaySettings, RetrySettings, Role, RouteSettings,
+    Settings, SiteMatch, SiteRule, SiteSettings, SocketSettings, TimeoutSettings, TlsPolicies, TlsPolicy, TlsSettings,
     parse_cores,
 };
 

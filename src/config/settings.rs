@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use super::auth::{AuthSettings, auth};
 use super::file::Values;
 use super::{ConfigError, Machine};
 use crate::base::limits;
@@ -31,6 +32,8 @@ pub struct Settings {
     pub route: RouteSettings,
     /// TLS, both ways.
     pub tls: TlsSettings,
+    /// Users.
+    pub auth: AuthSettings,
     /// The spool.
     pub queue: QueueSettings,
     /// Number of shards, `1..=limits::SHARDS_MAX`.
@@ -57,20 +60,86 @@ pub struct Settings {
     pub drain_ms: u64,
 }
 
-/// One address to listen on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// One place to listen at.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
-    /// Where; port 0: the system chooses.
-    pub address: SocketAddr,
+    /// Where.
+    pub endpoint: Endpoint,
     /// For whom.
     pub role: Role,
 }
 
-/// What a listener is for. Submission is named in the keys, but not offered yet.
+/// Where clients connect to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// By TCP; port 0: the system chooses.
+    Tcp(SocketAddr),
+    /// By a socket in the file system.
+    Unix(PathBuf),
+}
+
+impl Endpoint {
+    /// An address with its port, or `unix:` and a path; the error says what to write.
+    pub fn parse(text: &str) -> Result<Endpoint, &'static str> {
+        match text.strip_prefix("unix:") {
+            Some(path) if path.starts_with('/') && path.len() <= UNIX_PATH_MAX_BYTES => Ok(Endpoint::Unix(path.into())),
+            Some(_) => Err("must be unix: and a path from the root, of at most 107 bytes"),
+            None => text.parse().map(Endpoint::Tcp).map_err(|_| LISTEN_REMEDY),
+        }
+    }
+
+    /// The address, if it is one.
+    pub fn ip(&self) -> Option<IpAddr> {
+        match self {
+            Endpoint::Tcp(address) => Some(address.ip()),
+            Endpoint::Unix(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Endpoint::Tcp(address) => address.fmt(f),
+            Endpoint::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// The kernel takes no longer name of a socket.
+const UNIX_PATH_MAX_BYTES: usize = 107;
+
+/// What a listener is for; each has rules of its own (FND-02).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// SMTP from the clients of `relay.networks`.
     Relay,
+    /// Submission by users, who begin TLS with STARTTLS (RFC 6409).
+    Submission,
+    /// Submission by users, inside TLS from the first byte (RFC 8314 3.3).
+    Submissions,
+    /// Takes messages like `Relay` and throws them away, for benchmarks.
+    Null,
+}
+
+impl Role {
+    /// All of them, each at its number.
+    pub const ALL: [Role; 4] = [Role::Relay, Role::Submission, Role::Submissions, Role::Null];
+
+    /// The last part of its key, `listen.NAME`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Role::Relay => "relay",
+            Role::Submission => "submission",
+            Role::Submissions => "submissions",
+            Role::Null => "null",
+        }
+    }
+
+    /// Its users prove who they are before they send (AUT-06).
+    pub const fn is_submission(self) -> bool {
+        matches!(self, Role::Submission | Role::Submissions)
+    }
 }
 
 /// Receiving (`relay.*`, `listen.connections`).
@@ -394,13 +463,14 @@ impl Settings {
     /// The settings that these values mean on this machine.
     pub fn from_values(values: &Values, machine: &Machine) -> Result<Settings, ConfigError> {
         let cores = cores(values)?;
-        Ok(Settings {
+        let settings = Settings {
             hostname: hostname(values, machine)?,
             listen: listen(values)?,
             http: optional(values, "listen.http", |text| text.parse().map_err(|_| ADDRESS_REMEDY))?,
             relay: relay(values)?,
             route: route(values)?,
             tls: tls(values)?,
+            auth: auth(values)?,
             queue: queue(values)?,
             shards: shards(values, if cores.is_empty() { machine.cores } else { cores.len() }),
             cores,
@@ -430,10 +500,29 @@ impl Settings {
             })?,
             log_level: log_level(values)?,
             drain_ms: values.number("drain_ms"),
-        })
+        };
+        settings.check_submission()?;
+        Ok(settings)
+    }
+
+    /// Who submits must be able to say who it is, and not so that all can hear it.
+    fn check_submission(&self) -> Result<(), ConfigError> {
+        for Listener { endpoint, role } in self.listen.iter().filter(|listener| listener.role.is_submission()) {
+            let key = format!("listen.{}", role.name());
+            if self.auth.mechanisms.is_empty() {
+                let remedy =
+                    "nobody could authenticate there; set auth.users, auth.url, auth.jwt_key or auth.introspection_url";
+                return Err(ConfigError::new(&key, endpoint.to_string(), remedy));
+            }
+            if !self.tls.offer && (*role == Role::Submissions || !self.auth.allow_clear) {
+                return Err(ConfigError::new(&key, endpoint.to_string(), "needs TLS; set tls.offer = true"));
+            }
+        }
+        Ok(())
     }
 }
 
+const LISTEN_REMEDY: &str = "must be address:port, for instance 127.0.0.1:2525 or [::1]:2525, or unix:/path";
 const ADDRESS_REMEDY: &str = "must be address:port, for instance 127.0.0.1:2525 or [::1]:2525";
 
 fn hostname(values: &Values, machine: &Machine) -> Result<Box<str>, ConfigError> {
@@ -450,18 +539,24 @@ fn hostname(values: &Values, machine: &Machine) -> Result<Box<str>, ConfigError>
 }
 
 fn listen(values: &Values) -> Result<Vec<Listener>, ConfigError> {
-    for key in ["listen.submission", "listen.submissions"] {
-        if let Some(text) = values.texts(key).first() {
-            let remedy = "submission is not offered yet; remove the key and use listen.relay";
-            return Err(ConfigError::new(key, text.to_string(), remedy));
+    let mut listeners: Vec<Listener> = Vec::new();
+    for (role, key) in Role::ALL.into_iter().zip(LISTEN_KEYS) {
+        for endpoint in each(values, key, Endpoint::parse)? {
+            let any_port = matches!(endpoint, Endpoint::Tcp(address) if address.port() == 0);
+            if !any_port && listeners.iter().any(|listener| listener.endpoint == endpoint) {
+                return Err(ConfigError::new(key, endpoint.to_string(), "is there twice; an address has one role"));
+            }
+            listeners.push(Listener { endpoint, role });
         }
     }
-    let addresses = each(values, "listen.relay", |text| text.parse().map_err(|_| ADDRESS_REMEDY))?;
-    if addresses.is_empty() {
+    if listeners.is_empty() {
         return Err(ConfigError::new("listen.relay", String::new(), "a relay needs at least one address to listen on"));
     }
-    Ok(addresses.into_iter().map(|address| Listener { address, role: Role::Relay }).collect())
+    Ok(listeners)
 }
+
+/// The keys of `Role::ALL`.
+const LISTEN_KEYS: [&str; 4] = ["listen.relay", "listen.submission", "listen.submissions", "listen.null"];
 
 fn relay(values: &Values) -> Result<RelaySettings, ConfigError> {
     Ok(RelaySettings {
@@ -676,12 +771,12 @@ fn log_level(values: &Values) -> Result<LogLevel, ConfigError> {
 }
 
 /// A number whose bounds keep it within 32 bits.
-fn small(values: &Values, name: &str) -> u32 {
+pub(super) fn small(values: &Values, name: &str) -> u32 {
     u32::try_from(values.number(name)).expect("the key's bounds fit")
 }
 
 /// A text that may be empty.
-fn optional<T>(
+pub(super) fn optional<T>(
     values: &Values,
     name: &str,
     parse: impl Fn(&str) -> Result<T, &'static str>,
@@ -693,7 +788,7 @@ fn optional<T>(
 }
 
 /// Every text of a list.
-fn each<T>(
+pub(super) fn each<T>(
     values: &Values,
     name: &str,
     parse: impl Fn(&str) -> Result<T, &'static str>,

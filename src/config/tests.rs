@@ -22,7 +22,10 @@ fn it_works_without_a_file() {
     let settings = load(None, &[], &machine()).expect("defaults are right");
     assert_eq!(&*settings.hostname, "build.example.net");
     assert_eq!(settings.shards, 4);
-    assert_eq!(settings.listen, [Listener { address: "127.0.0.1:2525".parse().unwrap(), role: Role::Relay }]);
+    assert_eq!(
+        settings.listen,
+        [Listener { endpoint: Endpoint::Tcp("127.0.0.1:2525".parse().unwrap()), role: Role::Relay }]
+    );
     assert_eq!(settings.http, Some("127.0.0.1:8025".parse().unwrap()));
     assert_eq!(settings.queue.dir, Path::new("ringpost-queue"));
     assert_eq!(settings.route.default, None);
@@ -30,6 +33,51 @@ fn it_works_without_a_file() {
     assert_eq!(settings.timeout.data_end_ms, limits::DATA_END_TIMEOUT_MS);
     for (peer, may) in [("127.1.2.3", true), ("::1", true), ("::ffff:127.0.0.1", true), ("192.0.2.1", false)] {
         assert_eq!(settings.relay.may_relay(peer.parse().unwrap()), may, "{peer}");
+    }
+}
+
+#[test]
+fn listeners_have_roles_and_submission_has_users() {
+    let sets = [
+        "listen.relay=unix:/run/ringpost/smtp,[::1]:25",
+        "listen.submission=127.0.0.1:587",
+        "listen.submissions=127.0.0.1:465",
+        "listen.null=127.0.0.1:0,127.0.0.1:0",
+        "auth.users=/etc/ringpost/users",
+    ];
+    let settings = with("", &sets).unwrap();
+    let shown: Vec<String> = settings.listen.iter().map(|l| format!("{} {}", l.role.name(), l.endpoint)).collect();
+    assert_eq!(
+        shown,
+        [
+            "relay unix:/run/ringpost/smtp",
+            "relay [::1]:25",
+            "submission 127.0.0.1:587",
+            "submissions 127.0.0.1:465",
+            "null 127.0.0.1:0",
+            "null 127.0.0.1:0"
+        ]
+    );
+    let names = |settings: &Settings| settings.auth.mechanisms.iter().map(|m| m.name()).collect::<Vec<_>>();
+    assert_eq!(names(&settings), ["SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "PLAIN", "LOGIN"]);
+    assert!(settings.auth.offered().in_clear.is_empty());
+    let offered = with("", &["auth.url=http://127.0.0.1/", "auth.jwt_key=k", "auth.allow_clear=true"]).unwrap();
+    assert_eq!(names(&offered), ["OAUTHBEARER", "XOAUTH2", "PLAIN", "LOGIN"]);
+    assert_eq!(offered.auth.offered().in_clear, offered.auth.mechanisms);
+    for (sets, words) in [
+        (&["listen.submission=127.0.0.1:587"][..], &["listen.submission", "auth.users"][..]),
+        (
+            &["listen.submissions=127.0.0.1:465", "auth.users=u", "tls.offer=false"],
+            &["listen.submissions", "tls.offer"],
+        ),
+        (&["listen.relay=127.0.0.1:25", "listen.null=127.0.0.1:25"], &["listen.null", "twice"]),
+        (&["listen.relay=unix:smtp"], &["listen.relay", "unix:/"]),
+        (&["auth.mechanisms=CRAM-MD5"], &["auth.mechanisms", "SCRAM-SHA-256"]),
+        (&["auth.url=ftp://x"], &["auth.url", "http://"]),
+        (&["auth.introspection_url=http://x"], &["auth.introspection_secret"]),
+    ] {
+        let error = with("", sets).unwrap_err();
+        assert!(words.iter().all(|word| error.contains(word)), "{sets:?}: {error}");
     }
 }
 
@@ -131,13 +179,13 @@ fn messages_say_what_to_do() {
         (
             "",
             "listen.relay=localhost:25",
-            r#"listen.relay = "localhost:25": must be address:port, for instance 127.0.0.1:2525 or [::1]:2525"#,
+            r#"listen.relay = "localhost:25": must be address:port, for instance 127.0.0.1:2525 or [::1]:2525, or unix:/path"#,
         ),
         ("", "listen.relay=", r#"listen.relay = "": a relay needs at least one address to listen on"#),
         (
             "",
             "listen.submissions=127.0.0.1:465",
-            r#"listen.submissions = "127.0.0.1:465": submission is not offered yet; remove the key and use listen.relay"#,
+            r#"listen.submissions = "127.0.0.1:465": nobody could authenticate there; set auth.users, auth.url, auth.jwt_key or auth.introspection_url"#,
         ),
         (
             "",

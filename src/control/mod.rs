@@ -1,2 +1,3 @@
 //! The ordinary thread beside the shards, on tokio: what is slow and rare.
+pub mod auth;
 pub mod resolver;

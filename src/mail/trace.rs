@@ -25,6 +25,10 @@ pub enum Protocol {
     Esmtps,
     /// No SMTP at all: a POST (FND-09; RFC 5321 3.7.2).
     Http,
+    /// The client said EHLO and AUTH.
+    Esmtpa,
+    /// The client said EHLO and AUTH inside TLS.
+    Esmtpsa,
 }
 
 impl Protocol {
@@ -35,6 +39,18 @@ impl Protocol {
             Protocol::Esmtp => "ESMTP",
             Protocol::Esmtps => "ESMTPS",
             Protocol::Http => "HTTP",
+            Protocol::Esmtpa => "ESMTPA",
+            Protocol::Esmtpsa => "ESMTPSA",
+        }
+    }
+
+    /// The same with AUTH.
+    #[must_use]
+    pub const fn authenticated(self) -> Protocol {
+        match self {
+            Protocol::Smtp | Protocol::Http => self,
+            Protocol::Esmtp | Protocol::Esmtpa => Protocol::Esmtpa,
+            Protocol::Esmtps | Protocol::Esmtpsa => Protocol::Esmtpsa,
         }
     }
 }
@@ -131,14 +147,43 @@ fn is_host_byte(b: u8) -> bool {
     b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b':' | b'[' | b']')
 }
 
-/// Counts `Received` fields in the header of a message that comes in pieces (TRC-06; RFC 5321 6.3).
+/// What a submitted message lacks (BLK-07; RFC 6409 8.1, 8.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Fixes {
+    /// It has no Date.
+    pub date: bool,
+    /// It has no Message-ID.
+    pub message_id: bool,
+}
+
+/// Appends the fields that are missing, named and dated like the trace field.
+pub fn write_fixes(out: &mut Vec<u8>, fixes: Fixes, facts: &TraceFacts<'_>) {
+    if fixes.date {
+        out.extend_from_slice(b"Date: ");
+        write_date(out, facts.when);
+        out.extend_from_slice(b"\r\n");
+    }
+    if fixes.message_id {
+        // The name of the message is used again in another spool; the moment is not.
+        push(out, format_args!("Message-ID: <{}.{}@", facts.when.0, facts.id));
+        push_clean(out, facts.hostname.as_bytes(), DOMAIN_MAX_BYTES, is_host_byte);
+        out.extend_from_slice(b">\r\n");
+    }
+}
+
+/// Looks for fields in the header of a message that comes in pieces: counts `Received` (TRC-06; RFC 5321 6.3) and, of a
+/// submitted one, the fields that it must have (BLK-07).
 ///
 /// Sees the wire form, or the plain one; ends at the first empty line, after which it costs nothing.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct HeaderScan {
-    received: u32,
+    /// Of each name, in the order of `NAMES`.
+    seen: [u32; NAMES.len()],
     place: Place,
     plain: bool,
+    /// Names that are looked for, and those of them that the current line may still begin with, a bit each.
+    wanted: u8,
+    alive: u8,
 }
 
 /// Where in the header the last piece ended.
@@ -147,7 +192,7 @@ enum Place {
     /// At a line's start.
     #[default]
     LineStart,
-    /// So many bytes of the field name matched since the line's start, or since the doubled dot there.
+    /// So many bytes of field names matched since the line's start, or since the doubled dot there.
     Name(usize),
     /// The line began with CR: an LF makes it the empty line.
     EmptyLineCr,
@@ -157,28 +202,36 @@ enum Place {
     Body,
 }
 
-const RECEIVED: &[u8] = b"received:";
+const NAMES: [&[u8]; 4] = [b"received:", b"from:", b"date:", b"message-id:"];
+const RECEIVED: usize = 0;
+const FROM: usize = 1;
+const DATE: usize = 2;
+const MESSAGE_ID: usize = 3;
 
 impl HeaderScan {
-    /// Of a text that comes in plain form, where a dot at a line's start is part of the line.
-    pub fn of_plain() -> HeaderScan {
-        HeaderScan { plain: true, ..HeaderScan::default() }
+    /// Of a text that comes in plain form, where a dot at a line's start is part of the line, or in wire form; only
+    /// `Received` counts unless the message is submitted.
+    pub fn new(plain: bool, submission: bool) -> HeaderScan {
+        let wanted = if submission { (1 << NAMES.len()) - 1 } else { 1 << RECEIVED };
+        HeaderScan { plain, wanted, ..HeaderScan::default() }
     }
 
     /// Looks at the next piece of the message.
     pub fn feed(&mut self, piece: &[u8]) {
         let mut rest = piece;
         while let Some(&byte) = rest.first() {
-            match self.place {
+            let place = self.place;
+            match place {
                 Place::Body => return,
                 Place::LineStart if byte == b'\r' => self.place = Place::EmptyLineCr,
                 // On the wire a dot here is not part of the line, whoever doubled it and why (DAT-05).
-                Place::LineStart if byte == b'.' && !self.plain => self.place = Place::Name(0),
-                Place::LineStart if byte.to_ascii_lowercase() == RECEIVED[0] => self.place = Place::Name(1),
-                Place::EmptyLineCr if byte == b'\n' => self.place = Place::Body,
-                Place::Name(matched) if byte.to_ascii_lowercase() == RECEIVED[matched] => {
-                    self.name_matched(matched + 1)
+                Place::LineStart if byte == b'.' && !self.plain => {
+                    self.alive = self.wanted;
+                    self.place = Place::Name(0);
                 }
+                Place::LineStart if self.matches(self.wanted, 0, byte) => {}
+                Place::EmptyLineCr if byte == b'\n' => self.place = Place::Body,
+                Place::Name(matched) if self.matches(self.alive, matched, byte) => {}
                 Place::LineStart | Place::Name(_) | Place::EmptyLineCr | Place::Rest => {
                     let Some(newline) = memchr(b'\n', rest) else {
                         self.place = Place::Rest;
@@ -192,18 +245,36 @@ impl HeaderScan {
         }
     }
 
-    fn name_matched(&mut self, matched: usize) {
-        self.place = if matched < RECEIVED.len() {
-            Place::Name(matched)
-        } else {
-            self.received = self.received.saturating_add(1);
-            Place::Rest
-        };
+    /// One more byte of a name: false if none of `names` goes on so. Counts the name that is whole with it.
+    fn matches(&mut self, names: u8, matched: usize, byte: u8) -> bool {
+        let byte = byte.to_ascii_lowercase();
+        self.alive = 0;
+        self.place = Place::Name(matched + 1);
+        for (number, name) in NAMES.iter().enumerate() {
+            if names & (1 << number) != 0 && name.get(matched) == Some(&byte) {
+                self.alive |= 1 << number;
+                if name.len() == matched + 1 {
+                    self.seen[number] = self.seen[number].saturating_add(1);
+                    self.place = Place::Rest;
+                }
+            }
+        }
+        self.alive != 0
     }
 
-    /// How many were seen.
+    /// How many `Received` were seen.
     pub fn received_fields(&self) -> u32 {
-        self.received
+        self.seen[RECEIVED]
+    }
+
+    /// How many `From` were seen.
+    pub fn from_fields(&self) -> u32 {
+        self.seen[FROM]
+    }
+
+    /// What is missing, of those seen so far.
+    pub fn fixes(&self) -> Fixes {
+        Fixes { date: self.seen[DATE] == 0, message_id: self.seen[MESSAGE_ID] == 0 }
     }
 }
 
@@ -289,7 +360,7 @@ mod tests {
         let text = b"Received: a\r\n\treceived: folded\r\nreceived: b\r\nX-Received: c\r\nReceive: d\r\n\
                      RECEIVED:e\r\nReceived : f\r\n\r\nReceived: body\r\n";
         for cut in 0..text.len() {
-            let mut scan = HeaderScan::default();
+            let mut scan = HeaderScan::new(false, false);
             scan.feed(&text[..cut]);
             scan.feed(&text[cut..]);
             assert_eq!(scan.received_fields(), 3, "cut at {cut}");
@@ -299,10 +370,27 @@ mod tests {
     #[test]
     fn a_dot_at_a_line_start_hides_no_field() {
         // TRC-06, DAT-05: the next hop sees the line without it.
-        let mut scan = HeaderScan::default();
+        let mut scan = HeaderScan::new(false, false);
         scan.feed(b".Received: a\r\n.");
         scan.feed(b"Received: b\r\n..Received: c\r\nx.Received: d\r\n");
         assert_eq!(scan.received_fields(), 2);
+    }
+
+    #[test]
+    fn what_a_submission_lacks_is_found() {
+        // BLK-07
+        let text = b"From: a\r\nReceived: b\r\nfrom : c\r\nDATE: d\r\n\tFrom: e\r\n\r\nFrom: f\r\nMessage-ID: g\r\n";
+        for cut in 0..text.len() {
+            let mut scan = HeaderScan::new(cut % 2 == 0, true);
+            scan.feed(&text[..cut]);
+            scan.feed(&text[cut..]);
+            assert_eq!((scan.from_fields(), scan.received_fields()), (1, 1), "cut at {cut}");
+            assert_eq!(scan.fixes(), Fixes { date: false, message_id: true }, "cut at {cut}");
+        }
+        let mut out = Vec::new();
+        write_fixes(&mut out, Fixes { date: true, message_id: true }, &facts());
+        let text = "Date: Tue, 24 Nov 2026 01:22:08 +0000\r\nMessage-ID: <1795483328000.0-3-1f000@relay.example>\r\n";
+        assert_eq!(String::from_utf8(out).unwrap(), text);
     }
 
     proptest! {

@@ -84,7 +84,7 @@ impl Router {
             default_tls: settings.tls.policies.default,
             mx_policy: MxPolicy {
                 own_names: vec![settings.hostname.to_ascii_lowercase().into()],
-                own_addresses: settings.listen.iter().map(|listener| listener.address.ip()).collect(),
+                own_addresses: settings.listen.iter().filter_map(|listener| listener.endpoint.ip()).collect(),
                 allow_private: settings.route.allow_private,
             },
             mx_port: settings.route.mx_port,

@@ -17,6 +17,7 @@ use futures_lite::{AsyncRead as _, AsyncWrite as _};
 use glommio::net::TcpStream;
 use socket2::SockRef;
 
+use super::balance::Seat;
 use super::executor::Shell;
 use super::tls::{self, Opened, Tls};
 use crate::base::ids::ConnId;
@@ -48,6 +49,8 @@ pub(crate) struct Conn {
     tls: RefCell<Option<Tls>>,
     /// Who is at the other end, for what TLS has to report of it.
     peer: Cell<IpAddr>,
+    /// A client's place on this shard.
+    _seat: Option<Seat>,
 }
 
 /// How far a write came.
@@ -63,7 +66,7 @@ enum Written {
 }
 
 impl Conn {
-    pub(crate) fn new(id: ConnId, stream: TcpStream) -> Rc<Conn> {
+    pub(crate) fn new(id: ConnId, stream: TcpStream, seat: Option<Seat>) -> Rc<Conn> {
         let fd = stream.as_raw_fd();
         Rc::new(Conn {
             id,
@@ -78,6 +81,7 @@ impl Conn {
             sealed: Cell::new(false),
             tls: RefCell::new(None),
             peer: Cell::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+            _seat: seat,
         })
     }
 
@@ -126,7 +130,7 @@ impl Conn {
 
     /// Looks who is at the other end, while it is there. Unspecified if it was gone already.
     pub(crate) fn learn_peer(&self) -> IpAddr {
-        if let Ok(address) = self.stream.borrow().peer_addr() {
+        if let Some(address) = SockRef::from(&self.socket()).peer_addr().ok().and_then(|address| address.as_socket()) {
             self.peer.set(address.ip());
         }
         self.peer.get()

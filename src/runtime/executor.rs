@@ -9,26 +9,28 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
-use std::net::IpAddr;
-use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, IntoRawFd as _};
 use std::rc::Rc;
 
 use glommio::net::TcpStream;
 use rustc_hash::FxHashMap;
-use socket2::Socket;
+use socket2::SockRef;
 
+use super::balance::{Loads, Seat};
 use super::clock::{Alarm, Clock};
 use super::conn::{self, Conn};
 use super::disk::{Disk, DmaBlocks};
+use super::listen::Door;
 use super::mesh::{Injection, InjectionReply, Letter, Mailbox};
 use super::report::Reporter;
 use super::tls::{Broken, Keys};
-use super::{Ask, Event, listen};
+use super::{Ask, Authenticate, Event, listen};
 use crate::base::bytes::{BlockSource, Outbox};
 use crate::base::ids::{ConnId, InjectionId, ShardId};
 use crate::base::limits;
 use crate::base::time::{Mono, Now};
-use crate::config::SocketSettings;
+use crate::config::{Role, SocketSettings};
 use crate::shard::{CloseReason, Effect, Input, Level, Shard, ShardReport, TlsRole};
 
 /// Letters and effects' tasks handled before others get their turn.
@@ -41,11 +43,13 @@ pub(crate) struct Berth {
     pub(crate) id: ShardId,
     pub(crate) spool: std::path::PathBuf,
     pub(crate) segment_bytes: u32,
-    pub(crate) sockets: Vec<Socket>,
+    pub(crate) doors: Vec<Door>,
+    pub(crate) loads: Loads,
     pub(crate) socket: SocketSettings,
     /// All shards' mailboxes, this one's among them.
     pub(crate) mailboxes: Vec<Mailbox>,
     pub(crate) ask: Ask,
+    pub(crate) authenticate: Authenticate,
     pub(crate) events: std::sync::mpsc::Sender<Event>,
     pub(crate) reporter: Reporter,
     pub(crate) keys: Keys,
@@ -68,7 +72,7 @@ pub(crate) struct Shell {
     performing: Cell<bool>,
     conns: RefCell<FxHashMap<ConnId, Rc<Conn>>>,
     /// The connection just accepted, until the shard opens or refuses it.
-    arrived: RefCell<Option<TcpStream>>,
+    arrived: RefCell<Option<(TcpStream, Seat)>>,
     disk: Rc<Disk>,
     /// Where the fates of injected messages go that are on their way to disk.
     injections: RefCell<FxHashMap<InjectionId, InjectionReply>>,
@@ -77,10 +81,12 @@ pub(crate) struct Shell {
     /// Parcels of this turn, by shard: each mailbox is opened once.
     outgoing: RefCell<Vec<Vec<Letter>>>,
     ask: Ask,
+    authenticate: Authenticate,
+    loads: Loads,
     events: std::sync::mpsc::Sender<Event>,
     reporter: Reporter,
     /// Sockets that begin to listen when the shard is ready.
-    waiting: RefCell<Vec<Socket>>,
+    waiting: RefCell<Vec<Door>>,
     socket: SocketSettings,
     quiet_until: Cell<Mono>,
     stopped: Cell<bool>,
@@ -110,9 +116,11 @@ pub(crate) async fn live(berth: Berth) {
         outgoing: RefCell::new(berth.mailboxes.iter().map(|_| Vec::new()).collect()),
         mailboxes: berth.mailboxes,
         ask: berth.ask,
+        authenticate: berth.authenticate,
+        loads: berth.loads,
         events: berth.events,
         reporter: berth.reporter,
-        waiting: RefCell::new(berth.sockets),
+        waiting: RefCell::new(berth.doors),
         socket: berth.socket,
         quiet_until: Cell::new(Mono(0)),
         stopped: Cell::new(false),
@@ -150,6 +158,11 @@ async fn read_mail(shell: &Rc<Shell>) {
                 Letter::Resolved { query, answer } => shell.give(Input::Resolved { query, answer }),
                 Letter::Inject(injection) => shell.inject(*injection),
                 Letter::Report(reply) => reply(shell.report()),
+                Letter::Authenticated { conn, answer } => shell.give(Input::Authenticated { conn, answer }),
+                Letter::Client { socket, role, seat } => {
+                    // SAFETY: the descriptor is a connection's and given away.
+                    shell.accepted(unsafe { TcpStream::from_raw_fd(socket.into_raw_fd()) }, role, seat);
+                }
                 Letter::Drain => shell.give(Input::Drain),
                 Letter::Stop => return shell.stopped.set(true),
             }
@@ -215,7 +228,7 @@ impl Shell {
             Effect::StartTls { conn, role } => self.start_tls(conn, role),
             Effect::Dial { conn, address, source } => match super::dial::dial(address, source, &self.socket) {
                 Ok(stream) => {
-                    let conn = self.add(conn, stream);
+                    let conn = self.add(conn, stream, None);
                     glommio::spawn_local(conn::dialled(self.clone(), conn)).detach();
                 }
                 Err(error) => {
@@ -228,6 +241,11 @@ impl Shell {
                 let mailbox = self.mailboxes[self.id.0 as usize].clone();
                 let reply = Box::new(move |query, answer| mailbox.post([Letter::Resolved { query, answer }]));
                 (self.ask)(query, domain, address_only, reply);
+            }
+            Effect::Authenticate { conn, request } => {
+                let mailbox = self.mailboxes[self.id.0 as usize].clone();
+                let reply = Box::new(move |answer| mailbox.post([Letter::Authenticated { conn, answer }]));
+                (self.authenticate)(request, reply);
             }
             Effect::Parcel { to, parcel } => {
                 self.outgoing.borrow_mut()[to.0 as usize].push(Letter::Parcel { from: self.id, parcel });
@@ -318,47 +336,62 @@ impl Shell {
         if self.stopped.get() || !self.shard.borrow().ready() {
             return;
         }
-        let sockets = std::mem::take(&mut *self.waiting.borrow_mut());
-        if sockets.is_empty() {
+        let doors = std::mem::take(&mut *self.waiting.borrow_mut());
+        if doors.is_empty() {
             return;
         }
-        for socket in sockets {
+        for Door { socket, role } in doors {
             match listen::listen(socket, self.socket.backlog) {
-                Ok(listener) => drop(glommio::spawn_local(listen::accept_loop(self.clone(), listener)).detach()),
+                Ok(listener) => drop(glommio::spawn_local(listen::accept_loop(self.clone(), listener, role)).detach()),
                 Err(error) => drop(self.events.send(Event::Failed(self.id, format!("cannot listen: {error}")))),
             }
         }
         let _ = self.events.send(Event::Ready(self.id));
     }
 
-    /// A client has connected.
-    pub(super) fn accepted(self: &Rc<Self>, stream: TcpStream) {
-        // A peer that is gone already has no address.
-        let (Ok(peer), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else { return };
-        let local: IpAddr = local.ip();
-        *self.arrived.borrow_mut() = Some(stream);
-        self.give(Input::Accepted { peer, local });
+    /// A client has connected: it stays here, or goes to a shard with fewer.
+    pub(super) fn arrived(self: &Rc<Self>, stream: TcpStream, role: Role) {
+        let seat = self.loads.take_seat(self.id.0 as usize);
+        if seat.shard() == self.id.0 as usize {
+            return self.accepted(stream, role, seat);
+        }
+        match descriptor(&stream).try_clone_to_owned() {
+            Ok(socket) => self.mailboxes[seat.shard()].post([Letter::Client { socket, role, seat }]),
+            // No descriptor is left for the moment of handing over.
+            Err(_) => self.accepted(stream, role, seat),
+        }
+    }
+
+    /// A client is this shard's from here on.
+    fn accepted(self: &Rc<Self>, stream: TcpStream, role: Role, seat: Seat) {
+        let descriptor = descriptor(&stream);
+        let socket = SockRef::from(&descriptor);
+        // A peer that is gone already has no address. Who comes by a unix socket has none either, and is of this machine.
+        let (Ok(peer), Ok(local)) = (socket.peer_addr(), socket.local_addr()) else { return };
+        let here = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let (peer, local) = (peer.as_socket().unwrap_or(here), local.as_socket().unwrap_or(here).ip());
+        *self.arrived.borrow_mut() = Some((stream, seat));
+        self.give(Input::Accepted { peer, local, role });
         assert!(self.arrived.borrow().is_none(), "an accepted connection was neither opened nor refused");
     }
 
     fn open(self: &Rc<Self>, id: ConnId) {
-        let stream = self.arrived.borrow_mut().take().expect("a connection is opened when accepted");
-        let conn = self.add(id, stream);
+        let (stream, seat) = self.arrived.borrow_mut().take().expect("a connection is opened when accepted");
+        let conn = self.add(id, stream, Some(seat));
         glommio::spawn_local(conn::read_loop(self.clone(), conn)).detach();
     }
 
     fn refuse(&self, greeting: &'static [u8]) {
-        let stream = self.arrived.borrow_mut().take().expect("a connection is refused when accepted");
-        // SAFETY: the stream owns the descriptor and outlives the borrow.
-        let socket = unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) };
-        let socket = socket2::SockRef::from(&socket);
+        let (stream, _seat) = self.arrived.borrow_mut().take().expect("a connection is refused when accepted");
+        let descriptor = descriptor(&stream);
+        let socket = SockRef::from(&descriptor);
         // A fresh socket takes one line; a peer that is gone already needs none.
         let _ = socket.send_with_flags(greeting, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL);
         let _ = socket.shutdown(std::net::Shutdown::Both);
     }
 
-    fn add(&self, id: ConnId, stream: TcpStream) -> Rc<Conn> {
-        let conn = Conn::new(id, stream);
+    fn add(&self, id: ConnId, stream: TcpStream, seat: Option<Seat>) -> Rc<Conn> {
+        let conn = Conn::new(id, stream, seat);
         let before = self.conns.borrow_mut().insert(id, conn.clone());
         assert!(before.is_none(), "a connection's name is given once");
         conn
@@ -386,6 +419,11 @@ impl Shell {
             self.reporter.report(level, format!("shard {}: {text}", self.id.0));
         }
     }
+}
+
+fn descriptor(stream: &TcpStream) -> BorrowedFd<'_> {
+    // SAFETY: the stream owns the descriptor and outlives the borrow.
+    unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) }
 }
 
 /// The cores this process may run on.

@@ -1,4 +1,5 @@
-//! Listening sockets: one per shard and address, so that the kernel spreads connections over the shards.
+//! Listening sockets: one per shard and address, so that the kernel spreads connections over the shards; a unix socket is
+//! one that all shards take from.
 //!
 //! They are made on the main thread, so that a wrong address ends the start with a clear message, and begin to
 //! listen on their shard's thread once the shard can accept mail. Running out of descriptors pauses accepting and is
@@ -7,14 +8,16 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{FromRawFd as _, IntoRawFd as _};
+use std::os::unix::fs::FileTypeExt as _;
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
 use glommio::net::TcpListener;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::executor::Shell;
-use crate::config::SocketSettings;
+use crate::config::{Endpoint, Role, SocketSettings};
 use crate::shard::Level;
 
 /// Pause after the descriptors or the memory for them ran out.
@@ -22,12 +25,37 @@ const FULL_PAUSE: Duration = Duration::from_millis(100);
 /// Connections taken before others get their turn.
 const ACCEPTS_PER_TURN: u32 = 64;
 
-/// A socket per shard for one address; gives the address too, with the port the kernel chose for port 0.
-pub(crate) fn bind(
-    address: SocketAddr,
-    shards: usize,
-    wanted: &SocketSettings,
-) -> io::Result<(SocketAddr, Vec<Socket>)> {
+/// A listening socket of one shard, and what it is for.
+pub(crate) struct Door {
+    pub(crate) socket: Socket,
+    pub(crate) role: Role,
+}
+
+/// A socket per shard for one endpoint; gives the endpoint too, with the port the kernel chose for port 0.
+pub(crate) fn bind(endpoint: &Endpoint, shards: usize, wanted: &SocketSettings) -> io::Result<(Endpoint, Vec<Socket>)> {
+    match endpoint {
+        Endpoint::Tcp(address) => {
+            bind_tcp(*address, shards, wanted).map(|(bound, sockets)| (Endpoint::Tcp(bound), sockets))
+        }
+        Endpoint::Unix(path) => bind_unix(path, shards).map(|sockets| (endpoint.clone(), sockets)),
+    }
+}
+
+fn bind_unix(path: &Path, shards: usize) -> io::Result<Vec<Socket>> {
+    let address = SockAddr::unix(path)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // A socket at which nobody listens is left from an earlier life. Anything else that stands there is not ours.
+    if path.metadata().is_ok_and(|found| found.file_type().is_socket())
+        && socket.connect(&address).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+    {
+        std::fs::remove_file(path)?;
+    }
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.bind(&address)?;
+    (0..shards).map(|_| socket.try_clone()).collect()
+}
+
+fn bind_tcp(address: SocketAddr, shards: usize, wanted: &SocketSettings) -> io::Result<(SocketAddr, Vec<Socket>)> {
     if address.port() != 0 {
         // With SO_REUSEPORT a second relay would quietly take part of the first one's mail.
         let alone = socket(address, wanted)?;
@@ -79,12 +107,12 @@ pub(crate) fn listen(socket: Socket, backlog: u32) -> io::Result<TcpListener> {
 }
 
 /// Takes connections for as long as the shard lives.
-pub(crate) async fn accept_loop(shell: Rc<Shell>, listener: TcpListener) {
+pub(crate) async fn accept_loop(shell: Rc<Shell>, listener: TcpListener, role: Role) {
     let mut taken = 0u32;
     loop {
         match listener.accept().await {
             // A peer that is gone already has no address; dropping the stream ends it.
-            Ok(stream) => shell.accepted(stream),
+            Ok(stream) => shell.arrived(stream, role),
             Err(error) => match error.raw_os_error() {
                 Some(errno @ (libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)) => {
                     let why = io::Error::from_raw_os_error(errno);
@@ -115,19 +143,35 @@ mod tests {
     #[test]
     fn shards_share_a_port_and_a_stranger_does_not() {
         let wanted = SocketSettings { receive_bytes: 64 << 10, send_bytes: 32 << 10, ..SocketSettings::default() };
-        let (address, sockets) = bind("127.0.0.1:0".parse().unwrap(), 3, &wanted).unwrap();
+        let (address, sockets) = bind_tcp("127.0.0.1:0".parse().unwrap(), 3, &wanted).unwrap();
         assert_eq!(sockets.len(), 3);
         sockets.iter().for_each(|socket| socket.listen(16).unwrap());
         assert!(sockets.iter().all(|socket| socket.local_addr().unwrap().as_socket() == Some(address)));
         // The kernel doubles what is asked for, for its own bookkeeping.
         assert_eq!(sockets[0].recv_buffer_size().unwrap(), 128 << 10);
         assert_eq!(sockets[0].send_buffer_size().unwrap(), 64 << 10);
-        let second = bind(address, 1, &wanted).unwrap_err();
+        let second = bind_tcp(address, 1, &wanted).unwrap_err();
         assert_eq!(second.kind(), io::ErrorKind::AddrInUse);
         drop(sockets);
-        bind(address, 2, &wanted).unwrap();
-        if let Ok((six, _)) = bind("[::1]:0".parse().unwrap(), 1, &wanted) {
+        bind_tcp(address, 2, &wanted).unwrap();
+        if let Ok((six, _)) = bind_tcp("[::1]:0".parse().unwrap(), 1, &wanted) {
             assert!(six.is_ipv6());
         }
+    }
+
+    #[test]
+    fn a_unix_socket_left_behind_is_taken_over_and_one_in_use_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("smtp");
+        let sockets = bind_unix(&path, 2).unwrap();
+        sockets[0].listen(4).unwrap();
+        std::os::unix::net::UnixStream::connect(&path).unwrap();
+        assert_eq!(bind_unix(&path, 1).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        drop(sockets);
+        bind_unix(&path, 1).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "not a socket").unwrap();
+        assert_eq!(bind_unix(&path, 1).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(std::fs::read(&path).unwrap(), b"not a socket");
     }
 }

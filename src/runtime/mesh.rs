@@ -8,17 +8,21 @@
 //! mailbox.
 
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use crossbeam::queue::SegQueue;
 use crossbeam::utils::CachePadded;
 
-use crate::base::ids::ShardId;
+use super::balance::Seat;
+use crate::base::ids::{ConnId, ShardId};
+use crate::config::Role;
 use crate::mail::envelope::Envelope;
 use crate::route::{Answer, QueryId};
 use crate::shard::parcel::Parcel;
 use crate::shard::{Receipt, ShardReport};
+use crate::smtp::auth::AuthAnswer;
 use crate::smtp::reply::Reply;
 
 /// One letter.
@@ -31,6 +35,10 @@ pub(crate) enum Letter {
     Inject(Box<Injection>),
     /// From the control thread: what do you do?
     Report(ReportReply),
+    /// From whoever checks credentials.
+    Authenticated { conn: ConnId, answer: AuthAnswer },
+    /// From another shard: a fresh connection, nothing of which was read.
+    Client { socket: OwnedFd, role: Role, seat: Seat },
     /// From the main thread: take no more work.
     Drain,
     /// From the main thread: end now.

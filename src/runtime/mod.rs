@@ -4,11 +4,12 @@
 //! what they and the signals say; it carries no mail.
 //!
 //! - `probe`: is io_uring there, and what to do if not. `report`: lines for the operator.
-//! - `executor`: the shell of a shard. `listen`, `conn`, `dial`: its sockets. `disk`: its segments.
+//! - `executor`: the shell of a shard. `listen`, `conn`, `dial`: its sockets. `balance`: which shard takes a fresh connection. `disk`: its segments.
 //! - `survey`: how a disk commits, for `ringpost tune`.
 //! - `tls`: the only file that names rustls; keys, and one connection's records.
 //! - `ring`: how glommio's rings are made. `mesh`: what comes from other threads. `clock`: the moment of a step, and the one timer.
 
+mod balance;
 mod clock;
 mod conn;
 mod dial;
@@ -28,7 +29,6 @@ mod tests;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -39,11 +39,14 @@ use glommio::{LocalExecutorBuilder, Placement};
 use crate::base::bytes::BlockSource;
 use crate::base::ids::ShardId;
 use crate::base::time::Now;
-use crate::config::{Settings, SocketSettings};
+use crate::config::{Listener, Settings, SocketSettings};
 use crate::route::{Answer, QueryId};
 use crate::shard::{Level, Shard};
+use crate::smtp::auth::{AuthAnswer, AuthRequest};
+use balance::Loads;
 use executor::Berth;
 pub use executor::allowed_cores;
+use listen::Door;
 pub use mesh::{Injection, InjectionReply, ReportReply, Shards};
 use mesh::{Letter, Mailbox};
 use report::Reporter;
@@ -59,13 +62,19 @@ const STOP_PAUSE: Duration = Duration::from_secs(2);
 pub type Reply = Box<dyn FnOnce(QueryId, Answer) + Send>;
 /// Asks the resolver: its name for the question, the domain, whether only addresses are wanted, where the answer goes.
 pub type Ask = Arc<dyn Fn(QueryId, Box<str>, bool, Reply) + Send + Sync>;
+/// Takes the answer to what a client said in AUTH, on any thread.
+pub type AuthReply = Box<dyn FnOnce(AuthAnswer) + Send>;
+/// Asks whether a client is who it says; the answer comes once.
+pub type Authenticate = Arc<dyn Fn(Box<AuthRequest>, AuthReply) + Send + Sync>;
 /// Makes a shard on its thread.
 pub type Build = Box<dyn FnOnce(ShardId, Box<dyn BlockSource>, Now) -> Shard + Send>;
 
 /// What the shell itself needs to know; everything else goes from the settings to the shards.
 pub struct Options {
-    /// Where to listen; port 0 lets the kernel choose.
-    pub listen: Vec<SocketAddr>,
+    /// Where to listen.
+    pub listen: Vec<Listener>,
+    /// Who knows the users.
+    pub authenticate: Authenticate,
     /// For TLS, both ways.
     pub keys: Keys,
     /// The spool.
@@ -121,7 +130,7 @@ impl std::error::Error for Failure {}
 
 /// A running relay.
 pub struct Crew {
-    addresses: Vec<SocketAddr>,
+    listeners: Vec<Listener>,
     mailboxes: Vec<Mailbox>,
     threads: Vec<(ShardId, glommio::ExecutorJoinHandle<()>)>,
     events: Receiver<Event>,
@@ -135,24 +144,28 @@ impl Crew {
     pub fn start(options: Options, builds: Vec<Build>, ask: &Ask, reporter: Reporter) -> Result<Crew, Failure> {
         probe::io_uring().map_err(Failure)?;
         let cores = &options.cores;
-        let mut addresses = Vec::new();
-        let mut sockets: Vec<Vec<socket2::Socket>> = builds.iter().map(|_| Vec::new()).collect();
-        for &address in &options.listen {
-            let (bound, made) = listen::bind(address, builds.len(), &options.socket)
-                .map_err(|error| Failure(format!("cannot listen on {address}: {error}")))?;
-            addresses.push(bound);
-            sockets.iter_mut().zip(made).for_each(|(of_shard, socket)| of_shard.push(socket));
+        let mut listeners = Vec::new();
+        let mut doors: Vec<Vec<Door>> = builds.iter().map(|_| Vec::new()).collect();
+        for Listener { endpoint, role } in &options.listen {
+            let (endpoint, made) = listen::bind(endpoint, builds.len(), &options.socket)
+                .map_err(|error| Failure(format!("cannot listen on {endpoint}: {error}")))?;
+            let role = *role;
+            listeners.push(Listener { endpoint, role });
+            doors.iter_mut().zip(made).for_each(|(of_shard, socket)| of_shard.push(Door { socket, role }));
         }
+        let loads = Loads::new(builds.len());
         let (sender, events) = channel();
         let mailboxes: Vec<Mailbox> = builds.iter().map(|_| Mailbox::default()).collect();
         let mut threads = Vec::new();
-        for (number, (build, sockets)) in builds.into_iter().zip(sockets).enumerate() {
+        for (number, (build, doors)) in builds.into_iter().zip(doors).enumerate() {
             let id = ShardId(number as u16);
             let berth = Berth {
                 id,
                 spool: options.queue_dir.clone(),
                 segment_bytes: options.segment_bytes,
-                sockets,
+                doors,
+                loads: loads.clone(),
+                authenticate: options.authenticate.clone(),
                 socket: options.socket,
                 mailboxes: mailboxes.clone(),
                 ask: ask.clone(),
@@ -173,12 +186,12 @@ impl Crew {
             threads.push((id, thread));
         }
         let drain = Duration::from_millis(options.drain_ms);
-        Ok(Crew { addresses, mailboxes, threads, events, sender, reporter, drain })
+        Ok(Crew { listeners, mailboxes, threads, events, sender, reporter, drain })
     }
 
     /// Where it listens, in the order of the options, with the ports that were chosen.
-    pub fn addresses(&self) -> &[SocketAddr] {
-        &self.addresses
+    pub fn listeners(&self) -> &[Listener] {
+        &self.listeners
     }
 
     /// The way to the shards, for the control thread.

@@ -2,11 +2,11 @@
 
 use super::*;
 use crate::base::limits::SEGMENT_MIN_BYTES;
-use crate::config::{self, Machine, SocketSettings};
+use crate::config::{self, Endpoint, Machine, Role, SocketSettings};
 use crate::queue::ShardStart;
 use crate::shard::{Setup, Shard};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Mutex;
 
 /// Counting this process's descriptors and time makes sense for one test at a time.
@@ -41,7 +41,8 @@ impl Relay {
     fn start(shards: usize) -> Relay {
         let dir = tempfile::tempdir().unwrap();
         let options = Options {
-            listen: vec!["127.0.0.1:0".parse().unwrap()],
+            listen: vec![Listener { endpoint: Endpoint::parse("127.0.0.1:0").unwrap(), role: Role::Relay }],
+            authenticate: Arc::new(|_, reply| reply(AuthAnswer::Refused)),
             keys: keys(dir.path()),
             queue_dir: dir.path().to_owned(),
             segment_bytes: SEGMENT_MIN_BYTES,
@@ -56,8 +57,15 @@ impl Relay {
         Relay { crew: Some(crew), _dir: dir }
     }
 
+    fn address(&self) -> SocketAddr {
+        match self.crew.as_ref().unwrap().listeners()[0].endpoint {
+            Endpoint::Tcp(address) => address,
+            Endpoint::Unix(_) => unreachable!("it listens by TCP"),
+        }
+    }
+
     fn connect(&self) -> Client {
-        let stream = TcpStream::connect(self.crew.as_ref().unwrap().addresses()[0]).unwrap();
+        let stream = TcpStream::connect(self.address()).unwrap();
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         let mut client = Client(BufReader::new(stream));
@@ -167,7 +175,8 @@ fn an_address_in_use_is_a_clear_failure() {
     let dir = tempfile::tempdir().unwrap();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let options = Options {
-        listen: vec![taken.local_addr().unwrap()],
+        listen: vec![Listener { endpoint: Endpoint::Tcp(taken.local_addr().unwrap()), role: Role::Relay }],
+        authenticate: Arc::new(|_, _| {}),
         keys: keys(dir.path()),
         queue_dir: "/nonexistent".into(),
         segment_bytes: SEGMENT_MIN_BYTES,
@@ -199,7 +208,7 @@ fn running_out_of_descriptors_is_survived() {
 fn out_of_descriptors() {
     let relay = Relay::start(1);
     let mut first = relay.connect();
-    let address = relay.crew.as_ref().unwrap().addresses()[0];
+    let address = relay.address();
     // Clients' sockets made before the limit, so that only the relay runs out.
     let sockets: Vec<_> =
         (0..20).map(|_| socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap()).collect();

@@ -27,6 +27,7 @@ use super::Failure;
 use crate::base::limits;
 use crate::config::Settings;
 use crate::shard::{TlsInfo, TlsRole};
+use crate::smtp::auth::ChannelBinding;
 
 /// Names of the self-signed pair in the queue's directory.
 const OWN_CERTIFICATE: &str = "tls-certificate.pem";
@@ -368,7 +369,8 @@ impl Tls {
         }
         self.secured = true;
         let cipher = suite.map_or("unknown", |suite| registered_name(suite.suite()));
-        Some(TlsInfo { cipher, resumed: kind == Some(HandshakeKind::Resumed) })
+        let binding = ChannelBinding::default();
+        Some(TlsInfo { cipher, resumed: kind == Some(HandshakeKind::Resumed), binding })
     }
 
     /// Records that wait for the socket.

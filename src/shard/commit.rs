@@ -94,10 +94,10 @@ impl Shard {
         }
     }
 
-    /// The client has its reply: what came behind the message is looked at now (DAT-15).
-    fn go_on(&mut self, now: Now, id: ConnId, mut conn: Box<Conn>, effects: &mut Vec<Effect>) {
+    /// The client has its reply: what came behind the message, or behind AUTH, is looked at now (DAT-15).
+    pub(super) fn go_on(&mut self, now: Now, id: ConnId, mut conn: Box<Conn>, effects: &mut Vec<Effect>) {
         let inbound = conn.inbound();
-        assert!(inbound.awaiting, "a reply to a message goes to who waits for it");
+        assert!(inbound.awaiting, "a reply goes to who waits for it");
         inbound.awaiting = false;
         if self.draining.is_some() {
             let Conn { outbox, side: Side::In(inbound), .. } = &mut *conn else { unreachable!() };

@@ -10,6 +10,7 @@ use slab::Slab;
 use crate::base::bytes::{Outbox, Slice};
 use crate::base::ids::ConnId;
 use crate::base::time::Mono;
+use crate::config::Role;
 use crate::queue::ChunkRef;
 use crate::schedule::site::SiteId;
 use crate::schedule::wheel::TimerId;
@@ -41,13 +42,15 @@ pub(super) enum Side {
 pub(super) struct Inbound {
     pub(super) server: Server,
     pub(super) peer: IpAddr,
+    /// What the listener was for that it came to.
+    pub(super) role: Role,
     /// An incomplete command line, or what came behind a message that waits for its commit.
     pub(super) leftover: Vec<u8>,
     /// The start of a body that came in pieces too small for records of their own.
     pub(super) gathered: Vec<u8>,
     /// Records of the body so far.
     pub(super) chunks: Vec<ChunkRef>,
-    /// A message of this connection waits for its commit; nothing is read from the session until then.
+    /// A message of this connection waits for its commit, or its AUTH for an answer; nothing is read from the session until then.
     pub(super) awaiting: bool,
     /// The shell was told not to read.
     pub(super) paused: bool,

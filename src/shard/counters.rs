@@ -6,8 +6,9 @@ impl std::fmt::Display for Counters {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "{} messages accepted, {} recipients delivered, {} failed, {} attempts deferred, {} of unknown outcome, {} reports sent, \
+            "{} clients, {} messages accepted, {} recipients delivered, {} failed, {} attempts deferred, {} of unknown outcome, {} reports sent, \
              {} parcels to other shards, {} messages and {} recipients in the queue, {:.3} copies of a body byte",
+            self.accepted_connections,
             self.accepted_messages,
             self.delivered,
             self.failed,
@@ -46,6 +47,10 @@ pub struct Counters {
     pub accepted_connections: u64,
     /// Inbound connections refused because all places were taken (SES-26).
     pub refused_connections: u64,
+    /// AUTH exchanges that ended well.
+    pub authenticated: u64,
+    /// AUTH exchanges refused (AUT-04).
+    pub auth_refused: u64,
     /// Inbound connections that went inside TLS.
     pub tls_in: u64,
     /// Outbound connections that went inside TLS.

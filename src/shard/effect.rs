@@ -10,6 +10,7 @@ pub use crate::config::LogLevel as Level;
 use crate::queue::{Proof, ReadId, SegmentSlot, WriteId};
 use crate::route::QueryId;
 use crate::shard::parcel::Parcel;
+use crate::smtp::auth::AuthRequest;
 use crate::smtp::reply::Reply;
 
 /// Which side of a TLS handshake is ours.
@@ -53,7 +54,7 @@ pub enum Effect {
     },
     /// Write these bytes to the connection just accepted and close it.
     Refuse {
-        /// A whole greeting line.
+        /// A whole greeting line; empty: nothing can be said.
         greeting: &'static [u8],
     },
     /// The connection's outbox holds bytes: gather, write, report `Sent`; go on when the socket takes more.
@@ -88,6 +89,13 @@ pub enum Effect {
         conn: ConnId,
         /// Which side of the handshake is ours.
         role: TlsRole,
+    },
+    /// Find out whether a client is who it says, off this thread; then `Authenticated`, once.
+    Authenticate {
+        /// Whose connection.
+        conn: ConnId,
+        /// What it said.
+        request: Box<AuthRequest>,
     },
     /// Connect; then `Connected`, or `Closed` with the reason. Deadlines are the shard's: it sends `Abort`.
     Dial {

@@ -9,8 +9,9 @@ use std::net::IpAddr;
 use crate::base::ids::InjectionId;
 use crate::base::limits;
 use crate::base::time::Now;
+use crate::config::Role;
 use crate::mail::envelope::Envelope;
-use crate::mail::trace::{HeaderScan, Protocol};
+use crate::mail::trace::{Fixes, HeaderScan, Protocol};
 use crate::shard::commit::Waiter;
 use crate::shard::intake::Arrival;
 use crate::shard::{Effect, Receipt, Shard};
@@ -60,11 +61,11 @@ impl Shard {
         body: &[u8],
     ) -> Result<(), Reply> {
         self.may_inject(peer, envelope).map_or(Ok(()), Err)?;
-        let (mut plain, mut header) = (PlainScan::default(), HeaderScan::of_plain());
+        let (mut plain, mut header) = (PlainScan::default(), HeaderScan::new(true, false));
         plain.feed(body);
         plain.end();
         header.feed(body);
-        let settings = &self.server_settings;
+        let settings = &self.server_settings[Role::Relay as usize];
         text_refusal(settings, plain.bare_line_end(), plain.long_line(), plain.bytes(), header).map_or(Ok(()), Err)?;
         self.counters.body_bytes += body.len() as u64;
         let tail_bytes =
@@ -91,6 +92,7 @@ impl Shard {
             peer,
             protocol: Protocol::Http,
             cipher: None,
+            fixes: Fixes::default(),
         };
         let taken = taken.and_then(|()| self.take_message(now, &arrival, Waiter::Injection(injection)));
         taken.map_err(|why| {

@@ -6,19 +6,23 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::base::bytes::Block;
 use crate::base::ids::{ConnId, InjectionId, ShardId};
+use crate::config::Role;
 use crate::mail::envelope::Envelope;
 use crate::queue::{DiskError, ReadId, SegmentSlot, WriteId};
 use crate::route::{Answer, QueryId};
 use crate::shard::parcel::Parcel;
+use crate::smtp::auth::{AuthAnswer, ChannelBinding};
 
 /// One thing that happened.
 pub enum Input<'a> {
     /// A client connected. The first effect is `Open` with the connection's name, or `Refuse`.
     Accepted {
-        /// The client's address.
+        /// The client's address; 127.0.0.1 if it came by a unix socket.
         peer: SocketAddr,
         /// The address it connected to.
         local: IpAddr,
+        /// What the listener is for.
+        role: Role,
     },
     /// Bytes came in on a connection. The shell keeps none of them: the shard takes all.
     Received {
@@ -46,6 +50,13 @@ pub enum Input<'a> {
         conn: ConnId,
         /// What was agreed on.
         info: TlsInfo,
+    },
+    /// What `Authenticate` asked is known.
+    Authenticated {
+        /// Whose connection; it may be gone.
+        conn: ConnId,
+        /// What came of it.
+        answer: AuthAnswer,
     },
     /// The connection is gone: the peer closed, an error, or a dial that failed. Not given after `Close` was performed.
     Closed {
@@ -113,6 +124,8 @@ pub struct TlsInfo {
     pub cipher: &'static str,
     /// An earlier session was taken up again.
     pub resumed: bool,
+    /// What an AUTH exchange may be bound to.
+    pub binding: ChannelBinding,
 }
 
 /// Why a connection ended.

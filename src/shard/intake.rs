@@ -11,20 +11,21 @@ use std::net::IpAddr;
 use crate::base::ids::{ConnId, MessageId, Position};
 use crate::base::limits;
 use crate::base::time::{Now, UnixMs};
-use crate::config::Settings;
+use crate::config::{Role, Settings};
 use crate::mail::address::domain_of;
 use crate::mail::envelope::Envelope;
 use crate::mail::text::Text;
-use crate::mail::trace::{Protocol, TraceFacts, write_received};
+use crate::mail::trace::{Fixes, Protocol, TraceFacts, write_fixes, write_received};
 use crate::queue::{ChunkRef, Draft, DraftRecipient, LogRefusal, RecipientList, RecipientState};
 use crate::schedule::list::NO_JOB;
 use crate::shard::backlog::{JOB_RECIPIENTS_MAX, Message};
 use crate::shard::commit::{Committing, Waiter};
 use crate::shard::conns::{Conn, Inbound, Side};
 use crate::shard::{Effect, Shard, TlsRole};
-use crate::smtp::server::{Peer, Server, ServerEvent, ServerSettings, Waiting};
+use crate::smtp::server::{AuthSettings, Peer, Server, ServerEvent, ServerSettings, Waiting};
 
-pub(super) fn server_settings(settings: &Settings) -> ServerSettings {
+pub(super) fn server_settings(settings: &Settings, role: Role) -> ServerSettings {
+    let submission = role.is_submission();
     ServerSettings {
         hostname: settings.hostname.clone(),
         message_bytes_max: settings.relay.message_bytes_max,
@@ -33,7 +34,9 @@ pub(super) fn server_settings(settings: &Settings) -> ServerSettings {
         received_fields_max: settings.relay.received_fields_max,
         command_idle_ms: settings.relay.command_idle_ms,
         data_idle_ms: settings.relay.data_idle_ms,
-        tls: settings.tls.offer,
+        tls: settings.tls.offer && role != Role::Submissions,
+        auth: if submission { settings.auth.offered() } else { AuthSettings::default() },
+        submission,
     }
 }
 
@@ -52,6 +55,8 @@ pub(super) struct Arrival<'a> {
     pub(super) peer: IpAddr,
     pub(super) protocol: Protocol,
     pub(super) cipher: Option<&'static str>,
+    /// Fields to be added.
+    pub(super) fixes: Fixes,
 }
 
 /// Parts of a body seen in this receive that are in no record yet, in order.
@@ -83,24 +88,31 @@ impl<'b> Run<'b> {
 }
 
 impl Shard {
-    pub(super) fn client_connected(&mut self, now: Now, peer: IpAddr, effects: &mut Vec<Effect>) {
+    pub(super) fn client_connected(&mut self, now: Now, peer: IpAddr, role: Role, effects: &mut Vec<Effect>) {
         self.counters.accepted_connections += 1;
+        let sealed = role == Role::Submissions;
+        // Who expects TLS can be told nothing in clear.
+        let refusal = |greeting: &'static [u8]| Effect::Refuse { greeting: if sealed { b"" } else { greeting } };
         if self.draining.is_some() {
             self.counters.refused_connections += 1;
-            effects.push(Effect::Refuse { greeting: b"421 4.3.2 Service is shutting down, try again later\r\n" });
+            effects.push(refusal(b"421 4.3.2 Service is shutting down, try again later\r\n"));
             return;
         }
         if self.conns.inbound >= self.settings.relay.connections_max {
             self.counters.refused_connections += 1;
-            effects.push(Effect::Refuse { greeting: b"421 4.3.2 Too many connections, try again later\r\n" });
+            effects.push(refusal(b"421 4.3.2 Too many connections, try again later\r\n"));
             return;
         }
         let peer = peer.to_canonical();
-        let may_relay = self.settings.relay.may_relay(peer);
-        let server = Server::new(self.server_settings.clone(), Peer { address: peer, may_relay });
+        // Users of a submission listener are known by AUTH alone.
+        let may_relay = !role.is_submission() && self.settings.relay.may_relay(peer);
+        let settings = self.server_settings[role as usize].clone();
+        let peer_facts = Peer { address: peer, may_relay };
+        let server = if sealed { Server::new_sealed(settings, peer_facts) } else { Server::new(settings, peer_facts) };
         let id = self.conns.insert(Side::In(Inbound {
             server,
             peer,
+            role,
             leftover: Vec::new(),
             gathered: Vec::new(),
             chunks: Vec::new(),
@@ -113,7 +125,11 @@ impl Shard {
         effects.push(Effect::Open { conn: id });
         let mut conn = self.conns.take(id).expect("it was just inserted");
         let Conn { outbox, side: Side::In(inbound), .. } = &mut *conn else { unreachable!() };
-        outbox.write(|out| inbound.server.greet(out));
+        if sealed {
+            inbound.tls_due = true;
+        } else {
+            outbox.write(|out| inbound.server.greet(out));
+        }
         self.set_client_deadline(now, id, &mut conn);
         self.put_inbound(id, conn, effects);
     }
@@ -149,13 +165,16 @@ impl Shard {
                 ServerEvent::Body(slice) => {
                     inbound.data_bytes += slice.len() as u64;
                     self.counters.body_bytes += slice.len() as u64;
-                    if !run.push(slice) {
+                    if inbound.role != Role::Null && !run.push(slice) {
                         if let Err(why) = self.keep(inbound, &run) {
                             inbound.server.storage_refused(why);
                         }
                         run = Run::default();
                         run.push(slice);
                     }
+                }
+                ServerEvent::MessageEnd if inbound.role == Role::Null => {
+                    outbox.write(|out| inbound.server.discarded(out));
                 }
                 ServerEvent::MessageEnd => {
                     let mut refusal = None;
@@ -188,6 +207,10 @@ impl Shard {
                 ServerEvent::StartTls => {
                     self.forget_body(inbound);
                     inbound.tls_due = true;
+                    break;
+                }
+                ServerEvent::Authenticate => {
+                    self.ask_who(id, conn, input, effects);
                     break;
                 }
                 ServerEvent::Close => {
@@ -280,6 +303,7 @@ impl Shard {
             peer: inbound.peer,
             protocol: inbound.server.protocol(),
             cipher: inbound.server.cipher(),
+            fixes: facts.fixes,
         };
         match self.take_message(now, &arrival, Waiter::Client(id)) {
             Ok(()) => {
@@ -328,8 +352,11 @@ impl Shard {
             chunks: arrival.chunks,
             tail: arrival.tail,
         };
-        let appended =
-            self.log.append_accept(&draft, &mut |id, out| write_received(out, &TraceFacts { id, ..trace }))?;
+        let appended = self.log.append_accept(&draft, &mut |id, out| {
+            let trace = TraceFacts { id, ..trace };
+            write_received(out, &trace);
+            write_fixes(out, arrival.fixes, &trace);
+        })?;
         let message = self.backlog.messages.insert(Message {
             id: appended.id,
             place: appended.place,
@@ -388,7 +415,7 @@ impl Shard {
             }
             Waiting::Handshake => self.settings.timeout.tls_ms,
             // The disk's turn, not the client's.
-            Waiting::Verdict | Waiting::Over => self.settings.relay.command_idle_ms,
+            Waiting::Verdict | Waiting::Credentials | Waiting::Over => self.settings.relay.command_idle_ms,
         };
         let too_slow = inbound.data_since.is_some_and(|since| {
             let taken_ms = now.mono.ms_since(since);

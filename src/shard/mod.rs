@@ -9,12 +9,13 @@
 //! - `finding`: from a job's destination to its site, by what DNS says.
 //! - `dispatch`: which site may do something; `delivery`: from its list to the next hop's reply; `body`: what it is sent;
 //!   `reading`: what must be fetched from disk for it; `outcome`: what the reply means; `pacing`: what a complaint leads to.
-//! - `tls`: when a connection goes inside TLS, either way.
+//! - `auth`: who a client is, asked and answered; `tls`: when a connection goes inside TLS, either way.
 //! - `backlog`: the live messages; `conns`: the connections; `reclaim`: moving stragglers; `bounce`: reports.
 //!
 //! Panics mean a broken invariant of our own, never something from outside; errors are answered to the peer
 //! (4xx, 5xx) and reported; warnings and worse reach the operator as [`Effect::Report`].
 
+mod auth;
 mod backlog;
 mod body;
 mod bounce;
@@ -50,7 +51,7 @@ use crate::base::ids::{ConnId, ShardId};
 use crate::base::limits;
 use crate::base::rng::Rng;
 use crate::base::time::{Mono, Now};
-use crate::config::Settings;
+use crate::config::{Role, Settings};
 use crate::queue::{DiskOrder, Log, LogSettings, ReadId, ShardStart};
 use crate::route::QueryId;
 use crate::schedule::destination::DestinationId;
@@ -92,7 +93,8 @@ pub struct Setup {
 pub struct Shard {
     id: ShardId,
     settings: Arc<Settings>,
-    server_settings: Rc<ServerSettings>,
+    /// By role.
+    server_settings: [Rc<ServerSettings>; Role::ALL.len()],
     client_settings: Rc<ClientSettings>,
     rng: Rng,
     log: Log,
@@ -155,7 +157,7 @@ impl Shard {
         };
         let mut shard = Shard {
             id,
-            server_settings: Rc::new(intake::server_settings(&settings)),
+            server_settings: Role::ALL.map(|role| Rc::new(intake::server_settings(&settings, role))),
             client_settings: Rc::new(delivery::client_settings(&settings)),
             rng: Rng::new(seed),
             log: Log::open(log_settings, start, blocks),
@@ -200,11 +202,12 @@ impl Shard {
     /// Takes one input at a moment that is never earlier than the last, and appends what is to be done.
     pub fn step(&mut self, now: Now, input: Input<'_>, effects: &mut Vec<Effect>) {
         match input {
-            Input::Accepted { peer, local: _ } => self.client_connected(now, peer.ip(), effects),
+            Input::Accepted { peer, local: _, role } => self.client_connected(now, peer.ip(), role, effects),
             Input::Received { conn, bytes } => self.received(now, conn, bytes, effects),
             Input::Sent { conn, count } => self.sent(now, conn, count, effects),
             Input::Connected { conn } => self.connected(now, conn, effects),
             Input::Secured { conn, info } => self.secured(now, conn, info, effects),
+            Input::Authenticated { conn, answer } => self.authenticated(now, conn, answer, effects),
             Input::Closed { conn, reason } => self.closed(now, conn, reason, effects),
             Input::Inject { injection, peer, envelope, body } => {
                 self.inject(now, injection, peer, envelope, body, effects);

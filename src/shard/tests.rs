@@ -1,5 +1,7 @@
 //! The whole shard against a small world in memory: a disk, clients, and a next hop that answers by rule.
 
+mod auth;
+mod bodies;
 mod hosts;
 mod injections;
 mod pacing;
@@ -8,16 +10,15 @@ mod sites;
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 
-mod bodies;
-
 use super::*;
 use crate::base::bytes::{HeapBlocks, heap_block};
 use crate::base::ids::InjectionId;
 use crate::base::limits;
 use crate::base::time::UnixMs;
-use crate::config::{self, Machine};
+use crate::config::{self, Machine, Role};
 use crate::queue::{DiskError, ReadId, Recovery, SegmentSlot, WriteId};
 use crate::route::Answer;
+use crate::smtp::auth::AuthRequest;
 use crate::smtp::reply::Reply;
 
 /// One message as the next hop took it.
@@ -67,6 +68,8 @@ struct World {
     handshakes: Vec<TlsRole>,
     fail_tls: bool,
     injected: Vec<(InjectionId, Result<Receipt, Reply>)>,
+    /// Questions about clients, which the test answers.
+    asked: VecDeque<(ConnId, Box<AuthRequest>)>,
     reports: Vec<String>,
     wake: Mono,
     drained: bool,
@@ -157,6 +160,7 @@ impl World {
             handshakes: Vec::new(),
             fail_tls: false,
             injected: Vec::new(),
+            asked: VecDeque::new(),
             reports: Vec::new(),
             wake: Mono::NEVER,
             drained: false,
@@ -198,6 +202,7 @@ impl World {
                 self.hops.remove(&conn);
             }
             Effect::StartTls { conn, role } => self.start_tls(conn, role),
+            Effect::Authenticate { conn, request } => self.asked.push_back((conn, request)),
             Effect::Pause { .. } | Effect::Resume { .. } | Effect::Parcel { .. } => {}
             Effect::Dial { conn, address, .. } => {
                 self.dials += 1;
@@ -354,7 +359,7 @@ impl World {
             self.hops.remove(&conn);
             self.nested(Input::Closed { conn, reason: CloseReason::PeerClosed });
         } else {
-            let info = TlsInfo { cipher: "TLS_AES_128_GCM_SHA256", resumed: false };
+            let info = TlsInfo { cipher: "TLS_AES_128_GCM_SHA256", resumed: false, binding: Default::default() };
             self.nested(Input::Secured { conn, info });
         }
     }
@@ -364,7 +369,11 @@ impl World {
     }
 
     fn client_from(&mut self, peer: &str) -> ConnId {
-        self.input(Input::Accepted { peer: peer.parse().unwrap(), local: "127.0.0.1".parse().unwrap() });
+        self.client_of(peer, Role::Relay)
+    }
+
+    fn client_of(&mut self, peer: &str, role: Role) -> ConnId {
+        self.input(Input::Accepted { peer: peer.parse().unwrap(), local: "127.0.0.1".parse().unwrap(), role });
         self.last_opened.expect("the connection was opened")
     }
 

@@ -42,7 +42,7 @@ impl Shard {
             Side::In(inbound) => {
                 assert_eq!(inbound.server.waiting(), Waiting::Handshake, "a handshake was not asked for");
                 self.counters.tls_in += 1;
-                inbound.server.secured(info.cipher);
+                outbox.write(|out| inbound.server.secured(info.cipher, info.binding, out));
                 self.set_client_deadline(now, id, &mut conn);
                 self.put_inbound(id, conn, effects);
             }

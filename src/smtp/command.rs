@@ -5,6 +5,7 @@
 
 use crate::mail::address::{self, AddressError, Path};
 use crate::mail::envelope::Body;
+use crate::smtp::auth::is_xtext;
 
 /// A command that a session can take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +55,13 @@ pub enum Command<'a> {
     Help,
     /// VRFY of something.
     Verify,
+    /// AUTH (RFC 4954 4).
+    Auth {
+        /// The mechanism's name, in any case.
+        mechanism: &'a [u8],
+        /// The initial response in base64.
+        initial: Option<&'a [u8]>,
+    },
     /// STARTTLS (RFC 3207 4).
     StartTls {
         /// True if something followed the verb: an error, but one that the session judges.
@@ -98,10 +106,11 @@ pub fn parse(line: &[u8]) -> Result<Command<'_>, CommandError> {
         b"QUIT" => alone(argument, Command::Quit),
         b"NOOP" => Ok(Command::Noop),
         b"HELP" => Ok(Command::Help),
+        b"AUTH" => auth(argument),
         b"STARTTLS" => Ok(Command::StartTls { argument: !argument.is_empty() }),
         b"VRFY" if argument.is_empty() => Err(CommandError::Argument),
         b"VRFY" => Ok(Command::Verify),
-        b"EXPN" | b"TURN" | b"SEND" | b"SOML" | b"SAML" | b"ETRN" | b"ATRN" | b"AUTH" | b"BURL" => {
+        b"EXPN" | b"TURN" | b"SEND" | b"SOML" | b"SAML" | b"ETRN" | b"ATRN" | b"BURL" => {
             Err(CommandError::NotImplemented)
         }
         _ => Err(CommandError::Unknown),
@@ -119,6 +128,14 @@ fn alone<'a>(argument: &[u8], command: Command<'a>) -> Result<Command<'a>, Comma
 
 fn hello(name: &[u8], extended: bool) -> Result<Command<'_>, CommandError> {
     if address::is_hello_name(name) { Ok(Command::Hello { extended, name }) } else { Err(CommandError::Argument) }
+}
+
+/// A mechanism, and an initial response behind it or nothing.
+fn auth(argument: &[u8]) -> Result<Command<'_>, CommandError> {
+    let mut words = argument.split(|&b| b == b' ').filter(|word| !word.is_empty());
+    let mechanism = words.next().ok_or(CommandError::Argument)?;
+    let initial = words.next();
+    if words.next().is_some() { Err(CommandError::Argument) } else { Ok(Command::Auth { mechanism, initial }) }
 }
 
 fn mail(argument: &[u8]) -> Result<Command<'_>, CommandError> {
@@ -219,6 +236,8 @@ pub struct MailParameters {
     pub size_bytes: Option<u64>,
     /// `BODY=`.
     pub body: Option<Body>,
+    /// `AUTH=` was given; who sent it first is nothing we would take anybody's word for (AUT-07).
+    pub auth: Option<()>,
 }
 
 impl MailParameters {
@@ -231,6 +250,8 @@ impl MailParameters {
                 set_once(&mut known.size_bytes, size_value(value))?;
             } else if extended && keyword.eq_ignore_ascii_case(b"BODY") {
                 set_once(&mut known.body, body_value(value))?;
+            } else if extended && keyword.eq_ignore_ascii_case(b"AUTH") {
+                set_once(&mut known.auth, value.filter(|value| is_xtext(value)).map(|_| ()))?;
             } else {
                 return Err(ParameterError::Unknown);
             }
@@ -280,14 +301,28 @@ mod tests {
         {
             assert_eq!(parse(unknown.as_bytes()), Err(CommandError::Unknown), "{unknown}");
         }
-        for known in ["EXPN list", "AUTH PLAIN", "TURN"] {
+        for known in ["EXPN list", "TURN"] {
             assert_eq!(parse(known.as_bytes()), Err(CommandError::NotImplemented), "{known}");
         }
-        for argument in
-            ["EHLO", "HELO ", "EHLO a b", "EHLO  a", "RSET x", "QUIT now", "VRFY", "MAIL", "MAIL x", "RCPT FROM:<a@b>"]
-        {
+        for argument in [
+            "AUTH",
+            "EHLO",
+            "HELO ",
+            "EHLO a b",
+            "EHLO  a",
+            "RSET x",
+            "QUIT now",
+            "VRFY",
+            "MAIL",
+            "MAIL x",
+            "RCPT FROM:<a@b>",
+        ] {
             assert_eq!(parse(argument.as_bytes()), Err(CommandError::Argument), "{argument}");
         }
+        let plain = |initial| Ok(Command::Auth { mechanism: b"plain", initial });
+        assert_eq!(parse(b"AUTH plain"), plain(None));
+        assert_eq!(parse(b"auth plain ="), plain(Some(b"=".as_slice())));
+        assert_eq!(parse(b"AUTH plain a b"), Err(CommandError::Argument));
         assert_eq!(parse(b"DATA"), Ok(Command::Data { argument: false }));
         assert_eq!(parse(b"data x"), Ok(Command::Data { argument: true }));
         assert_eq!(parse(b"starttls"), Ok(Command::StartTls { argument: false }));
@@ -342,10 +377,13 @@ mod tests {
     #[test]
     fn parameters_of_mail() {
         // EXT-01, EXT-03, SES-09
-        let both = MailParameters { size_bytes: Some(10), body: Some(Body::EightBitMime) };
+        let both = MailParameters { size_bytes: Some(10), body: Some(Body::EightBitMime), auth: None };
         assert_eq!(read("size=10 Body=8bitMIME"), Ok(both));
         assert_eq!(read("BODY=7BIT").unwrap().body, Some(Body::SevenBit));
         assert_eq!(read("BODY=binaryMIME").unwrap().body, Some(Body::BinaryMime));
+        // AUT-07
+        assert_eq!(read("AUTH=<>").unwrap().auth, Some(()));
+        assert_eq!(read("AUTH=e+3Dmc2@example.com").unwrap().auth, Some(()));
         assert_eq!(read("SIZE=99999999999999999999").unwrap().size_bytes, Some(u64::MAX));
         for malformed in [
             "SIZE",
@@ -358,6 +396,10 @@ mod tests {
             "BODY",
             "BODY=BINARY",
             "BODY=7BIT BODY=7BIT",
+            "AUTH",
+            "AUTH=+3d",
+            "AUTH=a+",
+            "AUTH=<> AUTH=<>",
             "=",
             "=x",
             "-A=1",

@@ -1,12 +1,10 @@
 //! Command lines: only CRLF ends one (DAT-02; RFC 5321 2.3.8).
 //!
 //! A line is taken from the input in place. What is not whole yet stays with the caller, up to
-//! `limits::COMMAND_LINE_MAX_BYTES`; longer lines are dropped as they come, so memory does not grow with them
+//! a bound that the caller says; longer lines are dropped as they come, so memory does not grow with them
 //! (SIZ-04). Pure; any bytes are fine.
 
 use memchr::{memchr, memchr_iter};
-
-use crate::base::limits::COMMAND_LINE_MAX_BYTES;
 
 /// What the input held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,8 +37,8 @@ enum Skipping {
 }
 
 impl LineReader {
-    /// Takes the next line and advances `input` over it.
-    pub fn take<'b>(&mut self, input: &mut &'b [u8]) -> Line<'b> {
+    /// Takes the next line of at most `bytes_max` with its CRLF, and advances `input` over it.
+    pub fn take<'b>(&mut self, input: &mut &'b [u8], bytes_max: usize) -> Line<'b> {
         if self.skipping != Skipping::No {
             return self.skip(input);
         }
@@ -48,9 +46,9 @@ impl LineReader {
             Some(end) => {
                 let line = &input[..end];
                 *input = &input[end..];
-                judge(line)
+                judge(line, bytes_max)
             }
-            None if input.len() < COMMAND_LINE_MAX_BYTES => Line::Incomplete,
+            None if input.len() < bytes_max => Line::Incomplete,
             None => {
                 self.skipping = Skipping::Yes;
                 self.skip(input)
@@ -81,9 +79,9 @@ fn line_end(input: &[u8]) -> Option<usize> {
 }
 
 /// Judges a line with its CRLF.
-fn judge(line: &[u8]) -> Line<'_> {
+fn judge(line: &[u8], bytes_max: usize) -> Line<'_> {
     let text = &line[..line.len() - 2];
-    if line.len() > COMMAND_LINE_MAX_BYTES {
+    if line.len() > bytes_max {
         Line::TooLong
     } else if memchr(b'\r', text).is_some() || memchr(b'\n', text).is_some() {
         Line::Broken
@@ -95,6 +93,7 @@ fn judge(line: &[u8]) -> Line<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::limits::COMMAND_LINE_MAX_BYTES;
     use proptest::prelude::*;
 
     /// What a whole input holds, fed in pieces as a connection would.
@@ -105,7 +104,7 @@ mod tests {
             carry.extend_from_slice(piece);
             let mut input = carry.as_slice();
             loop {
-                match reader.take(&mut input) {
+                match reader.take(&mut input, COMMAND_LINE_MAX_BYTES) {
                     Line::Whole(line) => found.push(Some(line.to_vec())),
                     Line::Broken | Line::TooLong => found.push(None),
                     Line::Incomplete => break,

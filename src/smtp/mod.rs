@@ -1,10 +1,12 @@
 //! The protocol, both sides, and its grammar: bytes and time in, bytes and events out. No socket, clock or task;
 //! shard-local.
 
+pub mod auth;
 pub mod client;
 pub mod command;
 pub mod data;
 pub mod line;
 pub mod reply;
 pub mod reply_parser;
+pub mod sasl;
 pub mod server;

@@ -7,6 +7,7 @@
 use std::io::Write;
 
 use crate::base::ids::MessageId;
+use crate::smtp::auth::{self, Mechanisms};
 
 /// A reply of fixed text: one or more lines, each with its CRLF.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +58,8 @@ replies! {
             214-2.0.0 RCPT TO:<path>  add a recipient\r\n\
             214-2.0.0 DATA  send the message; a line with only a dot ends it\r\n\
             214-2.0.0 BDAT bytes [LAST]  send so many bytes of the message\r\n\
+            214-2.0.0 STARTTLS  go on inside TLS\r\n\
+            214-2.0.0 AUTH mechanism [response]  prove who you are\r\n\
             214-2.0.0 RSET  forget the message begun\r\n\
             214-2.0.0 NOOP  do nothing\r\n\
             214-2.0.0 VRFY name  is never verified\r\n\
@@ -65,6 +68,35 @@ replies! {
             214 2.0.0 Documentation: docs/operating.md in the source of Ringpost; the protocol is RFC 5321";
     /// DATA: go ahead.
     SEND_DATA = "354 End with a line that holds only a dot";
+
+    /// AUTH: it is who it says (AUT-02; RFC 4954 4).
+    AUTHENTICATED = "235 2.7.0 Authentication succeeded";
+    /// AUTH: it is not, or is nobody known (AUT-04, AUT-08).
+    AUTH_REFUSED = "535 5.7.8 Authentication credentials invalid";
+    /// AUTH: whoever knows cannot be asked (AUT-04).
+    AUTH_UNAVAILABLE = "454 4.7.0 Cannot check credentials now; try again later";
+    /// AUTH: too many failures (AUT-04).
+    AUTH_TOO_MANY = "421 4.7.0 Too many failed authentications; closing";
+    /// AUTH: the client gave the exchange up (AUT-03).
+    AUTH_CANCELLED = "501 5.7.0 Authentication cancelled";
+    /// AUTH: the response is no base64 (AUT-03).
+    BAD_BASE64 = "501 5.5.2 Cannot decode base64";
+    /// AUTH: the response does not fit the mechanism (AUT-02).
+    MALFORMED_RESPONSE = "501 5.5.2 Response does not fit the mechanism";
+    /// AUTH: no such mechanism here, or not in clear (AUT-01, AUT-04).
+    MECHANISM_UNKNOWN = "504 5.5.4 Mechanism not offered";
+    /// AUTH after success (AUT-05).
+    AUTHENTICATED_ALREADY = "503 5.5.1 Authenticated already";
+    /// AUTH in a transaction (AUT-05).
+    AUTH_IN_TRANSACTION = "503 5.5.1 Not in a transaction";
+    /// MAIL where AUTH is demanded (AUT-06).
+    AUTH_FIRST = "530 5.7.0 Authentication required";
+    /// Anything where TLS is demanded first (TLS-09, AUT-01).
+    TLS_FIRST = "530 5.7.0 STARTTLS first";
+    /// MAIL from a mailbox that is not the user's (AUT-06).
+    SENDER_NOT_OWNED = "550 5.7.1 Sender address is not yours";
+    /// A submitted message without From, or with several (BLK-07; RFC 6409 8).
+    FROM_FIELDS = "550 5.6.0 Want exactly one From field";
 
     /// BDAT, not the last: the chunk is there (BDT-01).
     CHUNK_TAKEN = "250 2.0.0 Chunk taken";
@@ -159,20 +191,46 @@ pub fn write_refusing_greeting(out: &mut Vec<u8>, hostname: &str) {
     push(out, format_args!("554 {hostname} No SMTP service for you here\r\n"));
 }
 
-/// The reply to EHLO with the extensions offered (SES-03), STARTTLS among them if `tls`; or to HELO.
-pub fn write_hello(out: &mut Vec<u8>, hostname: &str, extended: bool, message_bytes_max: u64, tls: bool) {
+/// The reply to EHLO with the extensions offered (SES-03), STARTTLS among them if `tls`, AUTH if there are mechanisms
+/// (AUT-01); or to HELO.
+pub fn write_hello(
+    out: &mut Vec<u8>,
+    hostname: &str,
+    extended: bool,
+    message_bytes_max: u64,
+    tls: bool,
+    mechanisms: Mechanisms,
+) {
     if extended {
         let start_tls = if tls { "250-STARTTLS\r\n" } else { "" };
         push(
             out,
             format_args!(
                 "250-{hostname}\r\n250-PIPELINING\r\n250-SIZE {message_bytes_max}\r\n250-8BITMIME\r\n\
-                 250-CHUNKING\r\n250-BINARYMIME\r\n250-ENHANCEDSTATUSCODES\r\n{start_tls}250 HELP\r\n"
+                 250-CHUNKING\r\n250-BINARYMIME\r\n250-ENHANCEDSTATUSCODES\r\n{start_tls}"
             ),
         );
+        if !mechanisms.is_empty() {
+            out.extend_from_slice(b"250-AUTH");
+            mechanisms.iter().for_each(|mechanism| push(out, format_args!(" {}", mechanism.name())));
+            out.extend_from_slice(b"\r\n");
+        }
+        out.extend_from_slice(b"250 HELP\r\n");
     } else {
         push(out, format_args!("250 {hostname}\r\n"));
     }
+}
+
+/// The message was taken and thrown away: `listen.null`.
+pub fn write_discarded(out: &mut Vec<u8>) {
+    out.extend_from_slice(b"250 2.0.0 discarded\r\n");
+}
+
+/// Asks the client of an AUTH exchange for its next response (RFC 4954 4).
+pub fn write_challenge(out: &mut Vec<u8>, text: &[u8]) {
+    out.extend_from_slice(b"334 ");
+    auth::encode(text, out);
+    out.extend_from_slice(b"\r\n");
 }
 
 /// The message is ours, under this name.
@@ -215,6 +273,7 @@ pub(crate) fn assert_replies(bytes: &[u8]) -> Vec<u16> {
 mod tests {
     use super::*;
     use crate::base::ids::{Position, ShardId};
+    use crate::smtp::auth::Mechanism;
 
     #[test]
     fn every_reply_is_well_formed_with_its_enhanced_code() {
@@ -242,9 +301,11 @@ mod tests {
         let mut out = Vec::new();
         write_greeting(&mut out, &hostname);
         write_refusing_greeting(&mut out, &hostname);
-        write_hello(&mut out, &hostname, true, u64::MAX, true);
-        write_hello(&mut out, &hostname, false, 1, true);
+        let all = Mechanism::ALL.into_iter().fold(Mechanisms::NONE, Mechanisms::with);
+        write_hello(&mut out, &hostname, true, u64::MAX, true, all);
+        write_hello(&mut out, &hostname, false, 1, true, all);
+        write_challenge(&mut out, b"");
         write_queued(&mut out, MessageId { shard: ShardId(u16::MAX), position: Position(u64::MAX) });
-        assert_eq!(assert_replies(&out), [220, 554, 250, 250, 250]);
+        assert_eq!(assert_replies(&out), [220, 554, 250, 250, 334, 250]);
     }
 }

@@ -18,23 +18,27 @@
 //!
 //! Panics: when the caller breaks the order of calls. Errors: none; what the client does wrong is a reply.
 
+mod auth;
 mod bdat;
 
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use crate::base::ids::MessageId;
-use crate::base::limits::MESSAGE_HARD_FACTOR;
+use crate::base::limits::{AUTH_LINE_MAX_BYTES, COMMAND_LINE_MAX_BYTES, MESSAGE_HARD_FACTOR};
 use crate::mail::address::{AddressError, POSTMASTER, Path, domain_of};
 use crate::mail::envelope::{Body, Envelope};
 use crate::mail::text::Text;
-use crate::mail::trace::{HeaderScan, Protocol};
+use crate::mail::trace::{Fixes, HeaderScan, Protocol};
 use crate::queue::{LogRefusal, Proof};
+use crate::smtp::auth::{AuthRequest, ChannelBinding, Mechanisms, User};
 use crate::smtp::command::{self, Command, CommandError, MailParameters, ParameterError, Parameters};
 use crate::smtp::data::{DataDecoder, PlainScan, Step};
 use crate::smtp::line::{Line, LineReader};
 use crate::smtp::reply::{self, Reply};
 
+use auth::Exchange;
 use bdat::Bdat;
 
 /// What the operator says about sessions; the same for all of a shard.
@@ -56,6 +60,21 @@ pub struct ServerSettings {
     pub data_idle_ms: u64,
     /// STARTTLS is offered (TLS-01): the caller can do the handshake.
     pub tls: bool,
+    /// Who may prove who it is, and must.
+    pub auth: AuthSettings,
+    /// Messages are submitted, not relayed: what is missing is added (BLK-07; RFC 6409 8).
+    pub submission: bool,
+}
+
+/// AUTH as it is offered (AUT-01).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AuthSettings {
+    /// Inside TLS.
+    pub inside_tls: Mechanisms,
+    /// In clear.
+    pub in_clear: Mechanisms,
+    /// No mail without it (AUT-06).
+    pub demanded: bool,
 }
 
 /// The client.
@@ -84,6 +103,8 @@ pub enum ServerEvent<'b> {
     /// Send what is to be sent, then do the TLS handshake, then call `secured`. What the client sent in clear behind
     /// STARTTLS is gone already; whatever else comes in clear is dropped too (TLS-02). A body begun is to be forgotten.
     StartTls,
+    /// The client of an AUTH exchange said something: `take_request`, find out, then `authenticated`.
+    Authenticate,
 }
 
 /// What the session waits for, so that the caller knows its deadline.
@@ -95,6 +116,8 @@ pub enum Waiting {
     Data,
     /// The caller's `accepted` or `refused`.
     Verdict,
+    /// The caller's `authenticated`.
+    Credentials,
     /// The caller's `secured`: the TLS handshake is on. Nothing can be said to the client meanwhile.
     Handshake,
     /// Nothing: it is over.
@@ -114,6 +137,8 @@ pub struct MessageFacts<'a> {
     pub hello: &'a [u8],
     /// EHLO or HELO.
     pub protocol: Protocol,
+    /// What is to be added to a submitted message.
+    pub fixes: Fixes,
 }
 
 /// One session.
@@ -124,10 +149,17 @@ pub struct Server {
     waiting: Waiting,
     /// The greeting refused service (SES-02).
     turned_away: bool,
+    greeted: bool,
     /// A verdict is awaited, after which the session ends (SES-24).
     ends_after_verdict: bool,
     /// Inside TLS: the cipher suite.
     cipher: Option<&'static str>,
+    binding: Option<ChannelBinding>,
+    user: Option<Arc<User>>,
+    /// The exchange of AUTH that is on.
+    exchange: Option<Exchange>,
+    request: Option<Box<AuthRequest>>,
+    auth_failures: u32,
     /// Empty before EHLO or HELO.
     hello: Vec<u8>,
     protocol: Protocol,
@@ -157,8 +189,14 @@ impl Server {
             peer,
             waiting: Waiting::Command,
             turned_away: false,
+            greeted: false,
             ends_after_verdict: false,
             cipher: None,
+            binding: None,
+            user: None,
+            exchange: None,
+            request: None,
+            auth_failures: 0,
             hello: Vec::new(),
             protocol: Protocol::Smtp,
             in_transaction: false,
@@ -175,8 +213,14 @@ impl Server {
         }
     }
 
+    /// A session that begins with a TLS handshake and greets inside it (TLS-10; RFC 8314 3.3).
+    pub fn new_sealed(settings: Rc<ServerSettings>, peer: Peer) -> Server {
+        Server { waiting: Waiting::Handshake, ..Server::new(settings, peer) }
+    }
+
     /// Greets (SES-01). Once, before all else; or `turn_away`.
     pub fn greet(&mut self, out: &mut Vec<u8>) {
+        self.greeted = true;
         reply::write_greeting(out, &self.settings.hostname);
     }
 
@@ -195,7 +239,7 @@ impl Server {
                 Waiting::Command => self.next_command(input, out),
                 Waiting::Data if self.bdat.is_some() => self.next_of_chunk(input, out),
                 Waiting::Data => Some(self.next_data(input, out)),
-                Waiting::Verdict => panic!("the message before has no verdict yet"),
+                Waiting::Verdict | Waiting::Credentials => panic!("what was asked before has no answer yet"),
                 Waiting::Handshake => {
                     *input = &[];
                     Some(ServerEvent::NeedMore)
@@ -229,7 +273,8 @@ impl Server {
             let text = Text { eight_bit: self.data.eight_bit(), ..Text::default() };
             (self.data.body_bytes(), self.data.wire_bytes(), text)
         };
-        MessageFacts { body_bytes, stored_bytes, text, hello: &self.hello, protocol: self.protocol }
+        let fixes = if self.settings.submission { self.header.fixes() } else { Fixes::default() };
+        MessageFacts { body_bytes, stored_bytes, text, hello: &self.hello, protocol: self.protocol, fixes }
     }
 
     /// True while a message's body has begun and not ended; between BDAT chunks too.
@@ -253,10 +298,15 @@ impl Server {
     }
 
     /// The TLS handshake that `ServerEvent::StartTls` asked for is done. All that was said before is forgotten: name,
-    /// sender, recipients (TLS-03; RFC 3207 4.2). The count of errors stays.
-    pub fn secured(&mut self, cipher: &'static str) {
-        assert_eq!(self.waiting, Waiting::Handshake, "a handshake follows STARTTLS");
+    /// user, sender, recipients (TLS-03; RFC 3207 4.2). The counts of errors stay. Who was not greeted in clear is greeted now.
+    pub fn secured(&mut self, cipher: &'static str, binding: ChannelBinding, out: &mut Vec<u8>) {
+        assert_eq!(self.waiting, Waiting::Handshake, "a handshake was agreed on");
         self.cipher = Some(cipher);
+        self.binding = Some(binding);
+        self.user = None;
+        if !self.greeted {
+            self.greet(out);
+        }
         self.end_transaction();
         self.hello.clear();
         self.protocol = Protocol::Smtp;
@@ -293,6 +343,13 @@ impl Server {
         self.storage_refusal = Some(why);
     }
 
+    /// The message is thrown away, and its client told so: `listen.null`.
+    pub fn discarded(&mut self, out: &mut Vec<u8>) {
+        self.errors = 0;
+        reply::write_discarded(out);
+        self.verdict_given(out);
+    }
+
     /// Whether new mail can be stored at all; if not, MAIL is answered so (EXT-01; RFC 1870 6.1).
     pub fn set_room(&mut self, refusal: Option<LogRefusal>) {
         self.no_room = refusal;
@@ -300,7 +357,7 @@ impl Server {
 
     /// The client idled too long: 421, session over (SES-23, DAT-14).
     pub fn timed_out(&mut self, out: &mut Vec<u8>) {
-        assert_ne!(self.waiting, Waiting::Verdict, "the client waits for us");
+        assert!(!matches!(self.waiting, Waiting::Verdict | Waiting::Credentials), "the client waits for us");
         assert_ne!(self.waiting, Waiting::Handshake, "nothing can be said during a handshake");
         self.end_session(reply::IDLE_TOO_LONG, out);
     }
@@ -308,7 +365,7 @@ impl Server {
     /// The relay stops: 421, session over; at once, or behind the verdict that is due (SES-24).
     pub fn shut_down(&mut self, out: &mut Vec<u8>) {
         assert_ne!(self.waiting, Waiting::Handshake, "nothing can be said during a handshake");
-        if self.waiting == Waiting::Verdict {
+        if matches!(self.waiting, Waiting::Verdict | Waiting::Credentials) {
             self.ends_after_verdict = true;
         } else {
             self.end_session(reply::SHUTTING_DOWN, out);
@@ -318,16 +375,22 @@ impl Server {
     // ---- commands ----
 
     fn next_command<'b>(&mut self, input: &mut &'b [u8], out: &mut Vec<u8>) -> Option<ServerEvent<'b>> {
-        let reply = match self.lines.take(input) {
+        let reply = match self.lines.take(input, self.line_max_bytes()) {
             Line::Incomplete => return Some(ServerEvent::NeedMore),
+            Line::Broken | Line::TooLong if self.exchange.take().is_some() => reply::BAD_BASE64,
             Line::Broken => reply::BROKEN_LINE,
             Line::TooLong => reply::LINE_TOO_LONG,
+            Line::Whole(line) if self.exchange.is_some() => return self.take_response(line, out),
             Line::Whole(line) => match command::parse(line) {
                 Ok(Command::Quit) => {
                     self.end_session(reply::BYE, out);
                     return None;
                 }
                 _ if self.turned_away => reply::TURNED_AWAY,
+                Ok(Command::Auth { mechanism, initial }) => return self.begin_auth(mechanism, initial, out),
+                // Only AUTH has lines so long.
+                _ if line.len() + 2 > COMMAND_LINE_MAX_BYTES => reply::LINE_TOO_LONG,
+                Ok(command) if self.wants_tls_before(&command) => reply::TLS_FIRST,
                 Ok(Command::Data { .. }) if !input.is_empty() => {
                     self.end_session(reply::DATA_NOT_AWAITED, out);
                     return None;
@@ -360,6 +423,20 @@ impl Server {
         None
     }
 
+    fn line_max_bytes(&self) -> usize {
+        if self.user.is_none() && !self.mechanisms().is_empty() { AUTH_LINE_MAX_BYTES } else { COMMAND_LINE_MAX_BYTES }
+    }
+
+    /// TLS is demanded first, and this is none of the commands that may come before (TLS-09; RFC 3207 4). BDAT is refused where
+    /// its octets end.
+    fn wants_tls_before(&self, command: &Command<'_>) -> bool {
+        let free = matches!(
+            command,
+            Command::Hello { .. } | Command::Noop | Command::StartTls { .. } | Command::Quit | Command::Bdat { .. }
+        );
+        !free && self.settings.auth.demanded && self.cipher.is_none() && self.mechanisms().is_empty()
+    }
+
     /// Appends a command's reply, or the 421 that takes its place when it is one error too many (SES-10).
     fn answer(&mut self, reply: Reply, out: &mut Vec<u8>) {
         self.errors += u32::from(reply.is_refusal());
@@ -390,7 +467,11 @@ impl Server {
             Command::Noop => reply::NOOP,
             Command::Help => reply::HELP,
             Command::Verify => reply::CANNOT_VERIFY,
-            Command::Quit | Command::Hello { .. } | Command::StartTls { .. } | Command::Bdat { .. } => {
+            Command::Quit
+            | Command::Hello { .. }
+            | Command::StartTls { .. }
+            | Command::Bdat { .. }
+            | Command::Auth { .. } => {
                 unreachable!("answered before")
             }
         }
@@ -406,8 +487,12 @@ impl Server {
             (true, None) => Protocol::Esmtp,
             (true, Some(_)) => Protocol::Esmtps,
         };
+        if self.user.is_some() {
+            self.protocol = self.protocol.authenticated();
+        }
         let tls = self.settings.tls && self.cipher.is_none();
-        reply::write_hello(out, &self.settings.hostname, extended, self.settings.message_bytes_max, tls);
+        let mechanisms = self.mechanisms();
+        reply::write_hello(out, &self.settings.hostname, extended, self.settings.message_bytes_max, tls, mechanisms);
     }
 
     /// Why STARTTLS is not obeyed, if it is not (TLS-01; RFC 3207 4).
@@ -435,6 +520,12 @@ impl Server {
             Err(ParameterError::Malformed) => return reply::BAD_PARAMETER,
             Err(ParameterError::Unknown) => return reply::UNKNOWN_PARAMETER,
         };
+        if known.auth.is_some() && self.mechanisms().is_empty() {
+            return reply::UNKNOWN_PARAMETER;
+        }
+        if let Some(refusal) = self.refuse_sender(sender.mailbox) {
+            return refusal;
+        }
         if known.size_bytes.is_some_and(|size| size > self.settings.message_bytes_max) {
             return reply::TOO_LARGE;
         }
@@ -460,7 +551,7 @@ impl Server {
             Some(Ok(_)) => return reply::UNKNOWN_PARAMETER,
             Some(Err(_)) => return reply::BAD_PARAMETER,
         }
-        if !self.peer.may_relay && !self.is_own_postmaster(recipient) {
+        if !self.peer.may_relay && self.user.is_none() && !self.is_own_postmaster(recipient) {
             return reply::RELAY_DENIED;
         }
         if self.envelope.len() >= self.settings.recipients_max {
@@ -496,7 +587,7 @@ impl Server {
         } else {
             self.waiting = Waiting::Data;
             self.data = DataDecoder::new();
-            self.header = HeaderScan::default();
+            self.header = self.header_scan(false);
             reply::SEND_DATA
         }
     }
@@ -524,6 +615,15 @@ impl Server {
         }
     }
 
+    fn header_scan(&self, plain: bool) -> HeaderScan {
+        HeaderScan::new(plain, self.settings.submission)
+    }
+
+    /// Why the message is refused now that its header is known in whole (BLK-07).
+    fn header_refusal(&self) -> Option<Reply> {
+        (self.settings.submission && self.header.from_fields() != 1).then_some(reply::FROM_FIELDS)
+    }
+
     /// Why the message will be refused at its end, as far as is known. In order of weight, not of time, so that
     /// the reply does not hang on how the bytes were split.
     fn message_refusal(&self) -> Option<Reply> {
@@ -538,7 +638,7 @@ impl Server {
     }
 
     fn end_of_data(&mut self, out: &mut Vec<u8>) -> ServerEvent<'static> {
-        match self.message_refusal() {
+        match self.message_refusal().or(self.header_refusal()) {
             None => {
                 self.waiting = Waiting::Verdict;
                 ServerEvent::MessageEnd

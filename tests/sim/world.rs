@@ -8,6 +8,7 @@ use std::sync::Arc;
 use ringpost::base::bytes::HeapBlocks;
 use ringpost::base::ids::{ConnId, ShardId};
 use ringpost::base::time::{Mono, Now, UnixMs};
+use ringpost::config::Role;
 use ringpost::queue::{DiskError, ShardStart};
 use ringpost::route::{Answer, QueryId};
 use ringpost::shard::parcel::Parcel;
@@ -603,6 +604,7 @@ impl World {
                 self.begin(shard, number, Work::Prepare { slot });
             }
             Effect::Resolve { query, domain, address_only } => self.resolve(shard, query, &domain, address_only),
+            Effect::Authenticate { .. } => unreachable!("the world's clients come to the relay's listener"),
             Effect::Parcel { to, parcel } => self.send_parcel(shard, usize::from(to.0), parcel),
             Effect::WakeAt(wake) => {
                 self.wakes[shard] = wake.0;
@@ -742,7 +744,7 @@ impl World {
         self.trace.note(self.now, "client", number as u64, shard as u64, || format!("{number} at shard {shard}"));
         self.accepting = Some(number);
         let peer = SocketAddr::from(([10, 0, 0, 1], 1024 + number as u16));
-        self.step(shard, Input::Accepted { peer, local: [127, 0, 0, 1].into() });
+        self.step(shard, Input::Accepted { peer, local: [127, 0, 0, 1].into(), role: Role::Relay });
         assert!(self.accepting.is_none(), "a client is taken or refused");
     }
 

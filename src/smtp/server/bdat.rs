@@ -12,7 +12,6 @@ use super::{Server, ServerEvent, Waiting};
 use crate::base::limits::MESSAGE_HARD_FACTOR;
 use crate::mail::envelope::Body;
 use crate::mail::text::Text;
-use crate::mail::trace::HeaderScan;
 use crate::smtp::data::PlainScan;
 use crate::smtp::reply::{self, Reply};
 
@@ -50,7 +49,7 @@ impl Server {
         if refusal.is_none() && !self.chunked {
             self.chunked = true;
             self.plain = PlainScan::default();
-            self.header = HeaderScan::of_plain();
+            self.header = self.header_scan(true);
         }
         self.bdat = Some(Bdat { left_bytes, last, refusal });
         self.waiting = Waiting::Data;
@@ -88,7 +87,8 @@ impl Server {
         if last {
             self.plain.end();
         }
-        match self.message_refusal() {
+        let header_refusal = if last { self.header_refusal() } else { None };
+        match self.message_refusal().or(header_refusal) {
             Some(refusal) => {
                 refusal.write(out);
                 self.end_transaction();

@@ -4,6 +4,8 @@ mod dialogues;
 
 use super::*;
 use crate::base::ids::{Position, ShardId};
+use crate::smtp::auth::{AuthAnswer, ExchangeState, Mechanism, Senders};
+use crate::smtp::sasl;
 use proptest::prelude::*;
 
 /// A message that the session gave away as whole.
@@ -36,11 +38,44 @@ fn settings() -> ServerSettings {
         command_idle_ms: 300_000,
         data_idle_ms: 180_000,
         tls: false,
+        auth: AuthSettings::default(),
+        submission: false,
     }
 }
 
 fn peer(may_relay: bool) -> Peer {
     Peer { address: "192.0.2.1".parse().unwrap(), may_relay }
+}
+
+/// Knows alice with the password `secret`, who may send from a.example; whoever is called `down` cannot be looked up, and
+/// `blocked` failed too often.
+fn judge(request: AuthRequest) -> AuthAnswer {
+    assert!(!format!("{request:?}").contains("secret"));
+    let state = request.state.and_then(|state| state.take::<String>());
+    let check = |user: &str, password: &[u8]| match user {
+        "down" => AuthAnswer::Unavailable,
+        "blocked" => AuthAnswer::TooMany,
+        "alice" if password == b"secret" => {
+            AuthAnswer::Accepted(Arc::new(User { name: "alice".into(), senders: Senders::parse("@a.example") }))
+        }
+        _ => AuthAnswer::Refused,
+    };
+    let more = |text: &str, state: &str| AuthAnswer::Challenge {
+        text: text.as_bytes().to_vec(),
+        state: ExchangeState::new(state.to_owned()),
+    };
+    match (request.mechanism, state, request.response.as_ref().map(|response| &response[..])) {
+        (Mechanism::Plain, None, Some(message)) => match sasl::plain(message) {
+            Some(plain) => check(plain.user, plain.password),
+            None => AuthAnswer::Malformed,
+        },
+        (Mechanism::Login, None, None) => more("Username:", ""),
+        (Mechanism::Login, Some(name), Some(said)) if name.is_empty() => {
+            more("Password:", str::from_utf8(said).unwrap())
+        }
+        (Mechanism::Login, Some(name), Some(said)) => check(&name, said),
+        _ => AuthAnswer::Malformed,
+    }
 }
 
 impl Session {
@@ -63,6 +98,10 @@ impl Session {
                     assert!(input.is_empty(), "what stood behind STARTTLS is gone (TLS-02)");
                     break;
                 }
+                ServerEvent::Authenticate => {
+                    let answer = judge(*self.server.take_request());
+                    self.server.authenticated(answer, &mut self.out);
+                }
                 ServerEvent::Body(piece) => self.body.extend_from_slice(piece),
                 ServerEvent::MessageEnd => self.store(),
                 ServerEvent::MessageDropped => {
@@ -77,7 +116,7 @@ impl Session {
                 }
             }
         }
-        assert!(input.len() < crate::base::limits::COMMAND_LINE_MAX_BYTES);
+        assert!(input.len() < AUTH_LINE_MAX_BYTES);
         self.carry = input.to_vec();
     }
 

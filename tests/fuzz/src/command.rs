@@ -5,7 +5,7 @@ use ringpost::smtp::command::{Command, CommandError, MailParameters, ParameterEr
 
 use super::address;
 
-const LATER: &[&str] = &["EXPN", "TURN", "SEND", "SOML", "SAML", "ETRN", "ATRN", "AUTH", "BURL"];
+const LATER: &[&str] = &["EXPN", "TURN", "SEND", "SOML", "SAML", "ETRN", "ATRN", "BURL"];
 
 /// Any bytes are a line without its CRLF.
 pub fn run(data: &[u8]) {
@@ -32,6 +32,15 @@ pub fn run(data: &[u8]) {
             let size = digits.map(|word| u64::try_from(word.parse::<u128>().unwrap()).unwrap_or(u64::MAX));
             assert_eq!((size_bytes, last), (size, words.get(1) == Some(&"LAST")));
             assert_eq!(argument, words.len() > 2 || (words.len() == 2 && !last));
+        }
+        ("AUTH", found) => {
+            let words: Vec<&[u8]> = rest.split(|&b| b == b' ').filter(|word| !word.is_empty()).collect();
+            let twin = match words[..] {
+                [mechanism] => Ok(Command::Auth { mechanism, initial: None }),
+                [mechanism, initial] => Ok(Command::Auth { mechanism, initial: Some(initial) }),
+                _ => Err(CommandError::Argument),
+            };
+            assert_eq!(found, twin);
         }
         ("NOOP", Ok(Command::Noop)) | ("HELP", Ok(Command::Help)) => {}
         ("VRFY", Ok(Command::Verify)) | ("RSET" | "QUIT", Err(CommandError::Argument)) => assert!(!rest.is_empty()),
@@ -125,7 +134,17 @@ fn one(word: &[u8], known: &mut MailParameters) -> Result<(), ParameterError> {
             known.body = Some(Body::BinaryMime);
             Ok(())
         }
-        ("SIZE" | "BODY", _) => Err(ParameterError::Malformed),
+        ("AUTH", Some(_)) if known.auth.is_none() => {
+            // A plus sign stands before two digits of a number to the base 16 in capitals, and nowhere else.
+            let value = value.expect("it was looked at");
+            let good = value.split('+').skip(1).all(|part| {
+                let two = part.get(..2).unwrap_or_default();
+                two.len() == 2 && two.chars().all(|c| c.is_ascii_digit() || ('A'..='F').contains(&c))
+            });
+            known.auth = good.then_some(());
+            if good { Ok(()) } else { Err(ParameterError::Malformed) }
+        }
+        ("SIZE" | "BODY" | "AUTH", _) => Err(ParameterError::Malformed),
         _ => Err(ParameterError::Unknown),
     }
 }

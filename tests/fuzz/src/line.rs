@@ -25,7 +25,7 @@ fn read(pieces: &[&[u8]]) -> (Vec<Seen>, Vec<u8>) {
         carry.extend_from_slice(piece);
         let mut input = carry.as_slice();
         loop {
-            seen.push(match reader.take(&mut input) {
+            seen.push(match reader.take(&mut input, COMMAND_LINE_MAX_BYTES) {
                 Line::Whole(line) => Seen::Whole(line.to_vec()),
                 Line::Broken => Seen::Broken,
                 Line::TooLong => Seen::TooLong,

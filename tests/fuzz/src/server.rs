@@ -13,7 +13,7 @@ use ringpost::queue::{
     CommitSettings, DiskOrder, Draft, DraftRecipient, Log, LogRefusal, LogSettings, Proof, RecipientState, ShardStart,
 };
 use ringpost::smtp::command::{Command, parse};
-use ringpost::smtp::server::{Peer, Server, ServerEvent, ServerSettings, Waiting};
+use ringpost::smtp::server::{AuthSettings, Peer, Server, ServerEvent, ServerSettings, Waiting};
 
 /// Any bytes are what a client sends. The first byte of the input decides what kind of client it is.
 pub fn run(data: &[u8]) {
@@ -82,6 +82,8 @@ impl Session {
             command_idle_ms: 300_000,
             data_idle_ms: 180_000,
             tls: false,
+            auth: AuthSettings::default(),
+            submission: false,
         };
         let peer = Peer { address: [192, 0, 2, 1].into(), may_relay };
         let mut session = Session {
@@ -110,7 +112,7 @@ impl Session {
                     self.body.clear();
                     self.dropped += 1;
                 }
-                ServerEvent::StartTls => unreachable!("TLS is not offered"),
+                ServerEvent::StartTls | ServerEvent::Authenticate => unreachable!("neither TLS nor AUTH is offered"),
                 ServerEvent::Close => {
                     assert!(input.is_empty());
                     self.closed = true;

@@ -26,7 +26,7 @@ fn scan(wire: &[u8], text: &[u8]) {
         naive += u32::from(line.to_ascii_lowercase().starts_with("received:"));
     }
     for split in [vec![wire], super::pieces(wire), wire.chunks(1).collect()] {
-        let mut scan = HeaderScan::default();
+        let mut scan = HeaderScan::new(false, false);
         split.iter().for_each(|piece| scan.feed(piece));
         assert_eq!(scan.received_fields(), naive, "{}", wire.escape_ascii());
     }

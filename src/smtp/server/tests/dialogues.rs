@@ -34,6 +34,12 @@ impl<'t> Dialogue<'t> {
                 ("whole", "") if pace == Pace::SingleBytes => return false,
                 ("whole", "") => {}
                 ("tls", "") => settings.tls = true,
+                ("submission", "") | ("submission", "clear") => {
+                    let inside_tls = Mechanisms::NONE.with(Mechanism::Plain).with(Mechanism::Login);
+                    let in_clear = if order.ends_with("clear") { inside_tls } else { Mechanisms::NONE };
+                    settings.auth = AuthSettings { inside_tls, in_clear, demanded: true };
+                    (settings.submission, settings.tls, may_relay) = (true, true, false);
+                }
                 ("errors", n) => settings.errors_max = n.parse().unwrap(),
                 ("recipients", n) => settings.recipients_max = n.parse().unwrap(),
                 ("message_bytes", n) => settings.message_bytes_max = n.parse().unwrap(),
@@ -64,7 +70,8 @@ impl<'t> Dialogue<'t> {
             _ if line == "T" => {
                 self.send();
                 assert_eq!(self.session.server.waiting(), Waiting::Handshake, "{place}");
-                self.session.server.secured("TLS_AES_128_GCM_SHA256");
+                let out = &mut self.session.out;
+                self.session.server.secured("TLS_AES_128_GCM_SHA256", ChannelBinding::default(), out);
             }
             _ if line == "X" => {
                 self.send();
