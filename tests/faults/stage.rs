@@ -35,6 +35,9 @@ const QUIET: Duration = Duration::from_secs(2);
 const START_LONGEST: Duration = Duration::from_secs(60);
 const END_LONGEST: Duration = Duration::from_secs(60);
 
+/// The promise broken by a run that shows nothing.
+pub(crate) const NOTHING_TAKEN: &str = "no mail went through";
+
 /// A load and how it goes in.
 #[derive(Clone)]
 pub(crate) struct Load {
@@ -556,7 +559,7 @@ impl Outcome {
             broken.push(format!("{} messages left in the queue, {} damaged places", self.left, self.damaged));
         }
         if self.acknowledged() == 0 {
-            broken.push("no mail went through".into());
+            broken.push(NOTHING_TAKEN.into());
         }
         broken
     }
