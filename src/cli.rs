@@ -170,4 +170,15 @@ pub(crate) enum Spool {
         #[arg(long)]
         json: bool,
     },
+    /// Save what can be saved from a damaged spool, which is only read: whole messages into a new spool, the rest as files.
+    Salvage {
+        /// The damaged spool; no relay may be using it.
+        dir: PathBuf,
+        /// A new directory: `queue` in it is the new spool, `aside` has what is not whole.
+        #[arg(long, value_name = "NEW")]
+        into: PathBuf,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
 }

@@ -57,6 +57,7 @@ fn main() -> ExitCode {
         Command::Queue { what } => queue(what),
         Command::User { what: User::Add { name, senders, argon2 } } => add_user(&name, &senders, argon2),
         Command::Spool { what: Spool::Verify { dir, json } } => verify(&dir, json),
+        Command::Spool { what: Spool::Salvage { dir, into, json } } => salvage(&dir, &into, json),
     };
     let (code, text) = match result {
         Ok(()) => return ExitCode::SUCCESS,
@@ -350,6 +351,11 @@ fn verify(dir: &Path, json: bool) -> Result<(), Trouble> {
         0 => Ok(()),
         count => Err(Trouble::Failed(format!("{count} damaged places"))),
     }
+}
+
+fn salvage(dir: &Path, into: &Path, json: bool) -> Result<(), Trouble> {
+    let salvaged = spool::salvage(dir, into).map_err(failed)?;
+    say(&if json { format!("{}\n", salvaged.to_json()) } else { format!("{salvaged}\n") })
 }
 
 fn print_report(report: &spool::Report, json: bool) -> Result<(), Trouble> {

@@ -35,6 +35,8 @@ pub struct ShardStart {
     pub segments: Vec<RecoveredSegment>,
     /// The messages with open recipients.
     pub messages: Vec<RecoveredMessage>,
+    /// Messages that were accepted and are not settled, with parts of their bodies missing: for salvage, not for a relay.
+    pub aside: Vec<RecoveredMessage>,
     /// What is not as it should be.
     pub damage: Vec<Damage>,
 }
@@ -42,7 +44,14 @@ pub struct ShardStart {
 impl ShardStart {
     /// A shard without a past.
     pub fn empty(shard: ShardId) -> ShardStart {
-        ShardStart { shard, next_life: 1, segments: Vec::new(), messages: Vec::new(), damage: Vec::new() }
+        ShardStart {
+            shard,
+            next_life: 1,
+            segments: Vec::new(),
+            messages: Vec::new(),
+            aside: Vec::new(),
+            damage: Vec::new(),
+        }
     }
 }
 
@@ -479,22 +488,26 @@ impl Recovery {
                     let message = open.resolve(message);
                     place(starts.get_mut(&shard).expect("its segment was fed"), message);
                 }
-                Err(Some((shard, chunks_missing))) => {
+                Err(Some((index, chunks_missing))) => {
+                    let Accept { shard, message } = open.accepts.swap_remove(index);
                     let start = starts.get_mut(&shard).expect("its segment was fed");
                     start.damage.push(Damage::Incomplete { id, chunks_missing });
+                    start.aside.push(open.resolve(message));
                 }
                 Err(None) => (),
             }
         }
         for start in starts.values_mut() {
             start.messages.sort_unstable_by_key(|message| message.place.position);
+            start.aside.sort_unstable_by_key(|message| message.place.position);
         }
         starts.into_values().collect()
     }
 
     /// Which place of a message counts: that of the newest copy whose body is whole. If there is none, whether that is
-    /// damage: an accepting record that was durable had all its chunks, others were never acknowledged.
-    fn best(&self, accepts: &[Accept]) -> Result<usize, Option<(ShardId, usize)>> {
+    /// damage, where, and how many parts are missing: an accepting record that was durable had all its chunks, others
+    /// were never acknowledged.
+    fn best(&self, accepts: &[Accept]) -> Result<usize, Option<(usize, usize)>> {
         let mut best: Option<usize> = None;
         let mut damage = None;
         let newness = |accept: &Accept| (accept.message.place.copies, accept.message.place.position);
@@ -505,7 +518,7 @@ impl Recovery {
                     best = Some(index);
                 }
             } else if self.was_durable(accept) {
-                damage = Some((accept.shard, missing));
+                damage = Some((index, missing));
             }
         }
         best.ok_or(damage)

@@ -18,7 +18,10 @@ use crate::queue::record::{
     AcceptView, CopyOf, Draft, DraftRecipient, HEADER_BYTES, RecipientState, RecipientView, verify as verify_record,
 };
 use crate::queue::recover::{Damage, RecoveredMessage, Recovery, ShardStart};
-use crate::queue::{Commit, CommitSettings, DiskError, DiskOrder, Log, LogRefusal, LogSettings, SegmentSlot};
+use crate::queue::{Commit, CommitSettings, DiskError, DiskOrder, Log, LogRefusal, LogSettings, SegmentSlot, Ticket};
+
+mod salvage;
+pub use salvage::{Salvaged, salvage};
 
 /// What a spool is opened with.
 #[derive(Clone, Debug)]
@@ -48,6 +51,8 @@ pub enum SpoolError {
     NoRoom(ShardId, LogRefusal),
     /// There is no such open message.
     NoMessage(MessageId),
+    /// Where to salvage to is not empty.
+    NotEmpty(PathBuf),
 }
 
 impl fmt::Display for SpoolError {
@@ -59,9 +64,10 @@ impl fmt::Display for SpoolError {
                 write!(f, "no room to move the messages of shard {}: raise queue.segments or free disk space", shard.0)
             }
             SpoolError::NoRoom(shard, LogRefusal::Failing) => {
-                write!(f, "the messages of shard {} could not be moved: writing failed", shard.0)
+                write!(f, "the messages of shard {} could not be copied: writing failed", shard.0)
             }
             SpoolError::NoMessage(id) => write!(f, "no open message {id}"),
+            SpoolError::NotEmpty(dir) => write!(f, "{} is not empty: name a new directory", dir.display()),
         }
     }
 }
@@ -162,12 +168,21 @@ fn numbered(dir: &Path, prefix: &str, suffix: &str) -> Result<Vec<(u32, PathBuf)
 
 /// Reads the whole spool; the first `shards` starts are the configured shards.
 fn recover(dir: &Path, shards: u16) -> Result<Vec<ShardStart>, SpoolError> {
+    recover_through(dir, shards, &mut |path| File::open(path).map(Some))
+}
+
+/// The same through readers of the caller's own; a file that it gives none for is left out.
+fn recover_through<R: Read + Seek>(
+    dir: &Path,
+    shards: u16,
+    open: &mut dyn FnMut(&Path) -> io::Result<Option<R>>,
+) -> Result<Vec<ShardStart>, SpoolError> {
     let mut recovery = Recovery::new();
     for (number, path) in numbered(dir, "shard-", "")? {
         let Ok(shard) = u16::try_from(number).map(ShardId) else { continue };
         let mut files = Vec::new();
         for (slot, path) in numbered(&path, "segment-", ".log")? {
-            let mut file = at(&path, File::open(&path))?;
+            let Some(mut file) = at(&path, open(&path))? else { continue };
             let life = at(&path, Recovery::life(shard, &mut file))?;
             files.push((life, SegmentSlot(slot), path, file));
         }
@@ -190,20 +205,13 @@ fn adopt(settings: &SpoolSettings, orphan: &ShardStart, target: &mut ShardStart)
     }
     let shard = target.shard;
     let start = std::mem::replace(target, ShardStart::empty(shard));
-    let log_settings = LogSettings {
-        shard,
-        segment_bytes: settings.segment_bytes,
-        segments_max: settings.segments_max,
-        hot_bytes: 0,
-        commit: CommitSettings::default(),
-    };
-    let log = Log::open(log_settings, start, Box::new(HeapBlocks));
-    let mut writer = Writer { dir: &settings.dir, shard, log, now: Mono(0) };
+    let mut writer = Writer::open(&settings.dir, start, settings.segment_bytes, settings.segments_max);
+    let refused = |refusal| SpoolError::NoRoom(orphan.shard, refusal);
+    let mut tickets = Vec::with_capacity(orphan.messages.len());
     for message in &orphan.messages {
-        let refused = |refusal| SpoolError::NoRoom(orphan.shard, refusal);
-        writer.copy(&settings.dir, orphan, message)?.map_err(refused)?;
+        tickets.push(writer.copy(&settings.dir, orphan, message)?.map_err(refused)?);
     }
-    Ok(())
+    tickets.iter().try_for_each(|ticket| writer.until_durable(ticket)).map_err(refused)
 }
 
 /// A log whose disk is plain files, written one order after the other.
@@ -214,21 +222,35 @@ struct Writer<'a> {
     now: Mono,
 }
 
-impl Writer<'_> {
+impl<'a> Writer<'a> {
+    /// Opens the log in `dir` that begins as `start` says.
+    fn open(dir: &'a Path, start: ShardStart, segment_bytes: u32, segments_max: usize) -> Writer<'a> {
+        let shard = start.shard;
+        let commit = CommitSettings::default();
+        let settings = LogSettings { shard, segment_bytes, segments_max, hot_bytes: 0, commit };
+        Writer { dir, shard, log: Log::open(settings, start, Box::new(HeapBlocks)), now: Mono(0) }
+    }
+
+    /// Appends a copy of a message that stands in the spool `from`; the ticket tells when it is durable.
     fn copy(
         &mut self,
-        dir: &Path,
-        orphan: &ShardStart,
+        from: &Path,
+        start: &ShardStart,
         message: &RecoveredMessage,
-    ) -> Result<Result<(), LogRefusal>, SpoolError> {
-        let payload = read_record(dir, orphan, message.place.position, message.place.record_bytes())?;
+    ) -> Result<Result<Ticket, LogRefusal>, SpoolError> {
+        let payload = read_record(from, start, message.place.position, message.place.record_bytes())?;
         let view = AcceptView::read(&payload).expect("recovery read it");
         let mut chunks = Vec::new();
         for chunk in &message.chunks {
-            let body = read_record(dir, orphan, chunk.position, chunk.record_bytes())?;
-            match self.until_taken(|log| log.append_chunk(&[&body])) {
-                Ok(chunk) => chunks.push(chunk),
-                Err(refusal) => return Ok(Err(refusal)),
+            let copied = read_record(from, start, chunk.position, chunk.record_bytes())
+                .map(|body| self.until_taken(|log| log.append_chunk(&[&body])));
+            match copied {
+                Ok(Ok(chunk)) => chunks.push(chunk),
+                Ok(Err(refusal)) => return Ok(Err(refusal)),
+                Err(error) => {
+                    self.log.drop_chunks(&chunks);
+                    return Err(error);
+                }
             }
         }
         let recipients: Vec<_> =
@@ -246,14 +268,14 @@ impl Writer<'_> {
         let prefix = &payload[view.prefix.clone()];
         let taken = self
             .until_taken(|log| log.append_accept(&draft, &mut |_, out: &mut Vec<u8>| out.extend_from_slice(prefix)));
-        let appended = match taken {
-            Ok(appended) => appended,
-            Err(refusal) => return Ok(Err(refusal)),
-        };
+        Ok(taken.map(|appended| appended.ticket))
+    }
+
+    fn until_durable(&mut self, ticket: &Ticket) -> Result<(), LogRefusal> {
         loop {
-            match self.log.outcome(&appended.ticket) {
-                Commit::Durable => return Ok(Ok(())),
-                Commit::Failed(refusal) => return Ok(Err(refusal)),
+            match self.log.outcome(ticket) {
+                Commit::Durable => return Ok(()),
+                Commit::Failed(refusal) => return Err(refusal),
                 Commit::Pending => self.turn(),
             }
         }

@@ -5,25 +5,13 @@ use crate::base::time::UnixMs;
 use crate::mail::text::Text;
 use crate::queue::{VerdictDraft, VerdictOutcome};
 
-fn settings(dir: &Path, shards: u16) -> SpoolSettings {
+pub(super) fn settings(dir: &Path, shards: u16) -> SpoolSettings {
     SpoolSettings { dir: dir.to_path_buf(), shards, segment_bytes: 256 << 10, segments_max: 8 }
 }
 
-fn log_settings(shard: ShardId) -> LogSettings {
-    LogSettings {
-        shard,
-        segment_bytes: 256 << 10,
-        segments_max: 8,
-        hot_bytes: 1 << 20,
-        commit: CommitSettings::default(),
-    }
-}
-
 /// Accepts a message of two recipients with one chunk; delivers the first recipient.
-fn accept(dir: &Path, start: ShardStart) -> MessageId {
-    let shard = start.shard;
-    let mut writer =
-        Writer { dir, shard, log: Log::open(log_settings(shard), start, Box::new(HeapBlocks)), now: Mono(0) };
+pub(super) fn accept(dir: &Path, start: ShardStart) -> MessageId {
+    let mut writer = Writer::open(dir, start, 256 << 10, 8);
     let chunk = writer.until_taken(|log| log.append_chunk(&[b"first\r\n"])).unwrap();
     let recipient = |address| DraftRecipient { address, state: RecipientState::Open, attempts: 0, due: UnixMs(0) };
     let recipients = vec![recipient(&b"a@x.example"[..]), recipient(&b"b@x.example"[..])];
