@@ -7,4 +7,6 @@ pub mod histogram;
 pub mod ids;
 pub mod limits;
 pub mod rng;
+#[cfg(test)]
+pub(crate) mod search;
 pub mod time;

@@ -1,19 +1,13 @@
 //! What reaches a shard from other threads: parcels of other shards, answers of the resolver, messages and
 //! questions of the control thread, orders of the main thread.
 //!
-//! One mailbox per shard, a lock-free queue written by any thread and emptied by one task of its shard. Only a reader
-//! that found nothing leaves its waker; the first letter of a burst takes it and wakes the executor, the rest find
-//! none, so a burst costs one wake. (A glommio waker may be used from a foreign thread: it is queued with the
-//! executor's notifier, whose sleep handshake is fenced.) Letters to a shard that has stopped are dropped with the
-//! mailbox.
+//! One mailbox per shard, written by any thread and emptied by one task of its shard; a burst costs one wake. (A glommio
+//! waker may be used from a foreign thread: it is queued with the executor's notifier, whose sleep handshake is
+//! fenced.) Letters to a shard that has stopped are dropped with the mailbox.
 
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, Waker};
-
-use crossbeam::queue::SegQueue;
-use crossbeam::utils::CachePadded;
+use std::sync::Arc;
 
 use super::balance::Seat;
 use crate::base::ids::{ConnId, ShardId};
@@ -87,49 +81,8 @@ impl Shards {
     }
 }
 
-#[derive(Default)]
-struct Shared {
-    letters: SegQueue<Letter>,
-    /// Of a reader that found nothing. On a cache line of its own: writers look at it, the reader rarely.
-    waker: CachePadded<Mutex<Option<Waker>>>,
-}
-
-/// One shard's mailbox; clones are the same mailbox.
-#[derive(Clone, Default)]
-pub(crate) struct Mailbox(Arc<Shared>);
-
-impl Mailbox {
-    /// Nothing that runs under the lock can leave it half done.
-    fn take_waker(&self) -> Option<Waker> {
-        self.0.waker.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-
-    /// Puts letters in, in order, and wakes the reader if it sleeps. From any thread.
-    pub(crate) fn post(&self, letters: impl IntoIterator<Item = Letter>) {
-        letters.into_iter().for_each(|letter| self.0.letters.push(letter));
-        if let Some(waker) = self.take_waker() {
-            waker.wake();
-        }
-    }
-
-    /// Moves everything that waits into `into`, which must be empty; waits for the first. For one task only.
-    pub(crate) fn poll_take(&self, cx: &mut Context<'_>, into: &mut Vec<Letter>) -> Poll<()> {
-        assert!(into.is_empty(), "letters left unread");
-        if self.0.letters.is_empty() {
-            *self.0.waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(cx.waker().clone());
-        }
-        // Looked at behind the waker: a letter posted in between is either seen here or finds the waker.
-        while let Some(letter) = self.0.letters.pop() {
-            into.push(letter);
-        }
-        if into.is_empty() { Poll::Pending } else { Poll::Ready(()) }
-    }
-
-    /// Lets go of the reader's waker, so that none outlives its executor.
-    pub(crate) fn close(&self) {
-        drop(self.take_waker());
-    }
-}
+/// One shard's mailbox.
+pub(crate) type Mailbox = super::mailbox::Mailbox<Letter>;
 
 #[cfg(test)]
 mod tests {

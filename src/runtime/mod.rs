@@ -7,7 +7,7 @@
 //! - `executor`: the shell of a shard. `listen`, `conn`, `dial`: its sockets. `balance`: which shard takes a fresh connection. `disk`: its segments.
 //! - `survey`: how a disk commits, for `ringpost tune`.
 //! - `tls`: the only file that names rustls; keys, and one connection's records.
-//! - `ring`: how glommio's rings are made. `mesh`: what comes from other threads. `clock`: the moment of a step, and the one timer.
+//! - `ring`: how glommio's rings are made. `mesh`: what comes from other threads, through a `mailbox`. `clock`: the moment of a step, and the one timer.
 
 mod balance;
 mod clock;
@@ -16,6 +16,7 @@ mod dial;
 mod disk;
 mod executor;
 mod listen;
+mod mailbox;
 mod mesh;
 pub mod probe;
 pub mod report;
@@ -25,6 +26,13 @@ pub mod tls;
 
 #[cfg(test)]
 mod tests;
+
+/// What mailboxes are made of here.
+mod sync {
+    pub(super) use crossbeam::queue::SegQueue as Queue;
+    pub(super) use crossbeam::utils::CachePadded as Padded;
+    pub(super) use std::sync::{Arc, Mutex};
+}
 
 use std::collections::BTreeSet;
 use std::fmt;

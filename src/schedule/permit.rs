@@ -33,6 +33,7 @@ pub fn home_of(site: &str, shards: u16) -> ShardId {
 }
 
 /// Both sides of one shard. What it says to itself is settled at once; the rest goes out as parcels.
+#[derive(Clone)]
 pub struct Permits {
     shard: ShardId,
     shards: u16,
@@ -139,12 +140,12 @@ fn site_of(parcel: &Parcel) -> &SiteName {
 // ---- the home's side ----
 
 /// The limits of the sites whose home a shard is, and who holds how much of them.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Home {
     sites: FxHashMap<SiteName, Site>,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Site {
     limit: u32,
     /// Everyone who wants or holds something.
@@ -154,6 +155,7 @@ struct Site {
 }
 
 /// What one shard has of one site.
+#[derive(Clone)]
 struct Share {
     shard: ShardId,
     /// What it wants in all.
@@ -234,7 +236,7 @@ impl Site {
         let out_now = self.out();
         assert_eq!(out_now, out_before + granted, "permits appear or vanish");
         assert!(out_now <= self.limit.max(out_before), "more permits are lent than there are");
-        debug_assert!(self.shares.iter().all(|share| share.recalled <= share.held));
+        assert!(self.shares.iter().all(|share| share.recalled <= share.held), "more is recalled than was lent");
     }
 
     /// Lends up to `free` permits: always to whoever lacks and holds least, of those to who waited longest.
@@ -309,7 +311,7 @@ impl Site {
 // ---- the holder's side ----
 
 /// The permits that a shard holds.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Holder {
     sites: FxHashMap<SiteName, Holding>,
     /// What it has to tell homes, in order.
@@ -318,7 +320,7 @@ struct Holder {
     news: VecDeque<SiteName>,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Holding {
     wanted: u32,
     /// The site's limit, as the home was told.
@@ -416,5 +418,7 @@ impl Holder {
     }
 }
 
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod tests;

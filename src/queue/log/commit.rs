@@ -32,7 +32,7 @@ pub(super) struct Sealed {
 pub(super) struct Flight {
     write: WriteId,
     batch: Sealed,
-    done: bool,
+    pub(super) done: bool,
 }
 
 /// A write whose end is awaited, but makes nothing durable.
@@ -124,7 +124,7 @@ impl Log {
     }
 
     fn launch(&mut self, batch: Sealed, orders: &mut Vec<DiskOrder>) {
-        debug_assert!(block_checks_out(&batch), "a block is whole when it is handed to the disk");
+        assert!(block_checks_out(&batch), "a block is whole when it is handed to the disk");
         let length = batch.block.bytes().len();
         self.sealed_bytes -= length;
         let end = Position::new(batch.life, batch.start + length as u32);

@@ -500,4 +500,6 @@ impl Log {
 #[cfg(test)]
 mod model;
 #[cfg(test)]
+mod order_model;
+#[cfg(test)]
 mod tests;
