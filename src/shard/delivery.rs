@@ -150,6 +150,7 @@ impl Shard {
         let Conn { outbox, side: Side::Out(outbound), .. } = conn else { unreachable!("offered to a client") };
         let Some(job) = self.next_job(now, outbound.site, effects) else { return false };
         let entry = &mut self.backlog.jobs[job as usize];
+        assert_eq!(entry.state, JobState::Ready, "at most one attempt of a recipient is in flight");
         entry.state = JobState::Offered;
         let message = &self.backlog.messages[entry.message as usize];
         let (body_bytes, text) = (message.body_bytes, message.text);

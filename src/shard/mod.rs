@@ -270,6 +270,7 @@ impl Shard {
                 effects.push(Effect::WakeAt(wake));
             }
         }
+        assert!(self.asked_wake <= wake, "the shard is woken no later than something is due");
     }
 
     /// What waits to be sent on a connection; `None` if there is no such connection.

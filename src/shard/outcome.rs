@@ -58,6 +58,11 @@ impl Shard {
     pub(super) fn judge(&mut self, now: Now, effects: &mut Vec<Effect>) -> bool {
         let mut alive = false;
         while let Some(job) = self.results.finished.pop() {
+            assert_eq!(
+                self.backlog.jobs[job as usize].state,
+                JobState::Offered,
+                "a verdict is of an attempt in flight"
+            );
             let mut entries = std::mem::take(&mut self.results.current);
             entries.extend(self.results.entries.extract_if(.., |entry| entry.job == job));
             let complaint = entries.iter().find(|entry| {
