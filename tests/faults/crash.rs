@@ -1,14 +1,15 @@
-//! The relay is killed at random moments under mixed load: DATA in clear and inside TLS, large messages, many
+//! The relay is killed at random moments under mixed load: DATA and BDAT, in clear and inside TLS, large messages, many
 //! recipients, a next hop that defers and hangs up, and segments so small that they are used again all the time.
 
 use std::collections::HashSet;
 use std::time::Duration;
 
-use loadgen::client::Pipeline;
+use loadgen::client::{Body, Pipeline};
 use loadgen::rng::Rng;
 use loadgen::schedule::Schedule;
 use loadgen::send::SendPlan;
 use loadgen::sink::faults::{Denial, Faults};
+use loadgen::tls::TlsMode;
 
 use crate::stage::{Load, Setting, Stage, Told};
 use crate::{Campaign, scratch};
@@ -40,7 +41,11 @@ pub(crate) fn mixed(seed: u64) -> Vec<Load> {
         Load::new("hundred each", plan(4, 4.0, "2KiB:100", 100, 10)),
         Load::new("large", plan(3, 1.0, "4MiB:80,12MiB:20", 1, 1)),
         Load::new("across", SendPlan { pipeline: Pipeline::Across, ..plan(6, 150.0, "1KiB:80,20KiB:20", 1, 5) }),
-        Load::new("inside TLS", plan(8, 60.0, "1KiB:70,50KiB:30", 1, 3)).inside_tls(),
+        Load::new("inside TLS", SendPlan { tls: TlsMode::StartTls, ..plan(8, 60.0, "1KiB:70,50KiB:30", 1, 3) }),
+        Load::new(
+            "BDAT",
+            SendPlan { body: Body::Bdat { chunk_bytes: 9_000 }, ..plan(6, 60.0, "1KiB:70,60KiB:30", 2, 3) },
+        ),
     ]
 }
 

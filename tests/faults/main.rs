@@ -1,5 +1,5 @@
 //! Campaigns on the real process: it is killed, its power is cut, its disk fails, its network is hostile, its load is too
-//! high; and the ledger of the load generator says what became of every recipient. `docs/guarantees.md` has the figures.
+//! high, its clock jumps; and the ledger of the load generator says what became of every recipient. `docs/guarantees.md` has the figures.
 //!
 //! ```text
 //! tests/campaign crash --rounds 500 --seed 7      one campaign at its full size (a release build)
@@ -7,7 +7,7 @@
 //! cargo test --test faults -- crash --short       one of them
 //! ```
 
-mod bridge;
+mod clock;
 mod crash;
 mod disk;
 mod network;
@@ -15,6 +15,7 @@ mod overload;
 mod power;
 mod proxy;
 mod ram;
+mod replay;
 mod rot;
 mod stage;
 mod volume;
@@ -53,6 +54,7 @@ const CAMPAIGNS: &[(&str, Run)] = &[
     ("disk", disk::run),
     ("network", network::run),
     ("overload", overload::run),
+    ("clock", clock::run),
 ];
 
 /// Begins the reason of a campaign that cannot be run here.
@@ -64,6 +66,9 @@ pub(crate) fn scratch() -> Told<TempDir> {
 }
 
 fn main() -> ExitCode {
+    if std::env::args().nth(1).is_some_and(|word| word == replay::INSIDE) {
+        replay::inside(&std::env::args().skip(2).collect::<Vec<_>>());
+    }
     let mut words = std::env::args().skip(1).peekable();
     let named = words.peek().and_then(|word| CAMPAIGNS.iter().find(|(name, _)| name == word));
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_millis() as u64);

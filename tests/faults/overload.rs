@@ -1,5 +1,5 @@
 //! More than the relay can do: mail at twice its capacity, twenty thousand idle sessions, a million recipients in the
-//! queue; and long hauls: mixed load with a minute of being stopped, and stops, restarts and upgrades under load.
+//! queue; and long hauls: mixed load for as long as wanted, and stops, restarts and upgrades under load.
 
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader, Write};
@@ -330,7 +330,6 @@ fn queue(campaign: &Campaign) -> Told<Vec<String>> {
 
 fn soak(campaign: &Campaign) -> Told<Vec<String>> {
     let seconds = campaign.option("seconds")?.unwrap_or(if campaign.short { 4 } else { 900u64 });
-    let asleep = Duration::from_secs(if campaign.short { 1 } else { 60 });
     let dir = scratch()?;
     let mut setting = Setting::new(dir.path(), mixed(campaign.seed))
         .set("shards", 2)
@@ -345,16 +344,6 @@ fn soak(campaign: &Campaign) -> Told<Vec<String>> {
     let step = (seconds / 30).max(1);
     for number in 1..=seconds / step {
         stage.play(Duration::from_secs(step))?;
-        if number == seconds / step / 4 {
-            signal(&stage, libc::SIGSTOP)?;
-            stage.play(asleep)?;
-            signal(&stage, libc::SIGCONT)?;
-            let accepted = stage.sent().acknowledged;
-            if !stage.until(Duration::from_secs(60), |stage| stage.sent().acknowledged > accepted + 100)? {
-                return Err("no mail goes through after SIGSTOP and SIGCONT".into());
-            }
-            println!("stopped for {asleep:?}, and going on");
-        }
         sizes.push(stage.size()?);
         if !campaign.short && number % 5 == 0 {
             let size = sizes[sizes.len() - 1];
@@ -371,15 +360,6 @@ fn soak(campaign: &Campaign) -> Told<Vec<String>> {
     let mut broken = flat(&sizes);
     broken.extend(none_lost(stage, 0)?);
     Ok(broken)
-}
-
-fn signal(stage: &Stage, signal: libc::c_int) -> Told<()> {
-    let pid = stage.pid()?;
-    // SAFETY: plain call; the relay is our child and not waited for yet.
-    match unsafe { libc::kill(pid as libc::pid_t, signal) } {
-        0 => Ok(()),
-        _ => Err(format!("signal {signal}: {}", std::io::Error::last_os_error())),
-    }
 }
 
 /// SIGTERM and a start again under load, every second time with another program file over the same queue.

@@ -1,5 +1,6 @@
 //! The power is cut at random moments under load: on ext4 and xfs by the ioctl that stops the file system without
-//! writing its journal, and on a file system of our own that loses, sector by sector, whatever was not synced.
+//! writing its journal, and on a file system of our own that loses, sector by sector, whatever was not synced; and at
+//! every flush there is, by playing back what a block device was told (`replay`).
 //!
 //! The ioctl races with syncs in flight: one may report success for data that is gone. How often is measured beside the
 //! relay by a writer that does nothing but write and sync. So acknowledgements from the begin of the ioctl until 0.1 s
@@ -23,7 +24,7 @@ use crate::crash::awkward;
 use crate::ram::RamVolume;
 use crate::stage::{Load, Setting, Stage, Told};
 use crate::volume::{Kind, Volume};
-use crate::{Campaign, SKIPPED, scratch};
+use crate::{Campaign, SKIPPED, replay, scratch};
 
 const CUTS: u64 = 200;
 const SHORTEST_MS: u64 = 100;
@@ -54,11 +55,19 @@ pub(crate) fn run(campaign: &Campaign) -> Told<Vec<String>> {
     let wanted = campaign.option::<String>("fs")?;
     let mut broken = Vec::new();
     let mut ran = 0;
-    for name in ["ext4", "xfs", "volatile"] {
-        if wanted.as_ref().is_some_and(|wanted| wanted != name) || (campaign.short && name == "xfs") {
+    for name in ["ext4", "xfs", "volatile", "ext4-replayed", "xfs-replayed"] {
+        if wanted.as_ref().is_some_and(|wanted| wanted != name)
+            || (campaign.short && !["ext4", "volatile"].contains(&name))
+        {
             continue;
         }
         println!("-- {name}");
+        if let Some(kind) = name.strip_suffix("-replayed") {
+            let kind = if kind == "xfs" { Kind::Xfs } else { Kind::Ext4 };
+            broken.extend(replay::run(campaign, kind)?.into_iter().map(|text| format!("{name}: {text}")));
+            ran += 1;
+            continue;
+        }
         let place = match name {
             "ext4" => Volume::make(Kind::Ext4, VOLUME_BYTES, &[]).map(Place::Disk),
             "xfs" => Volume::make(Kind::Xfs, VOLUME_BYTES, &[]).map(Place::Disk),

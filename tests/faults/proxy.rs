@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use loadgen::rng::Rng;
@@ -65,12 +66,13 @@ impl std::fmt::Display for Happened {
     }
 }
 
-/// A listening proxy; dropping it stops it from taking more.
+/// A listening proxy; dropping it stops it from taking more and frees its port.
 pub(crate) struct Proxy {
     address: SocketAddr,
     happened: Arc<Happened>,
     calm: Arc<AtomicBool>,
     over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Proxy {
@@ -79,20 +81,19 @@ impl Proxy {
         let listener = TcpListener::bind(address).map_err(|error| format!("no proxy at {address}: {error}"))?;
         let address = listener.local_addr().map_err(|error| error.to_string())?;
         let (happened, calm, over) = <(Arc<Happened>, Arc<AtomicBool>, Arc<AtomicBool>)>::default();
-        let proxy =
-            Proxy { address, happened: Arc::clone(&happened), calm: Arc::clone(&calm), over: Arc::clone(&over) };
-        std::thread::spawn(move || {
+        let (seen, calmed, ended) = (Arc::clone(&happened), Arc::clone(&calm), Arc::clone(&over));
+        let thread = std::thread::spawn(move || {
             let mut rng = Rng::new(seed);
             for client in listener.incoming().flatten() {
-                if over.load(Ordering::Relaxed) {
+                if ended.load(Ordering::Relaxed) {
                     return;
                 }
-                let weather = if calm.load(Ordering::Relaxed) { Weather::default() } else { weather };
+                let weather = if calmed.load(Ordering::Relaxed) { Weather::default() } else { weather };
                 // A connection that cannot be passed on is one that is closed.
-                let _ = open(client, target, weather, &mut rng, &happened);
+                let _ = open(client, target, weather, &mut rng, &seen);
             }
         });
-        Ok(proxy)
+        Ok(Proxy { address, happened, calm, over, thread: Some(thread) })
     }
 
     /// One on a port of its own.
@@ -117,8 +118,9 @@ impl Proxy {
 impl Drop for Proxy {
     fn drop(&mut self) {
         self.over.store(true, Ordering::Relaxed);
-        // Wakes the accepting thread; if it cannot be reached it is gone.
+        // Wakes the accepting thread; if it cannot be reached it is gone. Its port is free when it has ended.
         let _ = TcpStream::connect(self.address);
+        let _ = self.thread.take().map(JoinHandle::join);
     }
 }
 

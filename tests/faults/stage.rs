@@ -18,8 +18,6 @@ use loadgen::rng::Rng;
 use loadgen::send::{SendCounts, SendPlan, Sender};
 use loadgen::sink::{Book, Sink, SinkCounts, SinkPlan};
 
-use crate::bridge::Bridge;
-
 /// What cannot go on, in words.
 pub(crate) type Told<T> = Result<T, String>;
 
@@ -38,22 +36,16 @@ const END_LONGEST: Duration = Duration::from_secs(60);
 /// The promise broken by a run that shows nothing.
 pub(crate) const NOTHING_TAKEN: &str = "no mail went through";
 
-/// A load and how it goes in.
+/// A load and its name.
 #[derive(Clone)]
 pub(crate) struct Load {
     pub(crate) name: &'static str,
     pub(crate) plan: SendPlan,
-    /// Inside TLS, by STARTTLS.
-    pub(crate) inside_tls: bool,
 }
 
 impl Load {
     pub(crate) fn new(name: &'static str, plan: SendPlan) -> Load {
-        Load { name, plan, inside_tls: false }
-    }
-
-    pub(crate) fn inside_tls(self) -> Load {
-        Load { inside_tls: true, ..self }
+        Load { name, plan }
     }
 }
 
@@ -73,6 +65,8 @@ pub(crate) struct Setting {
     pub(crate) listen: SocketAddr,
     /// The relay's program, if not the usual one.
     pub(crate) program: PathBuf,
+    /// What its environment has beside ours.
+    pub(crate) environment: Vec<(String, String)>,
     /// The core that the relay alone runs on.
     pub(crate) core: Option<usize>,
 }
@@ -89,6 +83,7 @@ impl Setting {
             entrance: None,
             listen: free_address(),
             program: program(),
+            environment: Vec::new(),
             core: None,
         }
     }
@@ -123,7 +118,6 @@ pub(crate) struct Stage {
     relay: Relay,
     listen: SocketAddr,
     entrance: SocketAddr,
-    bridge: Option<Bridge>,
     sink: Option<Sink>,
     loads: Vec<Running>,
     /// Recipients arrived, by time; as far back as [`KEPT`].
@@ -155,14 +149,12 @@ impl Stage {
         let listen = setting.listen;
         let set = |key: &str| setting.sets.iter().rev().find_map(|set| set.strip_prefix(key)?.strip_prefix('='));
         let queue = set("queue.dir").map_or_else(|| setting.dir.join("queue"), PathBuf::from);
-        let inside_tls = setting.loads.iter().any(|load| load.inside_tls);
         Ok(Stage {
             clock,
             queue,
             relay,
             listen,
             entrance: setting.entrance.unwrap_or(listen),
-            bridge: if inside_tls { Some(Bridge::start(listen)?) } else { None },
             sink: Some(sink),
             loads,
             arrivals: VecDeque::new(),
@@ -175,11 +167,7 @@ impl Stage {
     /// Starts the loads.
     pub(crate) fn load(&mut self) -> Told<()> {
         for running in &mut self.loads {
-            let target = match &self.bridge {
-                Some(bridge) if running.load.inside_tls => bridge.address(),
-                _ => self.entrance,
-            };
-            let sender = Sender::start(&running.load.plan, target, Arc::clone(&running.ledger), self.clock);
+            let sender = Sender::start(&running.load.plan, self.entrance, Arc::clone(&running.ledger), self.clock);
             running.sender = Some(sender.map_err(|error| format!("no load {}: {error}", running.load.name))?);
         }
         Ok(())
@@ -243,6 +231,16 @@ impl Stage {
         self.in_flight += before.zip(self.arrivals.back()).map_or(0, |(before, last)| last.1 - before.1);
         self.kills += 1;
         self.arrivals.drain(..self.arrivals.len() - 1);
+    }
+
+    /// Sends a signal.
+    pub(crate) fn signal(&self, signal: libc::c_int) -> Told<()> {
+        let pid = self.pid()?;
+        // SAFETY: plain call; the relay is our child and not waited for yet.
+        match unsafe { libc::kill(pid as libc::pid_t, signal) } {
+            0 => Ok(()),
+            _ => Err(format!("signal {signal}: {}", std::io::Error::last_os_error())),
+        }
     }
 
     /// SIGTERM, and its end by itself with status 0.
@@ -406,7 +404,12 @@ pub(crate) fn relay_for(setting: &Setting, next_hop: SocketAddr) -> Told<Relay> 
 }
 
 fn command(setting: &Setting) -> Vec<String> {
-    let mut command = vec![setting.program.to_string_lossy().into_owned(), "run".into()];
+    let mut command = Vec::new();
+    if !setting.environment.is_empty() {
+        command.push("/usr/bin/env".to_owned());
+        command.extend(setting.environment.iter().map(|(name, value)| format!("{name}={value}")));
+    }
+    command.extend([setting.program.to_string_lossy().into_owned(), "run".into()]);
     let usual = [
         "listen.relay={listen}",
         "listen.http=",
@@ -481,6 +484,11 @@ impl Outcome {
     /// All duplicates.
     pub(crate) fn duplicated(&self) -> u64 {
         self.ledger.iter().map(|(_, tally)| tally.duplicated).sum()
+    }
+
+    /// All recipients reported as failed.
+    pub(crate) fn bounced(&self) -> u64 {
+        self.ledger.iter().map(|(_, tally)| tally.bounced).sum()
     }
 
     /// All acknowledged recipients.

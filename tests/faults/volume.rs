@@ -60,6 +60,17 @@ impl Volume {
         Ok(volume)
     }
 
+    /// Mounts a copy of an image that holds a file system already.
+    pub(crate) fn of_copy(kind: Kind, image: &Path) -> Told<Volume> {
+        let dir = crate::scratch()?;
+        let at = dir.path().join("at");
+        fs::create_dir(&at).map_err(|error| error.to_string())?;
+        run(command("cp", &["--sparse=always"]).arg(image).arg(dir.path().join("image")))?;
+        let mut volume = Volume { dir, mounted: false };
+        volume.mount().map_err(|text| format!("this {} cannot be mounted: {text}", kind.name()))?;
+        Ok(volume)
+    }
+
     /// Where it is mounted.
     pub(crate) fn path(&self) -> PathBuf {
         self.dir.path().join("at")
@@ -112,7 +123,8 @@ impl Drop for Volume {
     }
 }
 
-fn command(name: &str, arguments: &[&str]) -> Command {
+/// A program of the system, also of those directories that only root has in its path.
+pub(crate) fn command(name: &str, arguments: &[&str]) -> Command {
     let places = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
     let found = places.iter().map(|place| Path::new(place).join(name)).find(|path| path.is_file());
     let mut command = Command::new(found.unwrap_or_else(|| name.into()));
