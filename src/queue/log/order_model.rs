@@ -17,7 +17,7 @@ use crate::queue::record::{DraftRecipient, RecipientState, VerdictOutcome};
 use crate::queue::recover::Recovery;
 use crate::queue::{Commit, DiskError};
 
-const SEGMENT: u32 = 128 << 10;
+const SEGMENT: u32 = 96 << 10;
 const SEGMENTS: usize = 3;
 const SHARD: ShardId = ShardId(1);
 /// Longer than a batch may be: goes beside the one on its way.
@@ -356,14 +356,25 @@ fn all_orders(protocol: Protocol, at_least: usize) {
     assert!(parted, "no failure refuses one message and not another");
 }
 
+/// One message, and a failure anywhere.
+#[test]
+#[ignore = "long: tests/campaign models"]
+fn one_message_in_every_order() {
+    let states = search(&Protocol { messages: 1, failures: 1, passes: 1 }, |_| ());
+    println!("{states} states");
+    assert!(states > 50, "{states} states");
+}
+
 /// Two messages, one failure anywhere.
 #[test]
+#[ignore = "long: tests/campaign models"]
 fn two_messages_and_a_failure_in_every_order() {
     all_orders(Protocol { messages: 2, failures: 1, passes: 2 }, 1000);
 }
 
 /// Three messages on a disk that is well.
 #[test]
+#[ignore = "long: tests/campaign models"]
 fn three_messages_in_every_order() {
     all_orders(Protocol { messages: 3, failures: 0, passes: 1 }, 1000);
 }

@@ -244,12 +244,14 @@ fn all_orders(protocol: Protocol, at_least: usize) {
 
 /// RTE-24: enough for one connection each, or not, while the limit changes.
 #[test]
+#[ignore = "long: tests/campaign models"]
 fn two_shards_in_every_order() {
     all_orders(Protocol { shards: 2, want_max: 2, limit: 2, other_limit: 1 }, 1000);
 }
 
 /// RTE-24: one permit that goes round among three.
 #[test]
+#[ignore = "long: tests/campaign models"]
 fn three_shards_in_every_order() {
     all_orders(Protocol { shards: 3, want_max: 1, limit: 1, other_limit: 1 }, 1000);
 }
