@@ -176,6 +176,25 @@ fn links_between_pages_lead_somewhere() {
     }
 }
 
+/// An edit that no longer fits breaks nothing, and so proves nothing.
+#[test]
+fn mutants_fit_the_code() {
+    let edits = files("tests/mutants", ".edit");
+    assert!(edits.len() > 20, "{} mutants", edits.len());
+    for edit in edits {
+        let (name, text) = (relative(&edit), fs::read_to_string(&edit).unwrap());
+        let mut file = None;
+        for part in text.split("\n>>>>") {
+            let Some((head, change)) = part.split_once("<<<<\n") else { continue };
+            file = head.lines().rev().find_map(|line| line.strip_prefix("@ ")).or(file);
+            let (from, _) = change.split_once("\n====\n").unwrap_or_else(|| panic!("{name} has a part without ===="));
+            let path = file.unwrap_or_else(|| panic!("{name} names no file"));
+            let count = fs::read_to_string(root().join(path)).unwrap().matches(from).count();
+            assert_eq!(count, 1, "{name}: what it replaces in {path} is not there exactly once:\n{from}");
+        }
+    }
+}
+
 #[test]
 fn the_top_level_holds_what_it_should() {
     let allowed = [

@@ -33,6 +33,7 @@ const MESSAGES: usize = 400;
 const SENDERS: usize = 4;
 /// Acknowledgements between two marks.
 const MARK_EVERY: usize = 4;
+const START_LONGEST: Duration = Duration::from_secs(60);
 const INSIDE_LONGEST: Duration = Duration::from_secs(600);
 const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 2525);
 const SINK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 2526);
@@ -317,6 +318,11 @@ fn work(dir: &Path, kind: &str, program: &str, modules: &Path, seed: &str) -> To
     mount("tmpfs", "/mnt", "tmpfs")?;
     fs::create_dir("/mnt/at").map_err(|error| error.to_string())?;
     mount(DEVICE, "/mnt/at", kind)?;
+    // This kernel does not say which package and core its processor is, and who asks wants a number.
+    fs::write("/mnt/number", "0\n").map_err(|error| error.to_string())?;
+    for name in ["physical_package_id", "core_id"] {
+        command("mount", &["--bind", "/mnt/number", &format!("/sys/devices/system/cpu/cpu0/topology/{name}")])?;
+    }
     let noted = Arc::new(Mutex::new(Noted::default()));
     let mut relay = start(dir, program)?;
     sink(Arc::clone(&noted))?;
@@ -383,21 +389,26 @@ fn start(dir: &Path, program: &str) -> Told<Child> {
     relay.arg("run").args(sets.iter().flat_map(|set| ["--set", set])).stdin(Stdio::null());
     let relay = relay.stderr(words.try_clone().map_err(|error| error.to_string())?).stdout(words).spawn();
     let relay = relay.map_err(|error| format!("the relay: {error}"))?;
-    let begun = Instant::now();
-    while TcpStream::connect(LISTEN).is_err() {
-        if begun.elapsed() > Duration::from_secs(60) {
-            return Err("the relay does not listen".into());
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
     Ok(relay)
+}
+
+/// A connection to the relay, as soon as it takes one.
+fn connect() -> Told<TcpStream> {
+    let begun = Instant::now();
+    loop {
+        match TcpStream::connect(LISTEN) {
+            Ok(stream) => return Ok(stream),
+            Err(error) if begun.elapsed() > START_LONGEST => return Err(format!("the relay does not listen: {error}")),
+            Err(_) => std::thread::sleep(Duration::from_millis(50)),
+        }
+    }
 }
 
 /// Sends messages one by one, and notes each 250. A refusal for now is an answer, too.
 fn send(sender: usize, seed: u64, noted: &Mutex<Noted>) -> Told<()> {
     let failed = |error: std::io::Error| format!("a sender: {error}");
     let mut rng = Rng::new(seed ^ sender as u64);
-    let mut stream = TcpStream::connect(LISTEN).map_err(failed)?;
+    let mut stream = connect()?;
     stream.set_nodelay(true).map_err(failed)?;
     let mut replies = BufReader::new(stream.try_clone().map_err(failed)?);
     let reply = |replies: &mut BufReader<TcpStream>| -> Told<String> {
