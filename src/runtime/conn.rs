@@ -46,9 +46,7 @@ pub(crate) struct Conn {
     writer: RefCell<Option<Waker>>,
     /// Inside TLS, or on the way there: `tls` holds it. A flag of its own, so that the path in clear looks at nothing else.
     sealed: Cell<bool>,
-    tls: RefCell<Option<Tls>>,
-    /// Who is at the other end, for what TLS has to report of it.
-    peer: Cell<IpAddr>,
+    tls: RefCell<Option<Box<Tls>>>,
     /// A client's place on this shard.
     _seat: Option<Seat>,
 }
@@ -80,7 +78,6 @@ impl Conn {
             writer: RefCell::new(None),
             sealed: Cell::new(false),
             tls: RefCell::new(None),
-            peer: Cell::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
             _seat: seat,
         })
     }
@@ -88,7 +85,7 @@ impl Conn {
     /// From here on everything is TLS, the handshake first. The outbox is empty: nothing in clear is left to write.
     pub(crate) fn begin_tls(&self, tls: Tls) {
         assert!(!self.sealed.replace(true), "TLS is begun once");
-        *self.tls.borrow_mut() = Some(tls);
+        *self.tls.borrow_mut() = Some(Box::new(tls));
     }
 
     /// True if records wait that the socket did not take yet.
@@ -128,17 +125,13 @@ impl Conn {
         self.stop_tasks();
     }
 
-    /// Looks who is at the other end, while it is there. Unspecified if it was gone already.
-    pub(crate) fn learn_peer(&self) -> IpAddr {
-        if let Some(address) = SockRef::from(&self.socket()).peer_addr().ok().and_then(|address| address.as_socket()) {
-            self.peer.set(address.ip());
-        }
-        self.peer.get()
-    }
-
-    /// Who was at the other end when somebody looked.
+    /// Who is at the other end, as TLS was told at its beginning, or else as the socket says. Unspecified if it is gone.
     pub(crate) fn peer(&self) -> IpAddr {
-        self.peer.get()
+        if let Some(tls) = &*self.tls.borrow() {
+            return tls.peer();
+        }
+        let address = SockRef::from(&self.socket()).peer_addr().ok().and_then(|address| address.as_socket());
+        address.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip())
     }
 
     fn socket(&self) -> BorrowedFd<'_> {

@@ -277,7 +277,7 @@ impl Shell {
 
     fn start_tls(self: &Rc<Self>, id: ConnId, role: TlsRole) {
         let Some(conn) = self.conn(id) else { return };
-        match self.keys.begin(role, conn.learn_peer()) {
+        match self.keys.begin(role, conn.peer()) {
             Ok(tls) => {
                 conn.begin_tls(tls);
                 conn::flush(self, &conn);

@@ -106,6 +106,7 @@ impl Keys {
         };
         let mut tls = Tls {
             side,
+            peer,
             secured: false,
             broken: false,
             incoming: Vec::new(),
@@ -269,6 +270,8 @@ pub(crate) struct Opened {
 /// One connection's TLS.
 pub(crate) struct Tls {
     side: Side,
+    /// Who is at the other end: a socket that failed cannot tell any more.
+    peer: IpAddr,
     /// The handshake is done.
     secured: bool,
     /// The connection is of no use any more; rustls is not asked again.
@@ -290,6 +293,11 @@ enum Turn {
 }
 
 impl Tls {
+    /// Who is at the other end.
+    pub(crate) fn peer(&self) -> IpAddr {
+        self.peer
+    }
+
     /// Room to leave at the start of the buffer for what is kept from earlier reads, in bytes.
     pub(crate) fn kept(&self) -> usize {
         self.incoming.len()
