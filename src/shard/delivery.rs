@@ -262,7 +262,7 @@ impl Shard {
             || outbound.transactions >= site.limits.messages_per_connection
             || (outbound.transactions > 0 && age_ms >= site.limits.age_ms)
             || (turn_over && self.sites.permits.owed(&site.name) > 0)
-            || (outbound.transactions > 0 && site.hosts.makes_way(now, outbound.address));
+            || ((outbound.transactions > 0 || site.ready.is_empty()) && site.hosts.makes_way(now, outbound.address));
         site.ending += u32::from(outbound.ending);
         outbound.ending
     }
