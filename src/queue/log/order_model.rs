@@ -358,11 +358,10 @@ fn all_orders(protocol: Protocol, at_least: usize) {
 
 /// One message, and a failure anywhere.
 #[test]
-#[ignore = "long: tests/campaign models"]
 fn one_message_in_every_order() {
     let states = search(&Protocol { messages: 1, failures: 1, passes: 1 }, |_| ());
     println!("{states} states");
-    assert!(states > 50, "{states} states");
+    assert!(states > 30, "{states} states");
 }
 
 /// Two messages, one failure anywhere.
