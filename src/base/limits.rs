@@ -56,7 +56,8 @@ pub const SHARDS_MAX: u16 = 256;
 
 // ---- receiving ----
 
-/// Inbound connections of one shard (`listen.connections`). Full: 421 4.3.2 as the greeting (SES-26).
+/// Inbound connections of one shard (`listen.connections`). Full: 421 4.3.2 as the greeting (SES-26). The same bound holds for one
+/// address and one network if nothing else is set (`listen.connections_per_address`, `listen.connections_per_network`): 421 4.7.0.
 pub const CONNECTIONS_IN_MAX: usize = 10_000;
 /// Longest command line with CRLF: 512 and all extensions of SIZ-02 and SIZ-03 with room to spare. Longer: 500, skipped to CRLF (SIZ-04).
 pub const COMMAND_LINE_MAX_BYTES: usize = 2048;
@@ -74,6 +75,8 @@ pub const AUTH_FAILURES_PER_ADDRESS: u64 = 30;
 pub const AUTH_FAILURES_PER_NETWORK: u64 = 300;
 /// Failed AUTH exchanges for one user's name in the window (`auth.failures_per_user`). More: 421 4.7.0.
 pub const AUTH_FAILURES_PER_USER: u64 = 50;
+/// Sessions of one user on one shard (`auth.sessions_per_user`). One more: 421 4.7.0.
+pub const USER_SESSIONS_MAX: u64 = 1_000;
 /// How long failed AUTH exchanges count (`auth.failures_window_ms`).
 pub const AUTH_FAILURES_WINDOW_MS: u64 = 600_000;
 /// Addresses, networks and users whose failures are remembered; more: the oldest are forgotten.

@@ -35,6 +35,8 @@ pub struct AuthSettings {
     pub failures_per_network: u32,
     /// See above.
     pub failures_per_user: u32,
+    /// Sessions of one user on one shard.
+    pub sessions_per_user: u32,
     /// Failures count so long.
     pub failures_window_ms: u64,
 }
@@ -119,6 +121,7 @@ pub(super) fn auth(values: &Values) -> Result<AuthSettings, ConfigError> {
         failures_per_address: small(values, "auth.failures_per_address"),
         failures_per_network: small(values, "auth.failures_per_network"),
         failures_per_user: small(values, "auth.failures_per_user"),
+        sessions_per_user: small(values, "auth.sessions_per_user"),
         failures_window_ms: values.number("auth.failures_window_ms"),
     })
 }

@@ -109,6 +109,20 @@ static KEYS: &[Key] = &[
         "Inbound connections of one shard. One more is greeted with 421 4.3.2.",
     ),
     number(
+        "listen.connections_per_address",
+        limits::CONNECTIONS_IN_MAX as u64,
+        1,
+        1_000_000,
+        "Of them, those of one address, or one IPv6 network of 64 bits. One more is greeted with 421 4.7.0.",
+    ),
+    number(
+        "listen.connections_per_network",
+        limits::CONNECTIONS_IN_MAX as u64,
+        1,
+        1_000_000,
+        "Of them, those of one network: 24 bits of IPv4, 48 of IPv6. One more is greeted with 421 4.7.0.",
+    ),
+    number(
         "listen.backlog",
         limits::LISTEN_BACKLOG as u64,
         1,
@@ -257,6 +271,13 @@ static KEYS: &[Key] = &[
         1,
         1_000_000,
         "The same for one user's name, from wherever.",
+    ),
+    number(
+        "auth.sessions_per_user",
+        limits::USER_SESSIONS_MAX,
+        1,
+        1_000_000,
+        "Sessions of one user on one shard. One more gets 421 4.7.0 in answer to AUTH.",
     ),
     time("auth.failures_window_ms", limits::AUTH_FAILURES_WINDOW_MS, "Failed authentications are counted so long."),
     // ---- the queue ----

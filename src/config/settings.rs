@@ -161,6 +161,10 @@ pub struct RelaySettings {
     pub data_idle_ms: u64,
     /// Inbound connections of one shard.
     pub connections_max: usize,
+    /// Of them, those of one address.
+    pub connections_per_address: u32,
+    /// Of them, those of one network.
+    pub connections_per_network: u32,
 }
 
 impl RelaySettings {
@@ -571,6 +575,8 @@ fn relay(values: &Values) -> Result<RelaySettings, ConfigError> {
         command_idle_ms: values.number("relay.idle_ms"),
         data_idle_ms: values.number("relay.data_idle_ms"),
         connections_max: values.number("listen.connections") as usize,
+        connections_per_address: small(values, "listen.connections_per_address"),
+        connections_per_network: small(values, "listen.connections_per_network"),
     })
 }
 

@@ -5,7 +5,7 @@
 
 use crate::base::ids::ConnId;
 use crate::base::time::Now;
-use crate::shard::conns::{Conn, Side};
+use crate::shard::conns::{Conn, Inbound, Side};
 use crate::shard::{Effect, Shard};
 use crate::smtp::auth::AuthAnswer;
 use crate::smtp::server::Waiting;
@@ -22,6 +22,7 @@ impl Shard {
     /// The answer is here.
     pub(super) fn authenticated(&mut self, now: Now, id: ConnId, answer: AuthAnswer, effects: &mut Vec<Effect>) {
         let Some(mut conn) = self.conns.take(id) else { return };
+        let answer = self.counted(conn.inbound(), answer);
         match &answer {
             AuthAnswer::Accepted(_) => self.counters.authenticated += 1,
             AuthAnswer::Refused | AuthAnswer::TooMany => self.counters.auth_refused += 1,
@@ -36,5 +37,19 @@ impl Shard {
             conn.closing = true;
         }
         self.go_on(now, id, conn, effects);
+    }
+
+    /// The answer, unless the user has as many sessions as it may.
+    fn counted(&mut self, inbound: &mut Inbound, answer: AuthAnswer) -> AuthAnswer {
+        let AuthAnswer::Accepted(user) = &answer else { return answer };
+        // STARTTLS makes a session prove anew who it is (TLS-03).
+        if let Some(before) = inbound.counted_user.take() {
+            self.crowd.leave_user(&before.name);
+        }
+        if !self.crowd.enter_user(&user.name, self.settings.auth.sessions_per_user) {
+            return AuthAnswer::TooMany;
+        }
+        inbound.counted_user = Some(user.clone());
+        answer
     }
 }

@@ -4,6 +4,7 @@
 //! shard can be used meanwhile; whoever looks for a taken connection finds none.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use slab::Slab;
 
@@ -15,6 +16,7 @@ use crate::queue::ChunkRef;
 use crate::schedule::site::SiteId;
 use crate::schedule::wheel::TimerId;
 use crate::shard::body;
+use crate::smtp::auth::User;
 use crate::smtp::client::{Client, TlsWish};
 use crate::smtp::data::View;
 use crate::smtp::server::Server;
@@ -44,6 +46,8 @@ pub(super) struct Inbound {
     pub(super) peer: IpAddr,
     /// What the listener was for that it came to.
     pub(super) role: Role,
+    /// The user whose sessions count this one.
+    pub(super) counted_user: Option<Arc<User>>,
     /// An incomplete command line, or what came behind a message that waits for its commit.
     pub(super) leftover: Vec<u8>,
     /// The start of a body that came in pieces too small for records of their own.

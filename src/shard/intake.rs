@@ -104,6 +104,11 @@ impl Shard {
             return;
         }
         let peer = peer.to_canonical();
+        if !self.crowd.enter(peer, &self.settings.relay) {
+            self.counters.refused_connections += 1;
+            effects.push(refusal(b"421 4.7.0 Too many connections from you, try again later\r\n"));
+            return;
+        }
         // Users of a submission listener are known by AUTH alone.
         let may_relay = !role.is_submission() && self.settings.relay.may_relay(peer);
         let settings = self.server_settings[role as usize].clone();
@@ -113,6 +118,7 @@ impl Shard {
             server,
             peer,
             role,
+            counted_user: None,
             leftover: Vec::new(),
             gathered: Vec::new(),
             chunks: Vec::new(),
@@ -457,6 +463,10 @@ impl Shard {
     pub(super) fn forget_client(&mut self, id: ConnId, mut conn: Box<Conn>) {
         self.unwatch(&mut conn);
         let Side::In(inbound) = &mut conn.side else { unreachable!() };
+        self.crowd.leave(inbound.peer);
+        if let Some(user) = inbound.counted_user.take() {
+            self.crowd.leave_user(&user.name);
+        }
         self.forget_body(inbound);
         self.conns.remove(id, true);
     }

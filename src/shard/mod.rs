@@ -10,6 +10,7 @@
 //! - `dispatch`: which site may do something; `delivery`: from its list to the next hop's reply; `body`: what it is sent;
 //!   `reading`: what must be fetched from disk for it; `outcome`: what the reply means; `pacing`: what a complaint leads to.
 //! - `auth`: who a client is, asked and answered; `tls`: when a connection goes inside TLS, either way.
+//! - `crowd`: how many connections somebody has.
 //! - `backlog`: the live messages; `conns`: the connections; `reclaim`: moving stragglers; `bounce`: reports.
 //!
 //! Panics mean a broken invariant of our own, never something from outside; errors are answered to the peer
@@ -22,6 +23,7 @@ mod bounce;
 mod commit;
 mod conns;
 mod counters;
+mod crowd;
 mod delivery;
 mod dispatch;
 mod effect;
@@ -68,6 +70,7 @@ pub use report::{ShardReport, SiteReport};
 use backlog::Backlog;
 use commit::Committing;
 use conns::Conns;
+use crowd::Crowd;
 use outcome::Results;
 use reading::Reading;
 use sites::Sites;
@@ -100,6 +103,7 @@ pub struct Shard {
     log: Log,
     backlog: Backlog,
     conns: Conns,
+    crowd: Crowd,
     sites: Sites,
     wheel: Wheel<Timer>,
     /// Messages whose accepting record is on its way to disk, in log order.
@@ -163,6 +167,7 @@ impl Shard {
             log: Log::open(log_settings, start, blocks),
             backlog: Backlog::default(),
             conns: Conns::default(),
+            crowd: Crowd::default(),
             sites: Sites::new(id, &settings),
             wheel: Wheel::new(now.mono),
             committing: VecDeque::new(),

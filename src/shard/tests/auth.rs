@@ -118,3 +118,35 @@ fn what_is_thrown_away_leaves_nothing() {
     let counters = world.shard.counters();
     assert_eq!((counters.accepted_messages, counters.messages_live, world.taken.len()), (0, 0, 0));
 }
+
+/// SES-26: an address, and a user, has as many sessions as it may, and others are not affected; a place given up is free.
+#[test]
+fn crowds_have_bounds() {
+    let mut world = submitting(&["tls.offer=true", "listen.connections_per_address=3", "auth.sessions_per_user=2"]);
+    let mut users = Vec::new();
+    for number in 0..3 {
+        let conn = world.client_of("192.0.2.77:4000", Role::Submissions);
+        world.say(conn, b"EHLO c.test\r\n");
+        world.say(conn, AUTH);
+        world.answer_who(alice());
+        let wanted = if number < 2 { "235 " } else { "421 4.7.0 " };
+        assert!(world.clients[&conn].starts_with(wanted), "{number}: {}", world.clients[&conn]);
+        users.push(conn);
+    }
+    let third = world.client_of("192.0.2.77:4000", Role::Relay);
+    let before = world.last_opened;
+    world.input(Input::Accepted {
+        peer: "192.0.2.77:4000".parse().unwrap(),
+        local: "127.0.0.1".parse().unwrap(),
+        role: Role::Relay,
+    });
+    assert_eq!(world.last_opened, before, "not opened");
+    assert!(world.reports.iter().any(|text| text.starts_with("421 4.7.0 ")), "{:?}", world.reports);
+    assert!(world.client_of("192.0.2.78:4000", Role::Relay) != third);
+    world.input(Input::Closed { conn: users[0], reason: CloseReason::PeerClosed });
+    let conn = world.client_of("192.0.2.77:4000", Role::Submissions);
+    world.say(conn, b"EHLO c.test\r\n");
+    world.say(conn, AUTH);
+    world.answer_who(alice());
+    assert!(world.clients[&conn].starts_with("235 "));
+}
