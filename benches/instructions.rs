@@ -54,9 +54,9 @@ fn data(body: Vec<u8>) -> (Vec<u8>, u64) {
     (body, bytes)
 }
 
-const LIMIT_1_KIB: u64 = 107_000;
-const LIMIT_10_KIB: u64 = 129_000;
-const LIMIT_100_KIB: u64 = 433_000;
+const LIMIT_1_KIB: u64 = 108_500;
+const LIMIT_10_KIB: u64 = 134_500;
+const LIMIT_100_KIB: u64 = 484_000;
 const LIMIT_DATA_100_KIB: u64 = 105_500;
 
 library_benchmark_group!(name = pure, benchmarks = [whole_message, data]);
