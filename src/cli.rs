@@ -70,6 +70,9 @@ pub(crate) struct Configuration {
 pub(crate) struct Explain {
     /// The recipient, or a domain.
     pub(crate) recipient: String,
+    /// For a message of this tenant.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) tenant: Option<String>,
     #[command(flatten)]
     pub(crate) configuration: Configuration,
     /// Print JSON.

@@ -100,6 +100,13 @@ fn check(configuration: &Configuration) -> Result<(), Trouble> {
 fn explain(wanted: &Explain) -> Result<(), Trouble> {
     let (settings, values) = load_values(&wanted.configuration)?;
     let domain = domain_asked(&wanted.recipient).map_err(Trouble::Usage)?;
+    let tenant = match &wanted.tenant {
+        None => 0,
+        Some(name) => {
+            let place = settings.tenants.iter().position(|tenant| tenant.name.eq_ignore_ascii_case(name));
+            place.ok_or_else(|| Trouble::Usage(format!("{name:?} is no tenant of the configuration")))? as u16 + 1
+        }
+    };
     let answer = match route::explain::question(&settings, domain) {
         None => None,
         Some((name, address_only)) => {
@@ -112,7 +119,7 @@ fn explain(wanted: &Explain) -> Result<(), Trouble> {
             Some(answer.recv().map_err(failed)?)
         }
     };
-    let explanation = route::explain::explain(&settings, &values, domain, answer.as_ref());
+    let explanation = route::explain::explain(&settings, &values, domain, tenant, answer.as_ref());
     if !wanted.json {
         return say(&explanation.to_string());
     }

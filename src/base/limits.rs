@@ -221,6 +221,16 @@ pub const DNS_CACHE_DOMAINS_MAX: usize = 50_000;
 pub const DESTINATION_LINGER_MS: u64 = 2_000;
 /// Destinations without mail that are remembered. More: the longest unused is forgotten.
 pub const DESTINATIONS_LINGERING_MAX: usize = 10_000;
+/// Jobs that urgent mail of a site has in a round of turns, while other classes wait too.
+pub const URGENT_TURNS: u32 = 64;
+/// The same for normal mail.
+pub const NORMAL_TURNS: u32 = 8;
+/// The same for bulk mail.
+pub const BULK_TURNS: u32 = 1;
+/// Recipients that a tenant of weight 1 has in one of its turns at a site, while others wait too.
+pub const TENANT_TURN_RECIPIENTS: u32 = 20;
+/// Tenants that the configuration may name.
+pub const TENANTS_MAX: usize = 1000;
 /// A DNS answer is used at least so long, so that a TTL of 0 does not mean a question per message (RTE-09).
 pub const DNS_TTL_MIN_S: u32 = 5;
 /// A DNS answer is used at most so long.

@@ -363,7 +363,37 @@ static KEYS: &[Key] = &[
     },
     number("route.mx_port", 25, 1, 65_535, "Port of mail hosts found by MX; another than 25 is for tests."),
     texts("dns.servers", &[], "Name servers, as `address:port`. Empty: those of the system."),
-    text("source.address", "", "Address that outbound connections come from. Empty: the system chooses."),
+    texts(
+        "source.address",
+        &[],
+        "Addresses that outbound connections come from where no pool says otherwise, one of each family at most. Empty: the \
+         system chooses.",
+    ),
+    texts(
+        "source.pool",
+        &[],
+        "Names of sources from which one is drawn for each message of a tenant without `tenant.NAME.sources`. Empty: \
+         `source.address`.",
+    ),
+    texts(
+        "source.*.address",
+        &[],
+        "Addresses of this source, one of each family at most. A next hop without an address of the same family cannot be \
+         reached from it. If the machine has not got the address, mail waits.",
+    ),
+    text(
+        "source.*.proxy",
+        "",
+        "Connections from this source go through a proxy: `haproxy ADDRESS:PORT`, which is told source and next hop by the PROXY \
+         protocol, version 2; or `socks5 ADDRESS:PORT`, whose own address next hops see.",
+    ),
+    text("source.*.hello", "", "The name in EHLO for connections from this source. Not set: `relay.hostname`."),
+    named_number(
+        "source.*.weight",
+        0,
+        1000,
+        "How often the source is drawn from a pool, beside the others in it. Not set: 1. 0: not any more.",
+    ),
     // ---- delivering ----
     number(
         "site.default.connections",
@@ -469,6 +499,20 @@ static KEYS: &[Key] = &[
     Key { name: "site.*.chunking", kind: Kind::Flag { default: true }, manual: "In place of `site.default.chunking`." },
     named_number("site.*.idle_ms", 1, YEAR_MS, "In place of `site.default.idle_ms`."),
     named_number("site.*.age_ms", 1, YEAR_MS, "In place of `site.default.age_ms`."),
+    // ---- tenants ----
+    texts(
+        "tenant.*.networks",
+        &[],
+        "Clients in these networks send for this tenant; the narrowest network of all tenants holds. Tenants share each site \
+         fairly: [pacing.md](pacing.md).",
+    ),
+    named_number("tenant.*.weight", 1, 1000, "Part of a site beside those of other tenants that wait. Not set: 1."),
+    texts(
+        "tenant.*.sources",
+        &[],
+        "Names of sources that the tenant's mail comes from, and from nowhere else. Not set: `source.pool`.",
+    ),
+    text("tenant.*.priority", "", "Class of its messages: `urgent`, `normal` or `bulk`. Not set: `normal`."),
     // ---- the rest ----
     text("log.level", "info", "What is logged: `error`, `warning`, `info` or `debug`, each with all before it."),
     time("drain_ms", limits::DRAIN_MS, "On SIGTERM, deliveries on their way have so long to end."),
@@ -674,6 +718,14 @@ impl Values {
         match self.raw_named(key, name)? {
             Raw::Flag(flag) => Some(*flag),
             _ => panic!("{key} is no flag"),
+        }
+    }
+
+    /// The text of a key with a `*`, if it was set for that name.
+    pub(super) fn named_text(&self, key: &str, name: &str) -> Option<&str> {
+        match self.raw_named(key, name)? {
+            Raw::Text(text) => Some(text),
+            _ => panic!("{key} is no text"),
         }
     }
 

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -16,6 +16,8 @@ use super::file::Values;
 use super::{ConfigError, Machine};
 use crate::base::limits;
 use crate::queue::CommitSettings;
+use crate::route::egress::Proxy;
+use crate::schedule::fair::{Class, Share, TenantId};
 
 /// Everything that an operator may set.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,14 +48,18 @@ pub struct Settings {
     pub site: SiteSettings,
     /// Rules of sites with limits of their own.
     pub sites: Vec<SiteRule>,
+    /// Between whom the work is shared, at most `limits::TENANTS_MAX`.
+    pub tenants: Vec<TenantSettings>,
     /// Pauses between attempts, and when to give up.
     pub retry: RetrySettings,
     /// How long a next hop may take.
     pub timeout: TimeoutSettings,
     /// Name servers; empty: the system's.
     pub dns_servers: Vec<SocketAddr>,
-    /// Where outbound connections come from, if not anywhere.
-    pub source: Option<IpAddr>,
+    /// Where outbound connections come from; the first is the one without a name.
+    pub sources: Vec<SourceSettings>,
+    /// Those that tenants without a pool of their own use.
+    pub pool: Vec<SourceId>,
     /// What is logged.
     pub log_level: LogLevel,
     /// How long a drain waits for deliveries on their way.
@@ -304,6 +310,54 @@ pub struct SiteSettings {
     pub age_ms: u64,
 }
 
+/// Somebody for whom mail is sent (`tenant.NAME.*`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TenantSettings {
+    /// What it is called.
+    pub name: Box<str>,
+    /// Whose clients send for it; the narrowest network of all tenants holds.
+    pub networks: Vec<IpNet>,
+    /// Its part of a site, beside those of others.
+    pub weight: u16,
+    /// The class of its messages where they do not say otherwise.
+    pub class: Class,
+    /// Where its mail comes from, and never from anywhere else (RTE-23); none: from `Settings::pool`.
+    pub pool: Vec<SourceId>,
+}
+
+/// Index of a source; 0 is the one without a name.
+pub type SourceId = u16;
+
+/// Where connections to next hops come from (`source.*`), and the name that goes with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceSettings {
+    /// What it is called; empty for the first.
+    pub name: Box<str>,
+    /// Its IPv4 address.
+    pub v4: Option<Ipv4Addr>,
+    /// Its IPv6 address.
+    pub v6: Option<Ipv6Addr>,
+    /// What its connections go through, if not straight to the next hop.
+    pub proxy: Option<Proxy>,
+    /// The name in EHLO, which is to belong to the addresses (RTE-12).
+    pub hello: Box<str>,
+    /// How often it is drawn from a pool, beside the others there.
+    pub weight: u16,
+}
+
+impl SourceSettings {
+    /// The address to bind for a connection to `target`: `None` within if the system may choose, as no address is given at all;
+    /// `None` if there is none of that family, and so no such connection.
+    pub fn address_for(&self, target: IpAddr) -> Option<Option<IpAddr>> {
+        match (self.v4, self.v6, target.to_canonical()) {
+            (None, None, _) => Some(None),
+            (Some(v4), _, IpAddr::V4(_)) => Some(Some(v4.into())),
+            (_, Some(v6), IpAddr::V6(_)) => Some(Some(v6.into())),
+            _ => None,
+        }
+    }
+}
+
 /// Some sites with limits of their own (`site.NAME.*`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SiteRule {
@@ -458,6 +512,33 @@ fn domain_name(text: &str) -> Option<Box<str>> {
 }
 
 impl Settings {
+    /// Where a message of a tenant may come from; never empty.
+    pub fn pool_of(&self, tenant: TenantId) -> &[SourceId] {
+        let own = usize::from(tenant).checked_sub(1).map(|number| &self.tenants[number].pool[..]);
+        match own.filter(|pool| !pool.is_empty()).unwrap_or(&self.pool) {
+            [] => &[0],
+            pool => pool,
+        }
+    }
+
+    /// For whom a client at `peer` sends, and how urgent its messages are where they do not say. An IPv4 address inside an IPv6
+    /// one counts as itself.
+    pub fn share_of(&self, peer: IpAddr) -> Share {
+        let peer = peer.to_canonical();
+        let mut found: Option<(u8, usize)> = None;
+        for (number, tenant) in self.tenants.iter().enumerate() {
+            for network in tenant.networks.iter().filter(|network| network.contains(&peer)) {
+                if found.is_none_or(|(length, _)| network.prefix_len() > length) {
+                    found = Some((network.prefix_len(), number));
+                }
+            }
+        }
+        found.map_or(Share::default(), |(_, number)| Share {
+            tenant: number as u16 + 1,
+            class: self.tenants[number].class,
+        })
+    }
+
     /// What holds where nothing is set, on a machine of one core without a name.
     pub fn defaults() -> Settings {
         let machine = Machine { hostname: String::new(), cores: 1 };
@@ -467,8 +548,9 @@ impl Settings {
     /// The settings that these values mean on this machine.
     pub fn from_values(values: &Values, machine: &Machine) -> Result<Settings, ConfigError> {
         let cores = cores(values)?;
+        let hostname = hostname(values, machine)?;
         let settings = Settings {
-            hostname: hostname(values, machine)?,
+            hostname: hostname.clone(),
             listen: listen(values)?,
             http: optional(values, "listen.http", |text| text.parse().map_err(|_| ADDRESS_REMEDY))?,
             relay: relay(values)?,
@@ -485,6 +567,7 @@ impl Settings {
             },
             site: site(values, "default"),
             sites: sites(values)?,
+            tenants: tenants(values)?,
             retry: retry(values)?,
             timeout: TimeoutSettings {
                 connect_ms: values.number("timeout.connect_ms"),
@@ -499,9 +582,8 @@ impl Settings {
                 tls_ms: values.number("timeout.tls_ms"),
             },
             dns_servers: each(values, "dns.servers", |text| text.parse().map_err(|_| ADDRESS_REMEDY))?,
-            source: optional(values, "source.address", |text| {
-                text.parse().map_err(|_| "must be an address without port")
-            })?,
+            pool: pool(values, "source.pool", &values.texts("source.pool"))?,
+            sources: sources(values, &hostname)?,
             log_level: log_level(values)?,
             drain_ms: values.number("drain_ms"),
         };
@@ -564,10 +646,7 @@ const LISTEN_KEYS: [&str; 4] = ["listen.relay", "listen.submission", "listen.sub
 
 fn relay(values: &Values) -> Result<RelaySettings, ConfigError> {
     Ok(RelaySettings {
-        networks: each(values, "relay.networks", |text| {
-            let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
-            network.map(|network| network.trunc()).map_err(|_| "must be networks, for instance 192.0.2.0/24 or ::1/128")
-        })?,
+        networks: each(values, "relay.networks", network)?,
         message_bytes_max: values.number("relay.message_bytes"),
         recipients_max: values.number("relay.recipients") as usize,
         errors_max: small(values, "relay.errors"),
@@ -607,6 +686,101 @@ fn route(values: &Values) -> Result<RouteSettings, ConfigError> {
         allow_private: values.flag("route.allow_private"),
         mx_port: values.number("route.mx_port") as u16,
     })
+}
+
+fn tenants(values: &Values) -> Result<Vec<TenantSettings>, ConfigError> {
+    let names = values.named("tenant.*.");
+    if names.len() > limits::TENANTS_MAX {
+        let remedy = format!("names {} tenants; {} are possible", names.len(), limits::TENANTS_MAX);
+        return Err(ConfigError::new("tenant", None, remedy));
+    }
+    let tenant = |name: &&str| {
+        let class = match values.named_text("tenant.*.priority", name) {
+            None | Some("normal") => Class::Normal,
+            Some("urgent") => Class::Urgent,
+            Some("bulk") => Class::Bulk,
+            Some(other) => {
+                let key = format!("tenant.{name}.priority");
+                return Err(ConfigError::new(&key, other.to_owned(), "must be one of urgent, normal and bulk"));
+            }
+        };
+        let networks = values.named_texts("tenant.*.networks", name).unwrap_or_default();
+        let network = |text: &&str| {
+            network(text)
+                .map_err(|remedy| ConfigError::new(&format!("tenant.{name}.networks"), text.to_string(), remedy))
+        };
+        let own = values.named_texts("tenant.*.sources", name).unwrap_or_default();
+        Ok(TenantSettings {
+            pool: pool(values, &format!("tenant.{name}.sources"), &own)?,
+            name: (*name).into(),
+            networks: networks.iter().map(network).collect::<Result<_, _>>()?,
+            weight: values.named_number("tenant.*.weight", name).unwrap_or(1) as u16,
+            class,
+        })
+    };
+    names.iter().map(tenant).collect()
+}
+
+/// The sources: first the one without a name, then the others in order of their names.
+fn sources(values: &Values, hostname: &str) -> Result<Vec<SourceSettings>, ConfigError> {
+    let mut sources = Vec::new();
+    for name in std::iter::once("").chain(values.named("source.*.")) {
+        let (key, texts) = match name {
+            "" => ("source.address".to_owned(), values.texts("source.address")),
+            _ => (format!("source.{name}.address"), values.named_texts("source.*.address", name).unwrap_or_default()),
+        };
+        let wrong = |text: &str, remedy: &str| ConfigError::new(&key, text.to_owned(), remedy);
+        let (mut v4, mut v6) = (None, None);
+        for text in texts {
+            let again = match text.parse() {
+                Ok(IpAddr::V4(address)) => v4.replace(address).is_some(),
+                Ok(IpAddr::V6(address)) => v6.replace(address).is_some(),
+                Err(_) => return Err(wrong(text, "must be addresses without port, one of each family at most")),
+            };
+            if again {
+                return Err(wrong(text, "is a second address of its family; make it another source"));
+            }
+        }
+        let proxy = match values.named_text("source.*.proxy", name) {
+            None => None,
+            Some(text) => Some(
+                Proxy::parse(text)
+                    .map_err(|remedy| ConfigError::new(&format!("source.{name}.proxy"), text.to_owned(), remedy))?,
+            ),
+        };
+        // A SOCKS server has addresses of its own.
+        let own = !name.is_empty() && !matches!(proxy, Some(Proxy::Socks5(_)));
+        if own && v4.is_none() && v6.is_none() {
+            return Err(wrong("", "a source needs an address, or mail would leave from anywhere"));
+        }
+        let hello = match values.named_text("source.*.hello", name) {
+            None => hostname.into(),
+            Some(text) => domain_name(text).ok_or_else(|| {
+                let key = format!("source.{name}.hello");
+                ConfigError::new(&key, text.to_owned(), "must be a domain name, for instance out1.example.org")
+            })?,
+        };
+        let weight = values.named_number("source.*.weight", name).unwrap_or(1) as u16;
+        sources.push(SourceSettings { name: name.into(), v4, v6, proxy, hello, weight });
+    }
+    Ok(sources)
+}
+
+/// Sources by name.
+fn pool(values: &Values, key: &str, names: &[&str]) -> Result<Vec<SourceId>, ConfigError> {
+    let known = values.named("source.*.");
+    let place = |name: &&str| {
+        let found = known.iter().position(|known| known.eq_ignore_ascii_case(name));
+        let remedy = "is no source; give it an address with source.NAME.address";
+        found.map(|place| place as SourceId + 1).ok_or_else(|| ConfigError::new(key, name.to_string(), remedy))
+    };
+    names.iter().map(place).collect()
+}
+
+/// A network, or one address.
+fn network(text: &str) -> Result<IpNet, &'static str> {
+    let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    network.map(|network| network.trunc()).map_err(|_| "must be networks, for instance 192.0.2.0/24 or ::1/128")
 }
 
 /// The limits of `site.NAME`: its own, and the default's where it has none.

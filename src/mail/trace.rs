@@ -103,6 +103,15 @@ pub fn write_received(out: &mut Vec<u8>, facts: &TraceFacts<'_>) {
     assert!(out.len() - start <= TRACE_MAX_BYTES, "a trace field of {} bytes", out.len() - start);
 }
 
+/// The client of which a prefix with a `Received` field of [`write_received`] speaks; `None` if there is none.
+pub fn client_of(prefix: &[u8]) -> Option<IpAddr> {
+    let mut lines = prefix.split(|byte| *byte == b'\n');
+    let line = std::str::from_utf8(lines.find_map(|line| line.strip_prefix(b"Received: from "))?).ok()?;
+    let (_, behind) = line.split_once(" ([")?;
+    let address = behind.split_once("])")?.0;
+    address.strip_prefix("IPv6:").unwrap_or(address).parse().ok()
+}
+
 /// Appends the date and time as RFC 5322 3.3 writes it, in UTC: `Tue, 24 Nov 2026 01:22:08 +0000`.
 pub fn write_date(out: &mut Vec<u8>, when: UnixMs) {
     const WEEKDAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
@@ -300,6 +309,22 @@ mod tests {
             id: MessageId { shard: ShardId(0), position: Position::new(3, 0x1f000) },
             for_recipient: Some(b"u@d.example"),
             when: UnixMs(1_795_483_328_000),
+        }
+    }
+
+    /// Whoever the client was and whatever it called itself: the field tells its address again.
+    #[test]
+    fn the_client_is_read_back() {
+        for peer in ["192.0.2.1", "2001:db8::1", "::ffff:192.0.2.1"] {
+            for hello in [&b"client.example"[..], b"", b"[192.0.2.9]", b"([10.0.0.1])", b"x ([10.0.0.1])\r\n"] {
+                let peer: IpAddr = peer.parse().unwrap();
+                let text = field(&TraceFacts { hello, peer, ..facts() });
+                assert_eq!(client_of(text.as_bytes()), Some(peer.to_canonical()), "{text}");
+                assert_eq!(client_of(format!("Date: x\r\n{text}").as_bytes()), Some(peer.to_canonical()));
+            }
+        }
+        for none in [&b""[..], b"Received: from x", b"Received: from x ([no])\r\n", b"X: Received: from x ([::1])"] {
+            assert_eq!(client_of(none), None);
         }
     }
 

@@ -455,6 +455,11 @@ impl<'a> AcceptView<'a> {
         &self.payload[self.sender.clone()]
     }
 
+    /// Our own fields before the body.
+    pub fn prefix(&self) -> &'a [u8] {
+        &self.payload[self.prefix.clone()]
+    }
+
     /// How many recipients it has.
     pub fn recipient_count(&self) -> usize {
         self.recipient_count

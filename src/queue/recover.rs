@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, Read};
+use std::net::IpAddr;
 
 use rustc_hash::FxHashMap;
 
@@ -18,6 +19,7 @@ use crate::base::ids::{MessageId, Position, ShardId};
 use crate::base::limits::{BLOCK_MAX_BYTES, DISK_ALIGN_BYTES};
 use crate::base::time::UnixMs;
 use crate::mail::text::Text;
+use crate::mail::trace::client_of;
 use crate::queue::SegmentSlot;
 use crate::queue::record::{
     self, AcceptView, ChunkRef, CutEntry, FIRST_BATCH_OFFSET, FORMAT_VERSION, FORMAT_VERSION_OLDEST, HEADER_BYTES,
@@ -87,6 +89,8 @@ pub struct RecoveredMessage {
     pub body_bytes: u64,
     /// What the body is like.
     pub text: Text,
+    /// Who sent it to us; `None` for what the relay made itself.
+    pub peer: Option<IpAddr>,
     /// Reverse-path; empty for the null one.
     pub sender: Box<[u8]>,
     /// How many recipients it had at first.
@@ -604,6 +608,7 @@ fn message(view: &AcceptView<'_>, place: Place) -> RecoveredMessage {
         arrived: view.arrived,
         body_bytes: view.body_bytes,
         text: view.text,
+        peer: client_of(view.prefix()),
         sender: view.sender().into(),
         recipients_total: view.recipient_count() as u32,
         recipients: recipients.collect(),

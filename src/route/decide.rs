@@ -11,7 +11,7 @@ use rustc_hash::FxHashMap;
 use super::mx::{self, MxPolicy, Plan};
 use super::table::DomainTable;
 use super::{Answer, NextHop};
-use crate::config::{HostPort, Settings, SiteMatch, SiteRule, SiteSettings, TlsPolicy};
+use crate::config::{HostPort, Settings, SiteMatch, SiteRule, SiteSettings, SourceId, SourceSettings, TlsPolicy};
 use crate::schedule::hosts::KnownTarget;
 use crate::shard::parcel::SiteName;
 
@@ -30,6 +30,7 @@ pub struct Router {
     by_mail_host: DomainTable<usize>,
     by_next_hop: FxHashMap<HostPort, usize>,
     default_limits: Arc<SiteSettings>,
+    sources: Vec<SourceSettings>,
 }
 
 /// What was decided about a domain.
@@ -39,6 +40,8 @@ pub struct Decision {
     pub next_hop: NextHop,
     /// Whether it goes inside TLS.
     pub tls: TlsPolicy,
+    /// Where the connections come from.
+    pub source: SourceId,
     /// The rule that gives the domain a site of its own.
     rule: Option<usize>,
 }
@@ -93,6 +96,7 @@ impl Router {
             by_mail_host: DomainTable::default(),
             by_next_hop: FxHashMap::default(),
             default_limits: Arc::new(settings.site.clone()),
+            sources: settings.sources.clone(),
         };
         for (domain, to) in &settings.route.domains {
             router.routes.insert(domain, hop(to));
@@ -110,15 +114,15 @@ impl Router {
         router
     }
 
-    /// Decides about a domain in lower case.
-    pub fn decide(&self, domain: &[u8]) -> Decision {
+    /// Decides about a domain in lower case, for a message from a source.
+    pub fn decide(&self, domain: &[u8], source: SourceId) -> Decision {
         let configured = self.routes.get(domain).map(|(_, hop)| hop).or(self.default_route.as_ref());
         let next_hop = match configured {
             Some(hop) => hop.clone(),
             None => NextHop::Mx { domain: String::from_utf8_lossy(domain).into() },
         };
         let tls = self.tls.get(domain).map_or(self.default_tls, |(_, policy)| *policy);
-        Decision { next_hop, tls, rule: self.by_domain.get(domain).map(|(_, rule)| *rule) }
+        Decision { next_hop, tls, source, rule: self.by_domain.get(domain).map(|(_, rule)| *rule) }
     }
 
     /// The name of what was decided: two domains of one name share the answer of DNS and the site.
@@ -153,7 +157,7 @@ impl Router {
         }
     }
 
-    /// A connection serves one policy only, and a domain with limits of its own shares none: the name says so.
+    /// A connection has one source and serves one policy, and a domain with limits of its own shares none: the name says so.
     fn named(&self, decision: &Decision, base: &str) -> SiteName {
         let mut name = base.to_owned();
         if let Some(rule) = decision.rule {
@@ -161,6 +165,9 @@ impl Router {
         }
         if decision.tls != self.default_tls {
             name += &format!(" tls={}", decision.tls);
+        }
+        if decision.source != 0 {
+            name += &format!(" from {}", self.sources[usize::from(decision.source)].name);
         }
         name.into()
     }
@@ -179,8 +186,10 @@ impl Router {
         self.tls.get(domain).map_or("site.default.tls".to_owned(), |(name, _)| format!("tls.domains.{name}"))
     }
 
-    /// Where to connect for a next hop, by what DNS said of it.
-    pub fn ways(&self, next_hop: &NextHop, answer: &Answer) -> Ways {
+    /// Where to connect, by what DNS said of the next hop.
+    pub fn ways(&self, decision: &Decision, answer: &Answer) -> Ways {
+        let next_hop = &decision.next_hop;
+        let source = &self.sources[usize::from(decision.source)];
         let port = match next_hop {
             NextHop::SmartHost { port, .. } => *port,
             NextHop::Mx { .. } => self.mx_port,
@@ -192,7 +201,13 @@ impl Router {
                     host: target.host.into(),
                     preference: target.preference,
                 };
-                Ways::Try(targets.into_iter().map(known).collect())
+                let reachable = |target: &mx::Target| source.address_for(target.address).is_some();
+                let known: Vec<_> = targets.into_iter().filter(reachable).map(known).collect();
+                if known.is_empty() {
+                    let text = format!("4.4.4 source {:?} has no address of a family of the next hop's", source.name);
+                    return Ways::Defer { text: text.into() };
+                }
+                Ways::Try(known)
             }
             Plan::Fail { code, text } => Ways::Fail { code, text },
             Plan::Defer { text } => Ways::Defer { text },
@@ -225,6 +240,7 @@ fn mail_hosts_name(prefix: &str, targets: &[KnownTarget]) -> String {
 mod tests {
     use super::*;
     use crate::config::{Machine, load};
+    use crate::route::MailHost;
 
     fn router(sets: &[&str]) -> Router {
         let sets: Vec<String> = sets.iter().map(ToString::to_string).collect();
@@ -245,7 +261,7 @@ mod tests {
     fn domains_with_the_same_mail_hosts_share_a_site() {
         let router = router(&["tls.domains.safe.test=encrypt"]);
         let name = |domain: &str, hosts: &[(u16, &str)]| {
-            router.site(&router.decide(domain.as_bytes()), &targets(hosts)).name.to_string()
+            router.site(&router.decide(domain.as_bytes(), 0), &targets(hosts)).name.to_string()
         };
         let one = name("one.test", &[(10, "a.host.test"), (10, "a.host.test"), (20, "b.host.test")]);
         assert!(one.starts_with("mx a.host.test +1 "), "{one}");
@@ -255,6 +271,22 @@ mod tests {
         assert_ne!(name("two.test", &[(1, "a.host.test"), (5, "b.host.test"), (5, "c.host.test")]), one);
         assert_eq!(name("two.test", &[(1, "a.host.test")]), "mx a.host.test");
         assert_eq!(name("safe.test", &[(1, "a.host.test")]), "mx a.host.test tls=encrypt");
+    }
+
+    /// RTE-23: a source has sites of its own, and never reaches a host by another address than its own.
+    #[test]
+    fn a_source_keeps_to_its_addresses() {
+        let router = router(&["source.out.address=198.51.100.1", "source.six.address=2001:db8::1"]);
+        let hosts = |ip: &str| {
+            let host = MailHost { preference: 1, name: "mx.test".into(), addresses: vec![ip.parse().unwrap()] };
+            Answer::Mail { hosts: vec![host], ttl_s: 60 }
+        };
+        let out = router.decide(b"a.test", 1);
+        let Ways::Try(known) = router.ways(&out, &hosts("203.0.113.9")) else { panic!("it has a v4 address") };
+        assert_eq!(&*router.site(&out, &known).name, "mx mx.test from out");
+        assert!(matches!(router.ways(&out, &hosts("2001:db8::9")), Ways::Defer { .. }));
+        assert!(matches!(router.ways(&router.decide(b"a.test", 2), &hosts("203.0.113.9")), Ways::Defer { .. }));
+        assert!(matches!(router.ways(&router.decide(b"a.test", 0), &hosts("2001:db8::9")), Ways::Try(_)));
     }
 
     /// Limits: by recipient domain, by mail hosts (a provider), by smart host, else the default.
@@ -270,7 +302,7 @@ mod tests {
             "site.192.0.2.1:2525.connections=3",
         ]);
         let site = |domain: &str, host: &str| {
-            let site = router.site(&router.decide(domain.as_bytes()), &targets(&[(1, host)]));
+            let site = router.site(&router.decide(domain.as_bytes(), 0), &targets(&[(1, host)]));
             (site.name.to_string(), site.limits.connections, site.limits.messages_per_second)
         };
         assert_eq!(site("a.test", "mail.a.test"), ("mx mail.a.test".into(), 9, 0));

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use super::decide::{Router, Ways};
 use super::{Answer, NextHop};
 use crate::config::{Origin, Settings, Values};
+use crate::schedule::fair::TenantId;
 use crate::schedule::hosts::KnownTarget;
 
 /// One thing that was decided.
@@ -49,20 +50,28 @@ pub struct Explanation {
 /// The question that the explanation of a domain needs answered, if DNS has a say: a name, and true if only its addresses
 /// matter.
 pub fn question(settings: &Settings, domain: &str) -> Option<(Box<str>, bool)> {
-    let next_hop = Router::new(settings).decide(domain.to_ascii_lowercase().as_bytes()).next_hop;
+    let next_hop = Router::new(settings).decide(domain.to_ascii_lowercase().as_bytes(), 0).next_hop;
     next_hop.question().map(|(name, address_only)| (name.into(), address_only))
 }
 
-/// Explains a domain. `answer` is the one to [`question`]; not looked at if there is none.
-pub fn explain(settings: &Settings, values: &Values, domain: &str, answer: Option<&Answer>) -> Explanation {
+/// Explains a domain for a tenant; 0 is whoever is none. `answer` is the one to [`question`]; not looked at if there is none.
+/// Where a pool has several sources it is explained for the first.
+pub fn explain(
+    settings: &Settings,
+    values: &Values,
+    domain: &str,
+    tenant: TenantId,
+    answer: Option<&Answer>,
+) -> Explanation {
     let domain = domain.to_ascii_lowercase();
     let router = Router::new(settings);
-    let decision = router.decide(domain.as_bytes());
+    let pool = settings.pool_of(tenant);
+    let decision = router.decide(domain.as_bytes(), pool[0]);
     let next_hop = &decision.next_hop;
     let known = next_hop.known_answer();
     let unasked = Answer::Temporary { text: "DNS was not asked".into() };
     let answer = known.as_ref().or(answer).unwrap_or(&unasked);
-    let ways = router.ways(next_hop, answer);
+    let ways = router.ways(&decision, answer);
     let by = |key: &str| format!("{key} ({})", values.origin(key));
     let mut facts = Vec::new();
     let mut say = |about, value: String, from: String| facts.push(Fact { about, value, from });
@@ -93,9 +102,28 @@ pub fn explain(settings: &Settings, values: &Values, domain: &str, answer: Optio
         say("site", site.name.to_string(), rule);
     }
     say("tls", decision.tls.to_string(), by(&router.tls_key(domain.as_bytes())));
-    let source = settings.source.map_or("chosen by the system".to_owned(), |source| source.to_string());
-    say("source", source, by("source.address"));
-    say("ehlo name", settings.hostname.to_string(), by("relay.hostname"));
+    let tenant = usize::from(tenant).checked_sub(1).map(|number| &settings.tenants[number]);
+    let pool_key = match tenant {
+        Some(tenant) if !tenant.pool.is_empty() => format!("tenant.{}.sources", tenant.name),
+        _ => "source.pool".to_owned(),
+    };
+    for &source in pool {
+        let source = &settings.sources[usize::from(source)];
+        let mut addresses: Vec<String> = source.v4.iter().map(ToString::to_string).collect();
+        addresses.extend(source.v6.iter().map(ToString::to_string));
+        let addresses = if addresses.is_empty() { "chosen by the system".to_owned() } else { addresses.join(", ") };
+        let hello_key = format!("source.{}.hello", source.name);
+        match &*source.name {
+            "" => say("source", addresses, by("source.address")),
+            name => say("source", format!("{name}: {addresses}, weight {}", source.weight), by(&pool_key)),
+        }
+        let hello_key = if values.origin(&hello_key) == Origin::Default { "relay.hostname" } else { &hello_key };
+        say("ehlo name", source.hello.to_string(), by(hello_key));
+    }
+    if let Some(tenant) = tenant {
+        say("class", format!("{:?}", tenant.class).to_lowercase(), by(&format!("tenant.{}.priority", tenant.name)));
+        say("weight", tenant.weight.to_string(), by(&format!("tenant.{}.weight", tenant.name)));
+    }
     let limits = &site.limits;
     for (about, value, key) in [
         ("connections", u64::from(limits.connections), "connections"),
@@ -177,7 +205,7 @@ mod tests {
         let sets: Vec<String> = sets.iter().map(ToString::to_string).collect();
         let machine = Machine { hostname: "relay.example.org".into(), cores: 1 };
         let (settings, values) = load_values(Some("[site.default]\nconnections = 7\n"), &sets, &machine).unwrap();
-        explain(&settings, &values, domain, Some(answer))
+        explain(&settings, &values, domain, 0, Some(answer))
     }
 
     fn fact<'a>(explanation: &'a Explanation, about: &str) -> (&'a str, &'a str) {

@@ -5,6 +5,7 @@
 
 pub mod cache;
 pub mod decide;
+pub mod egress;
 pub mod explain;
 pub mod mx;
 pub mod table;

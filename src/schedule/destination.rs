@@ -56,6 +56,8 @@ pub struct Destination {
     pub unasked: bool,
     /// It is in the row of those to be forgotten.
     pub lingers: bool,
+    /// An operator wants nothing sent.
+    pub suspended: bool,
     /// Answers in a row that were none.
     pub failures: u32,
     /// Not asked for before this moment.
@@ -76,14 +78,18 @@ impl Destination {
             marked: false,
             unasked: false,
             lingers: false,
+            suspended: false,
             failures: 0,
             paused_until: Mono::default(),
             generation,
         }
     }
 
-    /// The site that its mail goes to now, if that is known.
+    /// The site that its mail goes to now, if that is known and nobody minds.
     pub fn site_now(&self, now: Mono) -> Option<SiteId> {
+        if self.suspended {
+            return None;
+        }
         matches!(self.answered, Answered::Known { until } if now < until).then_some(self.site)
     }
 

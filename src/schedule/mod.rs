@@ -5,6 +5,7 @@
 
 pub mod backoff;
 pub mod destination;
+pub mod fair;
 pub mod hosts;
 pub mod list;
 pub mod permit;

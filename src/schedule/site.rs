@@ -11,10 +11,11 @@ use crate::base::ids::ConnId;
 use crate::base::limits;
 use crate::base::rng::Rng;
 use crate::base::time::Mono;
-use crate::config::{SiteSettings, TlsPolicy};
+use crate::config::{SiteSettings, SourceId, TlsPolicy};
+use crate::route::decide::{Decision, SiteKind};
 use crate::schedule::backoff::Backoff;
+use crate::schedule::fair::Fair;
 use crate::schedule::hosts::Hosts;
-use crate::schedule::list::List;
 use crate::schedule::rate::Purse;
 use crate::schedule::throttle::Throttle;
 use crate::shard::parcel::SiteName;
@@ -34,10 +35,12 @@ pub const NO_SITE: SiteId = u32::MAX;
 pub struct Site {
     /// Its name, the same on all shards.
     pub name: SiteName,
+    /// The rule that its limits come from, if there is one.
+    pub rule: Option<Box<str>>,
     /// What it may have and take.
     pub limits: Arc<SiteSettings>,
-    /// Jobs that may be sent now, in order.
-    pub ready: List,
+    /// Jobs that may be sent now.
+    pub ready: Fair,
     /// It is among those that may have something to do at the end of the step.
     pub marked: bool,
     /// Destinations that lead to it.
@@ -68,10 +71,14 @@ pub struct Site {
     pub tried: usize,
     /// Pauses in a row.
     pub failures: u32,
+    /// An operator wants nothing sent.
+    pub suspended: bool,
     /// No attempt before this moment.
     pub paused_until: Mono,
     /// Without jobs it is looked at again then, because a host of it failed.
     pub kept_until: Mono,
+    /// Where its connections come from.
+    pub source: SourceId,
     /// Whether mail goes to it inside TLS.
     pub tls: TlsPolicy,
     /// How far it holds itself back because the next hop asked for less.
@@ -86,11 +93,13 @@ pub struct Site {
 
 impl Site {
     /// A site that nothing is known of.
-    pub fn new(name: SiteName, limits: Arc<SiteSettings>, tls: TlsPolicy) -> Site {
+    pub fn new(kind: SiteKind, decision: &Decision) -> Site {
+        let SiteKind { name, limits, rule } = kind;
         Site {
             name,
+            rule,
             limits,
-            ready: List::default(),
+            ready: Fair::default(),
             marked: false,
             destinations: 0,
             jobs: 0,
@@ -106,9 +115,11 @@ impl Site {
             hosts: Hosts::default(),
             tried: 0,
             failures: 0,
+            suspended: false,
             paused_until: Mono::default(),
             kept_until: Mono::default(),
-            tls,
+            source: decision.source,
+            tls: decision.tls,
             throttle: Throttle::default(),
             ending: 0,
             clear: Vec::new(),
@@ -118,7 +129,7 @@ impl Site {
 
     /// True while nothing may be tried.
     pub fn paused(&self, now: Mono) -> bool {
-        now < self.paused_until
+        self.suspended || now < self.paused_until
     }
 
     /// Connections it may have now: its limit, or less because the next hop asked for less.
@@ -214,6 +225,6 @@ impl Site {
     /// True if nothing speaks of the site any more.
     pub fn unused(&self, now: Mono) -> bool {
         let named = self.destinations > 0 || self.purse.waits();
-        self.jobs == 0 && self.connections == 0 && !self.paused(now) && !named
+        self.jobs == 0 && self.connections == 0 && now >= self.paused_until && !named
     }
 }

@@ -13,6 +13,7 @@ use crate::base::time::{Mono, UnixMs};
 use crate::mail::text::Text;
 use crate::queue::{ChunkRef, Place};
 use crate::schedule::destination::DestinationId;
+use crate::schedule::fair::Share;
 use crate::schedule::list::{Links, NO_JOB};
 use crate::schedule::site::{JobId, NO_SITE, SiteId};
 use crate::schedule::wheel::TimerId;
@@ -33,6 +34,8 @@ pub(super) struct Message {
     pub(super) expires: Mono,
     pub(super) body_bytes: u64,
     pub(super) text: Text,
+    /// For whom it is sent, and how urgent it is.
+    pub(super) share: Share,
     /// The jobs that are not over.
     pub(super) open_jobs: u32,
     /// Head of the list of its jobs, through `Job::next`.
@@ -149,6 +152,11 @@ impl Backlog {
         let job = &mut self.jobs[other as usize];
         (job.state, job.site, job.record) = (state, site, record);
         other
+    }
+
+    /// Of whose part of a site a job is.
+    pub(super) fn share(&self, job: JobId) -> Share {
+        self.messages[self.jobs[job as usize].message as usize].share
     }
 
     /// The jobs of a message, the youngest first.

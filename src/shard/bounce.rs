@@ -7,6 +7,7 @@ use crate::mail::dsn::{self, FailedRecipient};
 use crate::mail::text::Text;
 use crate::queue::record::AcceptView;
 use crate::queue::{Draft, DraftRecipient, RecipientState};
+use crate::schedule::fair::Share;
 use crate::schedule::list::NO_JOB;
 use crate::schedule::site::JobId;
 use crate::shard::backlog::Message;
@@ -113,6 +114,7 @@ impl Shard {
             tail: &[&report.body],
         };
         let Ok(appended) = self.log.append_report(&draft) else { return Err(report) };
+        let source = self.draw_source(Share::default().tenant);
         let slot = self.backlog.messages.insert(Message {
             id: appended.id,
             place: appended.place,
@@ -121,12 +123,13 @@ impl Shard {
             expires: now.mono.plus_ms(self.settings.retry.expire_ms),
             body_bytes,
             text: Text::default(),
+            share: Share::default(),
             open_jobs: 0,
             first_job: NO_JOB,
             copying: false,
             committed: false,
         }) as u32;
-        let destination = self.sites.add_job_of(domain_of(&report.to));
+        let destination = self.sites.add_job_of(domain_of(&report.to), source);
         self.backlog.add_job(slot, destination, 0, 1, 0);
         let report = Some(report);
         self.committing.push_back(Committing {

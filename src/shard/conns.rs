@@ -13,6 +13,8 @@ use crate::base::ids::ConnId;
 use crate::base::time::Mono;
 use crate::config::Role;
 use crate::queue::ChunkRef;
+use crate::route::egress::Socks;
+use crate::schedule::fair::Share;
 use crate::schedule::site::SiteId;
 use crate::schedule::wheel::TimerId;
 use crate::shard::body;
@@ -48,6 +50,8 @@ pub(super) struct Inbound {
     pub(super) role: Role,
     /// The user whose sessions count this one.
     pub(super) counted_user: Option<Arc<User>>,
+    /// Of whose part of the relay its messages are.
+    pub(super) share: Share,
     /// An incomplete command line, or what came behind a message that waits for its commit.
     pub(super) leftover: Vec<u8>,
     /// The start of a body that came in pieces too small for records of their own.
@@ -90,6 +94,8 @@ pub(super) struct Outbound {
     /// It takes no more transactions.
     pub(super) ending: bool,
     pub(super) race: Race,
+    /// The conversation with a SOCKS server, while it lasts.
+    pub(super) socks: Option<Box<Socks>>,
 }
 
 /// Two connections to one host in its two families, of which the first that stands is used (RTE-10; RFC 8305). Together

@@ -5,14 +5,17 @@
 //! the next one's envelope rides behind it: one round trip a message (RFC 2920 3.1). What replies mean is decided in
 //! `outcome`.
 
+use std::rc::Rc;
+
 use crate::base::bytes::Outbox;
 use crate::base::ids::ConnId;
 use crate::base::limits;
 use crate::base::time::{Mono, Now};
-use crate::config::{Settings, TlsPolicy};
+use crate::config::{Settings, SourceSettings, TlsPolicy};
 use crate::mail::text::Form;
 use crate::queue::Log;
 use crate::queue::record::{AcceptView, RecipientView};
+use crate::route::egress::{Asked, Proxy, Socks, push_haproxy_header};
 use crate::schedule::site::{JobId, SiteId};
 use crate::schedule::throttle::asks_for_less;
 use crate::shard::backlog::{Backlog, JobState};
@@ -21,15 +24,19 @@ use crate::shard::conns::{Conn, Outbound, Race, Side};
 use crate::shard::outcome::Results;
 use crate::shard::reading::READS_MAX;
 use crate::shard::{CloseReason, Effect, Level, Shard};
-use crate::smtp::client::{Client, ClientHandler, ClientSettings, ClientState, ClientVerdict, Offer, SessionEnd};
+use crate::smtp::client::{
+    Client, ClientHandler, ClientSettings, ClientState, ClientVerdict, Offer, SessionEnd, TlsWish,
+};
 use crate::smtp::data::View;
 
-pub(super) fn client_settings(settings: &Settings) -> ClientSettings {
-    ClientSettings {
-        hello: settings.hostname.clone(),
-        timeouts: settings.timeout.clone(),
-        chunking: settings.site.chunking,
-    }
+/// What sessions from each source share, without and with BDAT.
+pub(super) fn client_settings(settings: &Settings) -> Vec<[Rc<ClientSettings>; 2]> {
+    let of = |source: &SourceSettings| {
+        [false, true].map(|chunking| {
+            Rc::new(ClientSettings { hello: source.hello.clone(), timeouts: settings.timeout.clone(), chunking })
+        })
+    };
+    settings.sources.iter().map(of).collect()
 }
 
 /// The shard as a client session sees it: bodies to send, and somewhere to put verdicts.
@@ -128,6 +135,8 @@ impl Shard {
             }
             self.take_from_list(job);
             self.leave_the_rest(job);
+            let (share, recipients) = (self.backlog.share(job), self.backlog.jobs[job as usize].open.count_ones());
+            self.sites.table[site as usize].ready.charge(share, recipients);
             return Some(job);
         }
     }
@@ -173,15 +182,58 @@ impl Shard {
         true
     }
 
+    /// The session of a connection to a site.
+    pub(super) fn new_client(&self, now: Now, site: SiteId, wish: TlsWish) -> Client {
+        let site = &self.sites.table[site as usize];
+        let settings = &self.client_settings[usize::from(site.source)][usize::from(site.limits.chunking)];
+        Client::new(settings.clone(), now.mono).with_tls(wish)
+    }
+
     pub(super) fn connected(&mut self, now: Now, id: ConnId, effects: &mut Vec<Effect>) {
         let Some(mut conn) = self.conns.take(id) else { return };
         self.win_race(now, &mut conn, effects);
         let outbound = conn.outbound();
         outbound.connected = true;
-        outbound.client = Client::new(self.client_settings.clone(), now.mono).with_tls(outbound.wish);
+        outbound.client = self.new_client(now, outbound.site, outbound.wish);
+        self.greet_proxy(&mut conn);
+        let outbound = conn.outbound();
         conn.deadline = outbound.client.deadline();
+        Shard::flush(id, &mut conn, effects);
         self.watch(now.mono, id, &mut conn);
         self.conns.put(id, conn);
+    }
+
+    /// Says what a proxy is to hear first, where there is one.
+    fn greet_proxy(&mut self, conn: &mut Conn) {
+        let Conn { outbox, side: Side::Out(outbound), .. } = conn else { unreachable!("only next hops are dialled") };
+        let source = &self.settings.sources[usize::from(self.sites.table[outbound.site as usize].source)];
+        let target = outbound.address;
+        match source.proxy {
+            None => {}
+            Some(Proxy::Haproxy(_)) => {
+                let from = source.address_for(target.ip()).flatten();
+                outbox.write(|out| push_haproxy_header(out, from, target));
+            }
+            Some(Proxy::Socks5(_)) => {
+                outbox.write(|out| outbound.socks = Some(Box::new(Socks::begin(target, out))));
+            }
+        }
+    }
+
+    /// What a SOCKS server says until the connection stands behind it. `Err`: it does not.
+    fn hear_proxy<'b>(&mut self, conn: &mut Conn, bytes: &'b [u8]) -> Result<&'b [u8], &'static str> {
+        let Conn { outbox, side: Side::Out(outbound), .. } = conn else { unreachable!("only next hops are dialled") };
+        let Some(socks) = &mut outbound.socks else { return Ok(bytes) };
+        let mut asked = Asked::Waiting;
+        outbox.write(|out| asked = socks.feed(bytes, out));
+        match asked {
+            Asked::Waiting => Ok(&[]),
+            Asked::Open(used) => {
+                outbound.socks = None;
+                Ok(&bytes[used..])
+            }
+            Asked::Refused(why) => Err(why),
+        }
     }
 
     pub(super) fn receive_out(
@@ -194,7 +246,15 @@ impl Shard {
     ) {
         self.leave_idle(id, &mut conn);
         self.feed(now, &mut conn);
-        let mut rest = bytes;
+        let mut rest = match self.hear_proxy(&mut conn, bytes) {
+            Ok(rest) => rest,
+            Err(why) => {
+                let outbound = conn.outbound();
+                let (name, address) = (&self.sites.table[outbound.site as usize].name, outbound.address);
+                effects.push(Effect::Report(Level::Info, format!("{name}: no connection to {address}: {why}")));
+                return self.cut(now, id, conn, effects);
+            }
+        };
         while !rest.is_empty() {
             // The next envelope must be there before the reply that lets the body go, to ride behind it.
             if self.may_ride(now, conn.outbound()) {

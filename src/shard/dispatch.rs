@@ -14,7 +14,6 @@ use crate::schedule::site::{JobId, SiteId};
 use crate::shard::conns::{Conn, Outbound, Race, Side};
 use crate::shard::timers::Timer;
 use crate::shard::{Effect, Level, Shard};
-use crate::smtp::client::Client;
 
 impl Shard {
     pub(super) fn backoff_of_sites(&self) -> Backoff {
@@ -141,7 +140,9 @@ impl Shard {
         entry.connections += 1;
         entry.opening += 1;
         let address = entry.hosts.choose(now.mono, &mut self.rng).expect("a reachable site has addresses");
-        let rival = entry.hosts.rival(now.mono, address);
+        let proxied = self.settings.sources[usize::from(entry.source)].proxy.is_some();
+        // Through a proxy every connection stands at once, and a race tells nothing.
+        let rival = entry.hosts.rival(now.mono, address).filter(|_| !proxied);
         self.dial(now, site, address, if rival.is_some() { Race::Ahead } else { Race::None }, effects);
         true
     }
@@ -149,7 +150,10 @@ impl Shard {
     fn dial(&mut self, now: Now, site: SiteId, address: SocketAddr, race: Race, effects: &mut Vec<Effect>) -> ConnId {
         let wish = self.sites.table[site as usize].tls_wish(now.mono, address);
         self.counters.dials += 1;
-        let client = Client::new(self.client_settings.clone(), now.mono).with_tls(wish);
+        let client = self.new_client(now, site, wish);
+        let source = &self.settings.sources[usize::from(self.sites.table[site as usize].source)];
+        let proxy = source.proxy;
+        let source = source.address_for(address.ip()).expect("a site leads nowhere that its source cannot reach");
         let id = self.conns.insert(Side::Out(Outbound {
             view: None,
             client,
@@ -166,6 +170,7 @@ impl Shard {
             useful: false,
             ending: false,
             race,
+            socks: None,
         }));
         let mut conn = self.conns.take(id).expect("it was just inserted");
         let connect_ms = self.settings.timeout.connect_ms;
@@ -173,7 +178,10 @@ impl Shard {
             now.mono.plus_ms(if race == Race::Ahead { connect_ms.min(limits::CONNECT_RACE_MS) } else { connect_ms });
         self.watch(now.mono, id, &mut conn);
         self.conns.put(id, conn);
-        effects.push(Effect::Dial { conn: id, address, source: self.settings.source });
+        effects.push(match proxy {
+            Some(proxy) => Effect::Dial { conn: id, address: proxy.address(), source: None },
+            None => Effect::Dial { conn: id, address, source },
+        });
         id
     }
 

@@ -11,7 +11,7 @@ use crate::route::decide::Ways;
 use crate::route::{Answer, QueryId};
 use crate::schedule::destination::{Answered, DestinationId};
 use crate::schedule::site::{JobId, NO_SITE, SiteId};
-use crate::shard::backlog::JobState;
+use crate::shard::backlog::{Job, JobState};
 use crate::shard::reading::READS_MAX;
 use crate::shard::timers::Timer;
 use crate::shard::{Effect, Level, Shard};
@@ -46,18 +46,20 @@ impl Shard {
         } else {
             entry.state = JobState::Ready;
             let site = entry.site;
-            self.sites.table[site as usize].ready.push_front(&mut self.backlog.links, job);
+            let share = self.backlog.share(job);
+            self.sites.table[site as usize].ready.push_front(&mut self.backlog.links, job, share);
             self.want_pump(site);
         }
     }
 
     fn give_to_site(&mut self, job: JobId, site: SiteId) {
+        let share = self.backlog.share(job);
         let entry = &mut self.backlog.jobs[job as usize];
         entry.state = JobState::Ready;
         entry.site = site;
         let place = &mut self.sites.table[site as usize];
         place.jobs += 1;
-        place.ready.push_back(&mut self.backlog.links, job);
+        place.ready.push_back(&mut self.backlog.links, job, share);
         self.want_pump(site);
     }
 
@@ -81,18 +83,19 @@ impl Shard {
 
     /// Takes a job that waits out of the list it is in.
     pub(super) fn take_from_list(&mut self, job: JobId) {
-        let entry = &self.backlog.jobs[job as usize];
-        let list = match entry.state {
-            JobState::Waiting => &mut self.sites.destinations[entry.destination as usize].waiting,
-            JobState::Ready => &mut self.sites.table[entry.site as usize].ready,
+        let share = self.backlog.share(job);
+        let Job { state, destination, site, .. } = self.backlog.jobs[job as usize];
+        let links = &mut self.backlog.links;
+        match state {
+            JobState::Waiting => self.sites.destinations[destination as usize].waiting.remove(links, job),
+            JobState::Ready => self.sites.table[site as usize].ready.remove(links, job, share),
             state => panic!("a job that is {state:?} is in no list"),
-        };
-        list.remove(&mut self.backlog.links, job);
+        }
     }
 
     /// Where the first job of a site goes is not known any more: it goes back to its destination. False if it is known.
     fn send_back(&mut self, now: Mono, site: SiteId) -> bool {
-        let Some(job) = self.sites.table[site as usize].ready.front() else { return false };
+        let Some(job) = self.sites.next_job(site) else { return false };
         let destination = self.backlog.jobs[job as usize].destination;
         if self.sites.destinations[destination as usize].site_now(now) == Some(site) {
             return false;
@@ -108,7 +111,7 @@ impl Shard {
     pub(super) fn first_known(&mut self, now: Mono, site: SiteId) -> Option<JobId> {
         for _ in 0..SENT_BACK_MAX {
             if !self.send_back(now, site) {
-                return self.sites.table[site as usize].ready.front();
+                return self.sites.next_job(site);
             }
         }
         None
@@ -142,7 +145,7 @@ impl Shard {
             }
             entry.answered = Answered::No;
         }
-        if entry.waiting.is_empty() || entry.paused(now.mono) || entry.answered == Answered::Asked {
+        if entry.waiting.is_empty() || entry.suspended || entry.paused(now.mono) || entry.answered == Answered::Asked {
             return;
         }
         if entry.site_now(now.mono).is_some() {
@@ -205,7 +208,7 @@ impl Shard {
     ) {
         let backoff = self.backoff_of_sites();
         let entry = &mut self.sites.destinations[destination as usize];
-        match self.sites.router.ways(&entry.decision.next_hop, answer) {
+        match self.sites.router.ways(&entry.decision, answer) {
             Ways::Try(targets) => {
                 entry.failures = 0;
                 if let Some(old) = self.sites.lead(destination, targets, until) {

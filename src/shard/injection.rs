@@ -90,6 +90,7 @@ impl Shard {
             tail: &[tail],
             hello: b"",
             peer,
+            share: self.settings.share_of(peer),
             protocol: Protocol::Http,
             cipher: None,
             fixes: Fixes::default(),

@@ -111,6 +111,14 @@ pub enum Input<'a> {
         /// What.
         parcel: Parcel,
     },
+    /// An operator suspends a site, a rule's sites (a provider), a recipient domain or a smart host, by name; or lets it go on.
+    /// Holds until the relay stops, for what comes to be later too.
+    Suspend {
+        /// As `ringpost explain` and the reports call it.
+        name: &'a str,
+        /// False: it goes on.
+        suspended: bool,
+    },
     /// The moment asked for by `WakeAt` has come; harmless at any other time.
     Tick,
     /// Stop taking work: 421 to every client, finish or defer what is on its way, then `Drained`.

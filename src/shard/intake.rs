@@ -17,6 +17,7 @@ use crate::mail::envelope::Envelope;
 use crate::mail::text::Text;
 use crate::mail::trace::{Fixes, Protocol, TraceFacts, write_fixes, write_received};
 use crate::queue::{ChunkRef, Draft, DraftRecipient, LogRefusal, RecipientList, RecipientState};
+use crate::schedule::fair::Share;
 use crate::schedule::list::NO_JOB;
 use crate::shard::backlog::{JOB_RECIPIENTS_MAX, Message};
 use crate::shard::commit::{Committing, Waiter};
@@ -53,6 +54,8 @@ pub(super) struct Arrival<'a> {
     /// The name the client gave; empty if it gave none.
     pub(super) hello: &'a [u8],
     pub(super) peer: IpAddr,
+    /// Of whose part of the relay it is.
+    pub(super) share: Share,
     pub(super) protocol: Protocol,
     pub(super) cipher: Option<&'static str>,
     /// Fields to be added.
@@ -119,6 +122,7 @@ impl Shard {
             peer,
             role,
             counted_user: None,
+            share: self.settings.share_of(peer),
             leftover: Vec::new(),
             gathered: Vec::new(),
             chunks: Vec::new(),
@@ -307,6 +311,7 @@ impl Shard {
             tail: &tail[..=run.count],
             hello: inbound.server.hello(),
             peer: inbound.peer,
+            share: inbound.share,
             protocol: inbound.server.protocol(),
             cipher: inbound.server.cipher(),
             fixes: facts.fixes,
@@ -371,11 +376,13 @@ impl Shard {
             expires: now.mono.plus_ms(self.settings.retry.expire_ms),
             body_bytes: arrival.body_bytes,
             text: arrival.text,
+            share: arrival.share,
             open_jobs: 0,
             first_job: NO_JOB,
             copying: false,
             committed: false,
         }) as u32;
+        let source = self.draw_source(arrival.share.tenant);
         let order = std::mem::take(&mut self.by_domain);
         let most = self.settings.site.recipients.min(JOB_RECIPIENTS_MAX);
         let mut first = 0;
@@ -386,7 +393,7 @@ impl Shard {
                 .take(most)
                 .take_while(|&&i| domain_of(envelope.recipient(i.into())).eq_ignore_ascii_case(domain))
                 .count();
-            let destination = self.sites.add_job_of(domain);
+            let destination = self.sites.add_job_of(domain, source);
             let open = if count == 128 { u128::MAX } else { (1 << count) - 1 };
             self.backlog.add_job(message, destination, first as u16, open, 0);
             first += count;

@@ -98,7 +98,8 @@ pub struct Shard {
     settings: Arc<Settings>,
     /// By role.
     server_settings: [Rc<ServerSettings>; Role::ALL.len()],
-    client_settings: Rc<ClientSettings>,
+    /// By source, without and with BDAT.
+    client_settings: Vec<[Rc<ClientSettings>; 2]>,
     rng: Rng,
     log: Log,
     backlog: Backlog,
@@ -162,7 +163,7 @@ impl Shard {
         let mut shard = Shard {
             id,
             server_settings: Role::ALL.map(|role| Rc::new(intake::server_settings(&settings, role))),
-            client_settings: Rc::new(delivery::client_settings(&settings)),
+            client_settings: delivery::client_settings(&settings),
             rng: Rng::new(seed),
             log: Log::open(log_settings, start, blocks),
             backlog: Backlog::default(),
@@ -238,6 +239,7 @@ impl Shard {
             }
             Input::Resolved { query, answer } => self.resolved(now, query, answer, effects),
             Input::Parcel { from, parcel } => self.parcel_came(now, from, parcel, effects),
+            Input::Suspend { name, suspended } => self.suspend(name, suspended, effects),
             Input::Tick => {}
             Input::Drain => self.drain(now, effects),
         }

@@ -16,6 +16,7 @@ use crate::queue::{
     ChunkRef, Commit, CopyOf, Draft, DraftRecipient, LogRefusal, Place, RecipientState, RecoveredMessage, Ticket,
 };
 use crate::schedule::backoff::Backoff;
+use crate::schedule::fair::Share;
 use crate::schedule::list::NO_JOB;
 use crate::shard::backlog::{JOB_RECIPIENTS_MAX, Job, JobState, Message, MessageSlot};
 use crate::shard::reading::Reading;
@@ -226,6 +227,8 @@ impl Shard {
     /// Makes a message live that recovery found in the spool.
     pub(super) fn adopt(&mut self, now: Now, recovered: RecoveredMessage) {
         let age_ms = now.wall - recovered.arrived;
+        // Its trace field tells who sent it, and so of whose part it is.
+        let share = recovered.peer.map_or(Share::default(), |peer| self.settings.share_of(peer));
         let slot = self.backlog.messages.insert(Message {
             id: recovered.id,
             place: recovered.place,
@@ -234,11 +237,13 @@ impl Shard {
             expires: now.mono.plus_ms(self.settings.retry.expire_ms.saturating_sub(age_ms)),
             body_bytes: recovered.body_bytes,
             text: recovered.text,
+            share,
             open_jobs: 0,
             first_job: NO_JOB,
             copying: false,
             committed: true,
         }) as MessageSlot;
+        let source = self.draw_source(share.tenant);
         let most = self.settings.site.recipients.min(JOB_RECIPIENTS_MAX);
         let open = &recovered.recipients;
         let mut next = 0;
@@ -254,7 +259,7 @@ impl Shard {
                 })
                 .count();
             let mask = open[next..next + together].iter().fold(0, |mask, r| mask | 1u128 << (r.index - first.index));
-            let destination = self.sites.add_job_of(domain);
+            let destination = self.sites.add_job_of(domain, source);
             let job = self.backlog.add_job(slot, destination, first.index as u16, mask, first.attempts);
             let wait_ms = UnixMs(first.due.0) - now.wall;
             if wait_ms == 0 {

@@ -42,6 +42,8 @@ pub struct SiteReport {
     pub failures: u32,
     /// The rest of its pause; 0: it does not pause.
     pub paused_ms: u64,
+    /// An operator suspended it.
+    pub suspended: bool,
     /// Connections that it allows itself because its next hop asked for less; none: as many as its limit.
     pub ceiling: Option<u32>,
 }
@@ -55,6 +57,7 @@ impl SiteReport {
             connections: site.connections,
             failures: site.failures,
             paused_ms: if site.paused(now) { site.paused_until.ms_since(now) } else { 0 },
+            suspended: site.suspended,
             ceiling: site.throttle.ceiling(),
         }
     }

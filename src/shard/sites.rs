@@ -6,24 +6,25 @@
 
 use std::collections::VecDeque;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use slab::Slab;
 
 use crate::base::ids::ShardId;
 use crate::base::limits;
 use crate::base::time::{Mono, Now};
-use crate::config::Settings;
+use crate::config::{Settings, SourceId};
 use crate::route::cache::Cache;
 use crate::route::decide::Router;
 use crate::schedule::destination::{Answered, Destination, DestinationId};
+use crate::schedule::fair::TenantId;
 use crate::schedule::hosts::KnownTarget;
 use crate::schedule::permit::Permits;
 use crate::schedule::rate::Buckets;
-use crate::schedule::site::{NO_SITE, Site, SiteId};
+use crate::schedule::site::{JobId, NO_SITE, Site, SiteId};
 use crate::schedule::wheel::Wheel;
 use crate::shard::parcel::{Parcel, SiteName};
 use crate::shard::timers::Timer;
-use crate::shard::{Effect, Shard};
+use crate::shard::{Effect, Level, Shard};
 
 /// The sites and what is needed to find them.
 pub(super) struct Sites {
@@ -37,8 +38,12 @@ pub(super) struct Sites {
     /// Destinations without jobs, kept for a moment, with the moment and the generation.
     lingering: VecDeque<(Mono, DestinationId, u32)>,
     lower: Vec<u8>,
+    /// What an operator suspended, by name.
+    suspended: FxHashSet<Box<str>>,
     /// What the configuration decides.
     pub(super) router: Router,
+    /// Of the tenants, by their number.
+    weights: Box<[u16]>,
     /// Permits this shard holds, and those it lends as a home.
     pub(super) permits: Permits,
     /// The rates of sites whose home this shard is.
@@ -62,7 +67,9 @@ impl Sites {
             next_generation: 0,
             lingering: VecDeque::new(),
             lower: Vec::new(),
+            suspended: FxHashSet::default(),
             router: Router::new(settings),
+            weights: std::iter::once(1).chain(settings.tenants.iter().map(|tenant| tenant.weight)).collect(),
             permits: Permits::new(me, settings.shards),
             buckets: Buckets::new(me),
             answers: Cache::new(),
@@ -70,28 +77,34 @@ impl Sites {
         }
     }
 
-    /// The destination of mail for a domain, made if it is new; it has one job more.
-    pub(super) fn add_job_of(&mut self, domain: &[u8]) -> DestinationId {
-        let destination = self.of_domain(domain);
+    /// The destination of mail for a domain from a source, made if it is new; it has one job more.
+    pub(super) fn add_job_of(&mut self, domain: &[u8], source: SourceId) -> DestinationId {
+        let destination = self.of_domain(domain, source);
         self.destinations[destination as usize].jobs += 1;
         destination
     }
 
-    fn of_domain(&mut self, domain: &[u8]) -> DestinationId {
+    fn of_domain(&mut self, domain: &[u8], source: SourceId) -> DestinationId {
         self.lower.clear();
         self.lower.extend(domain.iter().map(u8::to_ascii_lowercase));
+        if source != 0 {
+            // No domain holds a blank.
+            self.lower.push(b' ');
+            self.lower.extend(source.to_le_bytes());
+        }
         if let Some(&(destination, generation)) = self.by_domain.get(&self.lower[..])
             && self.destinations.get(destination as usize).is_some_and(|entry| entry.generation == generation)
         {
             return destination;
         }
-        let decision = self.router.decide(&self.lower);
+        let decision = self.router.decide(&self.lower[..domain.len()], source);
         let name = self.router.name(&decision);
         let destination = match self.destinations_by_name.get(&name) {
             Some(&destination) => destination,
             None => {
                 self.next_generation = self.next_generation.wrapping_add(1);
-                let entry = Destination::new(decision, self.next_generation);
+                let mut entry = Destination::new(decision, self.next_generation);
+                entry.suspended = self.suspended.contains(&*name);
                 let destination = self.destinations.insert(entry) as DestinationId;
                 self.destinations_by_name.insert(name, destination);
                 destination
@@ -103,6 +116,11 @@ impl Sites {
         let generation = self.destinations[destination as usize].generation;
         self.by_domain.insert(self.lower[..].into(), (destination, generation));
         destination
+    }
+
+    /// The job of a site that is next.
+    pub(super) fn next_job(&mut self, site: SiteId) -> Option<JobId> {
+        self.table[site as usize].ready.front(&self.weights)
     }
 
     /// A destination leads to the site of these targets until a moment. Gives the site that it led to before, if that is
@@ -119,9 +137,11 @@ impl Sites {
         let site = match self.by_name.get(&kind.name) {
             Some(&site) => site,
             None => {
-                let site = Site::new(kind.name.clone(), kind.limits, entry.decision.tls);
+                let name = kind.name.clone();
+                let mut site = Site::new(kind, &entry.decision);
+                site.suspended = is_suspended(&self.suspended, &site);
                 let site = self.table.insert(site) as SiteId;
-                self.by_name.insert(kind.name, site);
+                self.by_name.insert(name, site);
                 site
             }
         };
@@ -187,7 +207,55 @@ impl Sites {
     }
 }
 
+fn is_suspended(suspended: &FxHashSet<Box<str>>, site: &Site) -> bool {
+    suspended.contains(&*site.name) || site.rule.as_ref().is_some_and(|rule| suspended.contains(rule))
+}
+
 impl Shard {
+    /// Draws the source that a message of a tenant comes from.
+    pub(super) fn draw_source(&mut self, tenant: TenantId) -> SourceId {
+        let pool = self.settings.pool_of(tenant);
+        if let [only] = pool {
+            return *only;
+        }
+        let weight = |source: &SourceId| u64::from(self.settings.sources[usize::from(*source)].weight);
+        let all: u64 = pool.iter().map(weight).sum();
+        // With all weights 0 the operator wants none of them any more, and none but them.
+        let mut drawn = if all == 0 { 0 } else { self.rng.below(all) };
+        for source in pool {
+            match drawn.checked_sub(weight(source)) {
+                Some(rest) if all > 0 => drawn = rest,
+                _ => return *source,
+            }
+        }
+        unreachable!("what is drawn is less than all weights")
+    }
+
+    /// An operator suspends what a name stands for, or lets it go on: a site, all sites of a rule (a provider), a recipient
+    /// domain or a smart host. What is on its way is finished.
+    pub(super) fn suspend(&mut self, name: &str, suspended: bool, effects: &mut Vec<Effect>) {
+        let Sites { table, destinations, router, suspended: names, .. } = &mut self.sites;
+        let name = name.trim();
+        let changed = if suspended { names.insert(name.into()) } else { names.remove(name) };
+        if !changed {
+            return;
+        }
+        let word = if suspended { "suspended" } else { "goes on" };
+        effects.push(Effect::Report(Level::Info, format!("{name}: {word}, as the operator wants")));
+        let mut to_pump = Vec::new();
+        for (at, site) in table.iter_mut() {
+            site.suspended = is_suspended(names, site);
+            to_pump.push(at as SiteId);
+        }
+        let mut to_find = Vec::new();
+        for (at, destination) in destinations.iter_mut() {
+            destination.suspended = names.contains(&*router.name(&destination.decision));
+            to_find.push(at as DestinationId);
+        }
+        to_pump.into_iter().for_each(|site| self.want_pump(site));
+        to_find.into_iter().for_each(|destination| self.want_finding(destination));
+    }
+
     /// Marks a site as having something to do at the end of the step.
     pub(super) fn want_pump(&mut self, site: SiteId) {
         // Who waited for something may name a site that was forgotten meanwhile.

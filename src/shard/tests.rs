@@ -5,6 +5,7 @@ mod bodies;
 mod hosts;
 mod injections;
 mod pacing;
+mod sharing;
 mod sites;
 
 use std::collections::{HashMap, VecDeque};
@@ -62,6 +63,8 @@ struct World {
     dials: u32,
     /// Where to, in order.
     dialled: Vec<IpAddr>,
+    /// Where from, in the same order.
+    sources: Vec<Option<IpAddr>>,
     taken: Vec<Taken>,
     rule: fn(&str) -> String,
     /// Handshakes begun; they fail if `fail_tls`. The world's TLS changes no byte.
@@ -155,6 +158,7 @@ impl World {
             most_hops: usize::MAX,
             dials: 0,
             dialled: Vec::new(),
+            sources: Vec::new(),
             taken: Vec::new(),
             rule: accept_all,
             handshakes: Vec::new(),
@@ -204,8 +208,9 @@ impl World {
             Effect::StartTls { conn, role } => self.start_tls(conn, role),
             Effect::Authenticate { conn, request } => self.asked.push_back((conn, request)),
             Effect::Pause { .. } | Effect::Resume { .. } | Effect::Parcel { .. } => {}
-            Effect::Dial { conn, address, .. } => {
+            Effect::Dial { conn, address, source } => {
                 self.dials += 1;
+                self.sources.push(source);
                 self.dialled.push(address.ip());
                 if self.silent.contains(&address.ip()) {
                     return;
@@ -377,6 +382,12 @@ impl World {
         self.last_opened.expect("the connection was opened")
     }
 
+    /// The same as `send` for a client at another address.
+    fn send_from(&mut self, peer: &str, recipients: &[&str], body: &str) -> String {
+        let conn = self.client_from(peer);
+        self.send_on(conn, recipients, body)
+    }
+
     /// What the relay says to these bytes.
     fn say(&mut self, conn: ConnId, bytes: &[u8]) -> String {
         self.clients.get_mut(&conn).unwrap().clear();
@@ -387,6 +398,10 @@ impl World {
     /// Sends a message in one transaction; gives the last reply line.
     fn send(&mut self, recipients: &[&str], body: &str) -> String {
         let conn = self.client();
+        self.send_on(conn, recipients, body)
+    }
+
+    fn send_on(&mut self, conn: ConnId, recipients: &[&str], body: &str) -> String {
         let mut commands = "EHLO c.test\r\nMAIL FROM:<from@source.test>\r\n".to_string();
         recipients.iter().for_each(|recipient| commands += &format!("RCPT TO:<{recipient}>\r\n"));
         let replies = self.say(conn, (commands + "DATA\r\n").as_bytes());

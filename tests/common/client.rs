@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Debug, Formatter};
 use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 const REPLY_LONGEST: Duration = Duration::from_secs(20);
@@ -40,9 +40,22 @@ impl Client {
         client
     }
 
+    /// Connects from an address of this machine's own, and reads a 220.
+    pub(crate) fn connect_from(source: IpAddr, address: SocketAddr) -> Client {
+        let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::new(source, 0).into()).unwrap();
+        socket.connect_timeout(&address.into(), REPLY_LONGEST).unwrap();
+        let (client, greeting) = Client::over(socket.into());
+        assert_eq!(greeting.code, 220, "{greeting:?}");
+        client
+    }
+
     /// Connects and reads whatever greets.
     pub(crate) fn connect_any(address: SocketAddr) -> (Client, Reply) {
-        let stream = TcpStream::connect_timeout(&address, REPLY_LONGEST).unwrap();
+        Client::over(TcpStream::connect_timeout(&address, REPLY_LONGEST).unwrap())
+    }
+
+    fn over(stream: TcpStream) -> (Client, Reply) {
         stream.set_read_timeout(Some(REPLY_LONGEST)).unwrap();
         stream.set_nodelay(true).unwrap();
         let mut client = Client { stream: BufReader::new(stream) };

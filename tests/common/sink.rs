@@ -1,7 +1,7 @@
 //! A next hop that records every byte and does what a script says: a thread per connection, nothing clever.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -21,6 +21,10 @@ pub(crate) struct Mail {
     pub(crate) wire: Vec<u8>,
     /// It came by BDAT.
     pub(crate) chunked: bool,
+    /// Where from.
+    pub(crate) peer: IpAddr,
+    /// What EHLO or HELO said last.
+    pub(crate) hello: String,
 }
 
 /// What a script makes of a command.
@@ -89,7 +93,9 @@ impl Sink {
                 }
                 all.streams.lock().unwrap().push(stream.try_clone().unwrap());
                 let shared = Arc::clone(&all);
-                std::thread::spawn(move || Session { shared: &shared, stream, input: Vec::new() }.run());
+                std::thread::spawn(move || {
+                    Session { shared: &shared, stream, input: Vec::new(), hello: String::new() }.run()
+                });
             }
         });
         Sink { address, shared }
@@ -139,6 +145,7 @@ struct Session<'a> {
     shared: &'a Shared,
     stream: TcpStream,
     input: Vec<u8>,
+    hello: String,
 }
 
 impl Session<'_> {
@@ -185,6 +192,9 @@ impl Session<'_> {
                 }
                 ("RCPT", b'2') => recipients.push(path(&line)),
                 ("RSET" | "EHLO" | "HELO", _) => {
+                    if verb != "RSET" {
+                        self.hello = line.get(5..).unwrap_or_default().to_owned();
+                    }
                     mail = None;
                     recipients.clear();
                 }
@@ -204,7 +214,10 @@ impl Session<'_> {
         let (mail, recipients) = (mail.take().unwrap_or_default(), std::mem::take(recipients));
         if said.starts_with('2') {
             let sender = path(&mail);
-            self.shared.mails.lock().unwrap().push(Mail { mail, sender, recipients, wire, chunked });
+            let peer = self.stream.peer_addr().map_or(IpAddr::from([0, 0, 0, 0]), |peer| peer.ip());
+            let hello = self.hello.clone();
+            let mail = Mail { mail, sender, recipients, wire, chunked, peer, hello };
+            self.shared.mails.lock().unwrap().push(mail);
         }
     }
 
