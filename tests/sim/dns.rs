@@ -35,10 +35,11 @@ impl World {
                 Answer::Mail { hosts: vec![host], ttl_s }
             }
             Zone::Hosts => {
-                let count = self.dice.range(1, 4) as usize;
+                // A site is a set of mail hosts in their order, and its limits are that set's: a domain keeps to one.
+                let count = 1 + site % 4;
                 let mut hosts: Vec<_> = (0..count)
                     .map(|host| MailHost {
-                        preference: self.dice.below(3) as u16 * 10,
+                        preference: ((site + host) % 3) as u16 * 10,
                         name: format!("mx{host}.{domain}").into(),
                         addresses: self.addresses(site, host),
                     })
@@ -66,6 +67,8 @@ impl World {
         let kind = self.dice.below(5);
         if kind < 4 {
             self.ledger.lied_about.insert(site);
+        } else {
+            self.ledger.renamed.insert(site);
         }
         let hosts = match kind {
             0 => return Answer::NoSuchDomain { ttl_s },

@@ -97,6 +97,8 @@ pub struct Ledger {
     pub tls_failed: BTreeSet<usize>,
     /// Sites of which DNS said what is not so.
     pub lied_about: BTreeSet<usize>,
+    /// Sites of which DNS named more hosts than there are.
+    pub renamed: BTreeSet<usize>,
     /// By so much the wall clock was set forward before the relay's last start.
     pub ahead_us: u64,
     /// The number of shards changed.

@@ -366,7 +366,9 @@ impl World {
         let count = self.at_site.entry(site).or_default();
         *count += 1;
         let most = self.plan.settings.site.connections;
-        assert!(*count <= most, "{count} connections to site {site}, and {most} are allowed");
+        // Who is told of other mail hosts than there are has another site for them, with limits of its own.
+        let lied = self.ledger.lied_about.contains(&site) || self.ledger.renamed.contains(&site);
+        assert!(lied || *count <= most, "{count} connections to site {site}, and {most} are allowed");
         let ways = self.plan.hops[if site == SMART_HOST { self.plan.domains } else { site }];
         let index = self.conns.len();
         self.trace.note(self.now, "dial", index as u64, site as u64, || {
