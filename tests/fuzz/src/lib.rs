@@ -5,6 +5,7 @@
 //! one of texts. `docs/fuzzing.md` says how to run it.
 
 pub mod address;
+pub mod auth;
 pub mod bdat;
 pub mod client;
 pub mod command;
@@ -28,6 +29,7 @@ pub type Target = (&'static str, fn(&[u8]));
 /// All of them.
 pub const TARGETS: &[Target] = &[
     ("address", address::run),
+    ("auth", auth::run),
     ("bdat", bdat::run),
     ("client", client::run),
     ("command", command::run),
