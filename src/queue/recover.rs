@@ -144,6 +144,16 @@ pub enum Damage {
     },
 }
 
+impl Damage {
+    /// True if only the first sector of a segment is bad in which nothing lives: a crash cut the start of its next life off.
+    /// A segment that is needed is never written over.
+    fn is_start_cut_off(&self, segments: &[RecoveredSegment]) -> bool {
+        let Damage::Lost { slot, from, to, .. } = self else { return false };
+        let settled = |segment: &RecoveredSegment| segment.slot == *slot && segment.live_records == 0;
+        from.offset_bytes() == 0 && to.offset_bytes() <= FIRST_BATCH_OFFSET && segments.iter().any(settled)
+    }
+}
+
 impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -502,6 +512,8 @@ impl Recovery {
             }
         }
         for start in starts.values_mut() {
+            let ShardStart { damage, segments, .. } = start;
+            damage.retain(|damage| !damage.is_start_cut_off(segments));
             start.messages.sort_unstable_by_key(|message| message.place.position);
             start.aside.sort_unstable_by_key(|message| message.place.position);
         }

@@ -219,6 +219,27 @@ fn flip_every_byte() {
     }
 }
 
+/// A crash while a segment is begun anew may leave its first sector neither old nor new. That is no damage where nothing in
+/// the segment is needed any more, and only there is a segment begun anew.
+#[test]
+fn a_start_that_was_cut_off_is_no_damage() {
+    let (mut bench, messages) = three(300);
+    let (slot, _) = bench.log.locate(messages[0].place.position).unwrap();
+    let torn = |bench: &Bench| {
+        let mut disk = bench.disk.clone();
+        disk[slot.0 as usize][..DISK_ALIGN_BYTES / 2].fill(0xa5);
+        recover(&disk)
+    };
+    let start = torn(&bench);
+    assert_eq!((start.messages.len(), start.damage.len()), (3, 1), "what is needed is not begun anew");
+    for (message, recipients) in messages.iter().zip([0..2, 0..2, 1..2]) {
+        bench.verdict(message.id, recipients);
+    }
+    bench.settle();
+    let start = torn(&bench);
+    assert_eq!((start.messages.len(), &start.damage[..]), (0, &[][..]));
+}
+
 /// Records that share a batch, and sectors: a flipped bit costs the record it is in and no other, unless it is in the length
 /// of the record (QUE-10).
 #[test]
