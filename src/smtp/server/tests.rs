@@ -260,7 +260,7 @@ fn errors_are_forgiven_when_a_message_is_accepted() {
 }
 
 #[test]
-#[should_panic(expected = "no verdict")]
+#[should_panic(expected = "has no answer yet")]
 fn nothing_is_taken_before_the_verdict() {
     let mut session = Session::in_data();
     let mut input: &[u8] = b".\r\nNOOP\r\n";
