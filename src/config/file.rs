@@ -188,6 +188,12 @@ static KEYS: &[Key] = &[
         "/etc/ssl/certs/ca-certificates.crt",
         "PEM file with the authorities that certificates of next hops must come from where the policy is `verify`.",
     ),
+    text(
+        "tls.client_roots",
+        "",
+        "PEM file with authorities: a client that shows a certificate from them may relay, as those of `relay.networks` may. Empty: \
+         clients are not asked for certificates.",
+    ),
     Key {
         name: "tls.domains",
         kind: Kind::Names,

@@ -203,6 +203,8 @@ pub struct TlsSettings {
     pub pair: Option<(PathBuf, PathBuf)>,
     /// PEM file with the authorities trusted for `TlsPolicy::Verify`.
     pub roots: PathBuf,
+    /// PEM file with the authorities whose certificates let clients relay.
+    pub client_roots: Option<PathBuf>,
     /// By domain.
     pub policies: TlsPolicies,
 }
@@ -864,6 +866,7 @@ fn tls(values: &Values) -> Result<TlsSettings, ConfigError> {
         offer: values.flag("tls.offer"),
         pair,
         roots: values.text("tls.roots").into(),
+        client_roots: optional(values, "tls.client_roots", |path| Ok(path.into()))?,
         policies: TlsPolicies { default, domains },
     })
 }

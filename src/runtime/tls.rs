@@ -19,9 +19,11 @@ use rustls::client::{Resumption, UnbufferedClientConnection};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::server::UnbufferedServerConnection;
+use rustls::server::{UnbufferedServerConnection, WebPkiClientVerifier};
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
-use rustls::{CipherSuite, ClientConfig, HandshakeKind, RootCertStore, ServerConfig, SupportedProtocolVersion};
+use rustls::{
+    CipherSuite, ClientConfig, CommonState, HandshakeKind, RootCertStore, ServerConfig, SupportedProtocolVersion,
+};
 
 use super::Failure;
 use crate::base::limits;
@@ -55,10 +57,11 @@ impl Keys {
     /// one is taken from the queue's directory, or made there.
     pub fn load(settings: &Settings) -> Result<(Keys, Option<String>), Failure> {
         let tls = &settings.tls;
+        let clients = tls.client_roots.as_deref();
         let mut note = None;
         let server = match (&tls.pair, tls.offer) {
             (_, false) => None,
-            (Some((certificate, key)), true) => Some(server_config(certificate, key)?),
+            (Some((certificate, key)), true) => Some(server_config(certificate, key, clients)?),
             (None, true) => {
                 let (certificate, key) = own_files(&settings.queue.dir);
                 if !certificate.exists() || !key.exists() {
@@ -69,20 +72,21 @@ impl Keys {
                         certificate.display()
                     ));
                 }
-                Some(server_config(&certificate, &key)?)
+                Some(server_config(&certificate, &key, clients)?)
             }
         };
-        let proven = if tls.policies.verifies() { Some(client_config(Some(roots(&tls.roots)?))?) } else { None };
+        let proven =
+            if tls.policies.verifies() { Some(client_config(Some(roots("tls.roots", &tls.roots)?))?) } else { None };
         Ok((Keys { server, any: client_config(None)?, proven }, note))
     }
 
     /// Looks whether the files that the settings name can be used, and makes none.
     pub fn check(settings: &Settings) -> Result<(), Failure> {
         if let (Some((certificate, key)), true) = (&settings.tls.pair, settings.tls.offer) {
-            server_config(certificate, key)?;
+            server_config(certificate, key, settings.tls.client_roots.as_deref())?;
         }
         if settings.tls.policies.verifies() {
-            roots(&settings.tls.roots)?;
+            roots("tls.roots", &settings.tls.roots)?;
         }
         Ok(())
     }
@@ -132,30 +136,34 @@ fn trouble(what: &str, path: &Path, error: impl std::fmt::Display) -> Failure {
     Failure(format!("cannot use {what} {}: {error}", path.display()))
 }
 
-fn server_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, Failure> {
+/// With `clients`, those who show a certificate from these authorities are known by it; nobody has to.
+fn server_config(certificate: &Path, key: &Path, clients: Option<&Path>) -> Result<Arc<ServerConfig>, Failure> {
     let chain = CertificateDer::pem_file_iter(certificate)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(|error| trouble("tls.certificate", certificate, error))?;
     let private = PrivateKeyDer::from_pem_file(key).map_err(|error| trouble("tls.key", key, error))?;
+    let verifier = match clients {
+        None => WebPkiClientVerifier::no_client_auth(),
+        Some(path) => WebPkiClientVerifier::builder_with_provider(roots("tls.client_roots", path)?.into(), provider())
+            .allow_unauthenticated()
+            .build()
+            .map_err(|error| trouble("tls.client_roots", path, error))?,
+    };
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&VERSIONS)
-        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, private))
+        .and_then(|builder| builder.with_client_cert_verifier(verifier).with_single_cert(chain, private))
         .map_err(|error| trouble("tls.certificate", certificate, error))?;
     config.ticketer = aws_lc_rs::Ticketer::new().map_err(|error| Failure(format!("no keys for tickets: {error}")))?;
     Ok(Arc::new(config))
 }
 
-fn roots(path: &Path) -> Result<RootCertStore, Failure> {
+fn roots(key: &str, path: &Path) -> Result<RootCertStore, Failure> {
     let certificates = CertificateDer::pem_file_iter(path)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|error| trouble("tls.roots", path, error))?;
+        .map_err(|error| trouble(key, path, error))?;
     let mut store = RootCertStore::empty();
     store.add_parsable_certificates(certificates);
-    if store.is_empty() {
-        Err(trouble("tls.roots", path, "it holds no certificate of an authority"))
-    } else {
-        Ok(store)
-    }
+    if store.is_empty() { Err(trouble(key, path, "it holds no certificate of an authority")) } else { Ok(store) }
 }
 
 /// Each configuration has sessions of its own, so that none made with an unproven next hop stands in for a proof.
@@ -364,21 +372,20 @@ impl Tls {
     }
 
     fn look_whether_secured(&mut self) -> Option<TlsInfo> {
-        let (handshaking, suite, kind) = match &self.side {
-            Side::Server(server) => {
-                (server.is_handshaking(), server.negotiated_cipher_suite(), server.handshake_kind())
-            }
-            Side::Client(client) => {
-                (client.is_handshaking(), client.negotiated_cipher_suite(), client.handshake_kind())
-            }
+        let common: &CommonState = match &self.side {
+            Side::Server(server) => server,
+            Side::Client(client) => client,
         };
+        let (handshaking, suite, kind) =
+            (common.is_handshaking(), common.negotiated_cipher_suite(), common.handshake_kind());
+        let certified = common.peer_certificates().is_some();
         if handshaking {
             return None;
         }
         self.secured = true;
         let cipher = suite.map_or("unknown", |suite| registered_name(suite.suite()));
         let binding = ChannelBinding::default();
-        Some(TlsInfo { cipher, resumed: kind == Some(HandshakeKind::Resumed), binding })
+        Some(TlsInfo { cipher, resumed: kind == Some(HandshakeKind::Resumed), binding, certified })
     }
 
     /// Records that wait for the socket.

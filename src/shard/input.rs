@@ -134,6 +134,8 @@ pub struct TlsInfo {
     pub resumed: bool,
     /// What an AUTH exchange may be bound to.
     pub binding: ChannelBinding,
+    /// The peer showed a certificate; of a client, one that was asked for and is from an authority we trust.
+    pub certified: bool,
 }
 
 /// Why a connection ended.

@@ -71,6 +71,8 @@ struct World {
     handshakes: Vec<TlsRole>,
     fail_tls: bool,
     injected: Vec<(InjectionId, Result<Receipt, Reply>)>,
+    /// Peers show certificates.
+    certified: bool,
     /// Questions about clients, which the test answers.
     asked: VecDeque<(ConnId, Box<AuthRequest>)>,
     reports: Vec<String>,
@@ -164,6 +166,7 @@ impl World {
             handshakes: Vec::new(),
             fail_tls: false,
             injected: Vec::new(),
+            certified: false,
             asked: VecDeque::new(),
             reports: Vec::new(),
             wake: Mono::NEVER,
@@ -364,7 +367,12 @@ impl World {
             self.hops.remove(&conn);
             self.nested(Input::Closed { conn, reason: CloseReason::PeerClosed });
         } else {
-            let info = TlsInfo { cipher: "TLS_AES_128_GCM_SHA256", resumed: false, binding: Default::default() };
+            let info = TlsInfo {
+                cipher: "TLS_AES_128_GCM_SHA256",
+                resumed: false,
+                binding: Default::default(),
+                certified: self.certified,
+            };
             self.nested(Input::Secured { conn, info });
         }
     }

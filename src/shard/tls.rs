@@ -42,6 +42,9 @@ impl Shard {
             Side::In(inbound) => {
                 assert_eq!(inbound.server.waiting(), Waiting::Handshake, "a handshake was not asked for");
                 self.counters.tls_in += 1;
+                if info.certified && !inbound.role.is_submission() {
+                    inbound.server.let_relay();
+                }
                 outbox.write(|out| inbound.server.secured(info.cipher, info.binding, out));
                 self.set_client_deadline(now, id, &mut conn);
                 self.put_inbound(id, conn, effects);

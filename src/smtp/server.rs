@@ -314,6 +314,11 @@ impl Server {
         self.waiting = Waiting::Command;
     }
 
+    /// The client may relay, wherever it comes from: its certificate says so.
+    pub fn let_relay(&mut self) {
+        self.peer.may_relay = true;
+    }
+
     /// The client.
     pub fn peer(&self) -> Peer {
         self.peer

@@ -72,8 +72,12 @@ impl World {
         if let Peer::Hop(hop) = &mut self.conns[index].peer {
             hop.secured();
         }
-        let info =
-            TlsInfo { cipher: "TLS_AES_128_GCM_SHA256", resumed: self.dice.permille(500), binding: Default::default() };
+        let info = TlsInfo {
+            cipher: "TLS_AES_128_GCM_SHA256",
+            resumed: self.dice.permille(500),
+            binding: Default::default(),
+            certified: false,
+        };
         self.step(shard, Input::Secured { conn: name, info });
         if let Peer::Client(number) = self.conns[index].peer {
             self.clients[number].secured = true;

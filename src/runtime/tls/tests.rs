@@ -287,3 +287,44 @@ proptest! {
         }
     }
 }
+
+/// A client's certificate lets it relay if it is from an authority for clients; who has none is let in without.
+#[test]
+fn clients_are_known_by_certificates() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str| {
+        let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
+        let path = dir.path().join(name);
+        std::fs::write(&path, made.cert.pem()).unwrap();
+        (path, made.cert.der().clone(), PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap())
+    };
+    let (roots, known, known_key) = write("client.example");
+    let (_, stranger, stranger_key) = write("stranger.example");
+    let keys = Keys::load(&settings(dir.path(), &[format!("tls.client_roots={}", roots.display())])).unwrap().0;
+    let config = || {
+        ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&VERSIONS)
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider())))
+    };
+    for (config, certified) in [
+        (config().with_no_client_auth(), Some(false)),
+        (config().with_client_auth_cert(vec![known], known_key).unwrap(), Some(true)),
+        (config().with_client_auth_cert(vec![stranger], stranger_key).unwrap(), None),
+    ] {
+        let name = ServerName::try_from("relay.example").unwrap();
+        let mut client = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
+        let mut ours = End::new(begin(&keys, TlsRole::Server));
+        let mut broken = false;
+        while !broken && ours.secured.is_none() {
+            let mut said = Vec::new();
+            client.write_tls(&mut said).unwrap();
+            broken = !said.is_empty() && ours.read(&said).is_err();
+            let answer = ours.take(usize::MAX);
+            client.read_tls(&mut &answer[..]).unwrap();
+            let _ = client.process_new_packets();
+        }
+        assert_eq!(ours.secured.map(|info| info.certified), certified);
+    }
+}

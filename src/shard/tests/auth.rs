@@ -119,6 +119,21 @@ fn what_is_thrown_away_leaves_nothing() {
     assert_eq!((counters.accepted_messages, counters.messages_live, world.taken.len()), (0, 0, 0));
 }
 
+/// A certificate from an authority for clients lets its owner relay; on a submission listener AUTH is demanded all the same.
+#[test]
+fn a_certificate_lets_a_client_relay() {
+    for (role, certified, code) in
+        [(Role::Relay, true, "250"), (Role::Relay, false, "550"), (Role::Submission, true, "503")]
+    {
+        let mut world = submitting(&["tls.offer=true"]);
+        world.certified = certified;
+        let conn = world.client_of("192.0.2.77:4000", role);
+        world.say(conn, b"EHLO c.test\r\nSTARTTLS\r\n");
+        let replies = world.say(conn, b"EHLO c.test\r\nMAIL FROM:<a@b.test>\r\nRCPT TO:<to@dest.test>\r\n");
+        assert!(replies.lines().last().unwrap().starts_with(code), "{role:?} {certified}: {replies}");
+    }
+}
+
 /// SES-26: an address, and a user, has as many sessions as it may, and others are not affected; a place given up is free.
 #[test]
 fn crowds_have_bounds() {
