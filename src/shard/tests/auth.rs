@@ -21,7 +21,8 @@ fn alice() -> AuthAnswer {
     AuthAnswer::Accepted(Arc::new(User { name: "alice".into(), senders: Senders::parse("@source.test") }))
 }
 
-/// FND-02, TRC-04, BLK-07, TLS-10: submission over implicit TLS, from greeting to delivery, with what the message lacks.
+/// FND-02, TRC-04, BLK-07, TLS-10, AUT-08: submission over implicit TLS, from greeting to delivery, with what the message
+/// lacks and without what proved the user.
 #[test]
 fn a_user_submits_inside_tls() {
     let mut world = submitting(&["tls.offer=true"]);
@@ -48,6 +49,7 @@ fn a_user_submits_inside_tls() {
     assert!(trace.starts_with("Received: from c.test ([192.0.2.77])"), "{trace}");
     assert!(rest.contains("\r\nFrom: a@source.test\r\nMessage-ID: <m@source.test>\r\n"), "{rest}");
     assert!(!rest.contains("@relay.test>"), "only what is missing is added: {rest}");
+    assert!(!data.contains("alice") && !data.contains("secret"), "{data}");
     assert_eq!((world.shard.counters().authenticated, world.shard.counters().tls_in), (1, 1));
 }
 
