@@ -52,6 +52,7 @@ fn crates_are_named_in_one_room() {
         ("libc", &["src/runtime/"]),
         ("socket2", &["src/runtime/"]),
         ("crossbeam", &["src/runtime/"]),
+        ("idna", &["src/mail/address.rs"]),
         ("tokio", &["src/control/"]),
         ("hickory_resolver", &["src/control/"]),
         ("argon2", &["src/control/auth/"]),

@@ -105,6 +105,10 @@ pub const MESSAGE_CEILING_BYTES: u64 = 64 << 20;
 pub const MESSAGE_HARD_FACTOR: u64 = 2;
 /// Recipients of one transaction (`relay.recipients`). More: 452 4.5.3 (SIZ-09).
 pub const RECIPIENTS_MAX: usize = 1000;
+/// What MAIL and RCPT said beside the addresses, as it is recorded, of one transaction. More: 452 4.5.3 (SIZ-03).
+pub const ENVELOPE_PARAMETERS_MAX_BYTES: usize = 256 << 10;
+/// The longest that a client may have a message held (`relay.hold_s`). More: 501 5.5.4 (EXT-11).
+pub const HOLD_MAX_S: u32 = 7 * 86_400;
 /// Longest data line with CRLF, not counting a doubled dot (SIZ-06, SIZ-07). Longer: 500 5.6.0 at the end of data.
 pub const DATA_LINE_MAX_BYTES: usize = 1000;
 /// Longest `Received` field that we write (TRC-05): folded, of names that are bounded themselves.
@@ -173,6 +177,8 @@ pub const REPLY_LINES_MAX: usize = 200;
 pub const VERDICT_TEXT_MAX_BYTES: usize = 400;
 /// Header of a failed message copied into its report; longer is cut at a line (DSN-06).
 pub const BOUNCE_HEADER_MAX_BYTES: usize = 32 << 10;
+/// A failed message is given back in full (RET=FULL) if it is no longer than this; of a longer one the header is (DSN-06).
+pub const REPORT_FULL_MAX_BYTES: u64 = 64 << 10;
 /// TCP connect (RTE-15).
 pub const CONNECT_TIMEOUT_MS: u64 = 30_000;
 /// Greeting (RTE-15; RFC 5321 4.5.3.2.1).
@@ -195,6 +201,8 @@ pub const TLS_TIMEOUT_MS: u64 = 30_000;
 pub const TLS_FALLBACK_MS: u64 = 600_000;
 /// Addresses of one site remembered for failed TLS handshakes; the oldest is forgotten.
 pub const TLS_FALLBACKS_MAX: usize = 16;
+/// No host of a domain could do what a message needs: others that need the same are not tried for so long (EXT-06, RTL-02).
+pub const UNABLE_MEMORY_MS: u64 = 300_000;
 /// TLS sessions remembered for resumption, for all next hops together; more: the longest unused is forgotten.
 pub const TLS_SESSIONS_MAX: usize = 4096;
 /// Plain bytes sealed into TLS records at a time; a connection holds no more records than these.
@@ -257,6 +265,8 @@ pub const RETRY_FIRST_MS: u64 = 60_000;
 pub const RETRY_LONGEST_MS: u64 = 4 * 3_600_000;
 /// A message is given up so long after it was accepted (`retry.expire_ms`) (QUE-04).
 pub const EXPIRE_MS: u64 = 5 * 86_400_000;
+/// The age at which a sender who asked for it is told that a message takes long (`report.delay_ms`) (DSN-07).
+pub const DELAY_REPORT_MS: u64 = 4 * 3_600_000;
 /// First pause of a site that does not answer (`retry.site_first_ms`) (QUE-05).
 pub const SITE_PAUSE_FIRST_MS: u64 = 5_000;
 /// Longest pause of a site (`retry.site_longest_ms`).
@@ -277,7 +287,8 @@ const _: () =
 const _: () = assert!(RECIPIENTS_MAX >= 100, "RFC 5321 4.5.3.1.8");
 const _: () = assert!(MESSAGE_MAX_BYTES >= 64 << 10, "RFC 5321 4.5.3.1.7");
 const _: () = assert!(
-    RECIPIENTS_MAX * (PATH_MAX_BYTES + 16) + CHUNK_MAX_BYTES + 64 * 1024 + 16 * 1024 <= BLOCK_MAX_BYTES,
+    RECIPIENTS_MAX * (PATH_MAX_BYTES + 16) + ENVELOPE_PARAMETERS_MAX_BYTES + CHUNK_MAX_BYTES + 64 * 1024 + 16 * 1024
+        <= BLOCK_MAX_BYTES,
     "the accepting record of the largest envelope fits one block"
 );
 const _: () = assert!(

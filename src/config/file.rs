@@ -168,6 +168,14 @@ static KEYS: &[Key] = &[
         1_000_000,
         "Received fields beyond which a message is taken to be looping: 554 5.4.6.",
     ),
+    number(
+        "relay.hold_s",
+        limits::HOLD_MAX_S as u64,
+        0,
+        limits::HOLD_MAX_S as u64,
+        "The longest that a client may have a message held (FUTURERELEASE), in seconds; 0: not offered. Only clients of \
+         `relay.networks` may.",
+    ),
     time("relay.idle_ms", limits::COMMAND_IDLE_MS, "A client silent for so long before a command gets 421 4.4.2."),
     time("relay.data_idle_ms", limits::DATA_IDLE_MS, "A client silent for so long inside message data gets 421 4.4.2."),
     // ---- TLS ----
@@ -460,6 +468,11 @@ static KEYS: &[Key] = &[
          each time.",
     ),
     time("retry.site_longest_ms", limits::SITE_PAUSE_LONGEST_MS, "Longest pause of a site that does not answer."),
+    time(
+        "report.delay_ms",
+        limits::DELAY_REPORT_MS,
+        "A sender who asked for it (NOTIFY=DELAY) is told once that a message of this age is still on its way.",
+    ),
     time("timeout.connect_ms", limits::CONNECT_TIMEOUT_MS, "For a connection to a next hop to stand."),
     time("timeout.greeting_ms", limits::GREETING_TIMEOUT_MS, "For a next hop's greeting."),
     time("timeout.hello_ms", limits::HELLO_TIMEOUT_MS, "For the reply to EHLO, HELO or RSET."),

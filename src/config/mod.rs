@@ -16,9 +16,9 @@ use std::fmt;
 pub use auth::{AuthSettings, IntrospectionSettings, JwtSettings};
 pub use file::{Origin, Values, reference};
 pub use settings::{
-    Endpoint, Host, HostPort, Listener, LogLevel, QueueSettings, RelaySettings, RetrySettings, Role, RouteSettings,
-    Settings, SiteMatch, SiteRule, SiteSettings, SocketSettings, SourceId, SourceSettings, TenantSettings,
-    TimeoutSettings, TlsPolicies, TlsPolicy, TlsSettings, parse_cores,
+    Endpoint, Host, HostPort, Listener, LogLevel, QueueSettings, RelaySettings, ReportSettings, RetrySettings, Role,
+    RouteSettings, Settings, SiteMatch, SiteRule, SiteSettings, SocketSettings, SourceId, SourceSettings,
+    TenantSettings, TimeoutSettings, TlsPolicies, TlsPolicy, TlsSettings, parse_cores,
 };
 
 /// What the defaults need to know of the machine; the shell finds it out.

@@ -52,6 +52,8 @@ pub struct Settings {
     pub tenants: Vec<TenantSettings>,
     /// Pauses between attempts, and when to give up.
     pub retry: RetrySettings,
+    /// Reports to senders.
+    pub report: ReportSettings,
     /// How long a next hop may take.
     pub timeout: TimeoutSettings,
     /// Name servers; empty: the system's.
@@ -171,6 +173,8 @@ pub struct RelaySettings {
     pub connections_per_address: u32,
     /// Of them, those of one network.
     pub connections_per_network: u32,
+    /// The longest that a client may have a message held; 0: not offered.
+    pub hold_max_s: u32,
 }
 
 impl RelaySettings {
@@ -397,6 +401,13 @@ pub struct RetrySettings {
     pub site_longest_ms: u64,
 }
 
+/// Reports to senders (`report.*`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReportSettings {
+    /// The age at which a sender who asked for it is told that a message takes long.
+    pub delay_ms: u64,
+}
+
 /// How long a next hop may take (`timeout.*`; RTE-15; RFC 5321 4.5.3.2).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TimeoutSettings {
@@ -571,6 +582,7 @@ impl Settings {
             sites: sites(values)?,
             tenants: tenants(values)?,
             retry: retry(values)?,
+            report: ReportSettings { delay_ms: values.number("report.delay_ms") },
             timeout: TimeoutSettings {
                 connect_ms: values.number("timeout.connect_ms"),
                 greeting_ms: values.number("timeout.greeting_ms"),
@@ -658,6 +670,7 @@ fn relay(values: &Values) -> Result<RelaySettings, ConfigError> {
         connections_max: values.number("listen.connections") as usize,
         connections_per_address: small(values, "listen.connections_per_address"),
         connections_per_network: small(values, "listen.connections_per_network"),
+        hold_max_s: small(values, "relay.hold_s"),
     })
 }
 

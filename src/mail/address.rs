@@ -4,10 +4,15 @@
 //! routing or literals makes one address look like another (SES-19, SES-20, SES-22). Local parts keep their case,
 //! domains are kept as given and compared without case by whoever compares (SES-08). Pure, works on any bytes
 //! without panic, allocates nothing.
+//!
+//! Mailboxes in UTF-8 are read as RFC 6531 3.3 writes them; whether one may be used here is for whoever knows what
+//! was said before (EXT-05): `Path::mailbox` is then not ASCII.
 
+use std::borrow::Cow;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
+use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
 use memchr::{memchr, memrchr};
 
 use crate::base::limits::{DOMAIN_MAX_BYTES, LOCAL_PART_MAX_BYTES};
@@ -52,7 +57,7 @@ pub enum AddressError {
     Literal,
     /// Local part or domain over its bound (SIZ-01).
     TooLong,
-    /// An octet over 127; such addresses need an extension that was not offered (SES-20).
+    /// An octet over 127 where even UTF-8 may not stand, or that is no UTF-8 (SES-20, EXT-05).
     EightBit,
 }
 
@@ -76,6 +81,17 @@ pub fn parse_forward_path(text: &[u8]) -> Result<(Path<'_>, &[u8]), AddressError
 /// The domain of a mailbox, or nothing if it has none. A domain holds no `@`, a quoted local part may.
 pub fn domain_of(mailbox: &[u8]) -> &[u8] {
     memrchr(b'@', mailbox).map_or(b"", |at| &mailbox[at + 1..])
+}
+
+/// The domain as DNS knows it: as it is, or with its U-labels made A-labels (EXT-06; RFC 6531 3.2). `None` if it has no such
+/// form.
+pub fn ascii_domain(domain: &[u8]) -> Option<Cow<'_, [u8]>> {
+    if domain.is_ascii() {
+        return Some(Cow::Borrowed(domain));
+    }
+    let (names, rules) = (Uts46::new(), (AsciiDenyList::STD3, Hyphens::Check, DnsLength::Verify));
+    let ascii = names.to_ascii(domain, rules.0, rules.1, rules.2).ok()?;
+    Some(Cow::Owned(ascii.into_owned().into_bytes()))
 }
 
 /// True for a host name or an address literal that a client may give in EHLO (SES-05).
@@ -104,8 +120,12 @@ fn parse_path(text: &[u8]) -> Result<(Path<'_>, &[u8]), AddressError> {
     if local_end > LOCAL_PART_MAX_BYTES || domain_end > DOMAIN_MAX_BYTES {
         return Err(AddressError::TooLong);
     }
+    let whole = &mailbox[..local_end + 1 + domain_end];
+    if std::str::from_utf8(whole).is_err() {
+        return Err(AddressError::EightBit);
+    }
     match domain.get(domain_end) {
-        Some(b'>') => Ok((Path { mailbox: &mailbox[..local_end + 1 + domain_end] }, &domain[domain_end + 1..])),
+        Some(b'>') => Ok((Path { mailbox: whole }, &domain[domain_end + 1..])),
         None => Err(AddressError::Brackets),
         other => Err(unexpected(other, AddressError::Domain)),
     }
@@ -135,15 +155,12 @@ fn local_part_end(text: &[u8]) -> Result<usize, AddressError> {
     if text.first() == Some(&b'"') {
         return quoted_end(text);
     }
-    let end = text.iter().position(|&b| !is_atext(b) && b != b'.').unwrap_or(text.len());
+    let end = text.iter().position(|&b| !is_atext(b) && b != b'.' && b.is_ascii()).unwrap_or(text.len());
     let local = &text[..end];
-    if text.get(end).is_some_and(|b| !b.is_ascii()) {
-        return Err(AddressError::EightBit);
-    }
     if has_empty_part(local) { Err(AddressError::LocalPart) } else { Ok(end) }
 }
 
-/// Length of the quoted string at the start of `text`, with its quotes: printable ASCII, `\` before any of it.
+/// Length of the quoted string at the start of `text`, with its quotes: printable ASCII, `\` before any of it, and UTF-8.
 fn quoted_end(text: &[u8]) -> Result<usize, AddressError> {
     let mut at = 1;
     loop {
@@ -153,7 +170,7 @@ fn quoted_end(text: &[u8]) -> Result<usize, AddressError> {
                 Some(b' '..=b'~') => at += 2,
                 other => return Err(unexpected(other, AddressError::LocalPart)),
             },
-            Some(b' '..=b'~') => at += 1,
+            Some(b' '..=b'~' | 0x80..) => at += 1,
             other => return Err(unexpected(other, AddressError::LocalPart)),
         }
     }
@@ -164,11 +181,8 @@ fn domain_end(text: &[u8]) -> Result<usize, AddressError> {
     if text.first() == Some(&b'[') {
         return literal_end(text);
     }
-    let is_host = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'.';
+    let is_host = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'.' || !b.is_ascii();
     let end = text.iter().position(|&b| !is_host(b)).unwrap_or(text.len());
-    if text.get(end).is_some_and(|b| !b.is_ascii()) {
-        return Err(AddressError::EightBit);
-    }
     let is_label = |label: &[u8]| {
         (1..=LABEL_MAX_BYTES).contains(&label.len()) && label[0] != b'-' && label[label.len() - 1] != b'-'
     };
@@ -249,6 +263,9 @@ mod tests {
             "a!b@c.example",
             "u@1.example",
             "u@xn--bcher-kva.example",
+            "jörg@example.org",
+            "\"jörg\"@example.org",
+            "u@bücher.example",
         ] {
             assert_eq!(mailbox(&format!("<{good}>")), Ok(good.as_bytes()), "{good}");
         }
@@ -292,13 +309,35 @@ mod tests {
             ("<u@[2001:db8::1]>", Literal),
             ("<u@[1.2.3.4>", Literal),
             ("<u@[1.2.3.4]x>", Domain),
-            ("<ü@c>", EightBit),
-            ("<\"ü\"@c>", EightBit),
-            ("<u@ü.example>", EightBit),
             ("<u@[ü]>", EightBit),
+            ("<\"\\ü\"@c>", EightBit),
+            ("<ü..u@c>", LocalPart),
+            ("<u@ü..c>", Domain),
         ] {
             assert_eq!(mailbox(bad), Err(error), "{bad}");
         }
+    }
+
+    #[test]
+    fn addresses_in_utf8_are_utf8_and_their_domains_have_names_in_dns() {
+        // EXT-05, EXT-06
+        for bad in [b"<\xff@c>".as_slice(), b"<u@\xc3>", b"<\xed\xa0\x80@c>"] {
+            assert_eq!(parse_forward_path(bad), Err(AddressError::EightBit), "{bad:?}");
+        }
+        let ascii = |domain: &str| ascii_domain(domain.as_bytes()).map(|name| String::from_utf8(name.into()).unwrap());
+        for (domain, name) in [
+            ("Example.ORG", Some("Example.ORG")),
+            ("[192.0.2.1]", Some("[192.0.2.1]")),
+            ("b\u{fc}cher.example", Some("xn--bcher-kva.example")),
+            ("B\u{dc}CHER.example", Some("xn--bcher-kva.example")),
+            ("\u{4f8b}\u{5b50}.example", Some("xn--fsqu00a.example")),
+            ("\u{fc}_.example", None),
+            ("-\u{fc}.example", None),
+            ("\u{200b}.example", None),
+        ] {
+            assert_eq!(ascii(domain).as_deref(), name, "{domain}");
+        }
+        assert_eq!(ascii(&format!("{}.example", "\u{fc}".repeat(60))), None);
     }
 
     #[test]

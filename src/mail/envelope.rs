@@ -1,7 +1,12 @@
 //! The envelope of the transaction being received: sender, recipients and what MAIL declared.
 //!
 //! One arena per session, emptied and filled again for each message, so that a warm session allocates nothing.
-//! Addresses are stored as parsed: local part in its case, domain as given (SES-08). Shard-local.
+//! Addresses are stored as parsed: local part in its case, domain as given (SES-08). Parameters that go with the message
+//! are kept as the accepting record will have them (QUE-02). Shard-local.
+
+use std::ops::Range;
+
+use super::parameters::{self, MessageParameters, RecipientParameters};
 
 /// What MAIL said of the body (EXT-03; RFC 6152).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -27,6 +32,14 @@ pub struct Envelope {
     pub body: Body,
     /// `SIZE=` of MAIL, in bytes (EXT-01).
     pub declared_size: Option<u64>,
+    /// `SMTPUTF8` of MAIL (EXT-05).
+    pub utf8: bool,
+    /// What else MAIL said, as a record has it.
+    message: Vec<u8>,
+    /// What RCPT said of recipients: number, NOTIFY and ORCPT in `texts`.
+    said: Vec<(u32, Range<usize>, Range<usize>)>,
+    texts: Vec<u8>,
+    parameters_bytes: usize,
 }
 
 impl Envelope {
@@ -42,6 +55,11 @@ impl Envelope {
         self.ends.clear();
         self.body = Body::SevenBit;
         self.declared_size = None;
+        self.utf8 = false;
+        self.message.clear();
+        self.said.clear();
+        self.texts.clear();
+        self.parameters_bytes = 0;
     }
 
     /// Sets the reverse-path. Panics if there are recipients.
@@ -50,6 +68,56 @@ impl Envelope {
         self.bytes.clear();
         self.bytes.extend_from_slice(mailbox);
         self.sender_end = mailbox.len();
+    }
+
+    /// Keeps what MAIL said beside the sender. Once for each transaction.
+    pub fn set_parameters(&mut self, parameters: &MessageParameters<'_>) {
+        self.utf8 = parameters.utf8;
+        // Whether the header needs it, too, is known at the end of the message.
+        parameters::write_message(&mut self.message, &MessageParameters { utf8: false, ..*parameters });
+        self.parameters_bytes = self.message.len();
+    }
+
+    /// Keeps what RCPT said of the recipient added last.
+    pub fn set_recipient_parameters(&mut self, parameters: &RecipientParameters<'_>) {
+        if *parameters == RecipientParameters::default() {
+            return;
+        }
+        let mut keep = |text: &[u8]| {
+            let start = self.texts.len();
+            self.texts.extend_from_slice(text);
+            start..self.texts.len()
+        };
+        let (notify, orcpt) = (keep(parameters.notify), keep(parameters.orcpt));
+        let number = self.ends.len().checked_sub(1).expect("a recipient before its parameters");
+        self.said.push((number as u32, notify, orcpt));
+        self.parameters_bytes += parameters::recipient_bytes(parameters);
+    }
+
+    /// How much the record will hold of what MAIL and RCPT said beside the addresses.
+    pub fn parameters_bytes(&self) -> usize {
+        self.parameters_bytes
+    }
+
+    /// Appends the parameters as a record has them, nothing if there are none; `order` names the recipients in the order
+    /// in which they are recorded, `utf8_header` says whether the header needs SMTPUTF8.
+    pub fn write_parameters(&self, order: &[u16], utf8_header: bool, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.message);
+        if self.utf8 {
+            parameters::write_message(out, &MessageParameters { utf8: true, utf8_header, ..Default::default() });
+        }
+        if self.said.is_empty() {
+            return;
+        }
+        for (number, &recipient) in order.iter().enumerate() {
+            // They were noted in the order of RCPT.
+            if let Ok(at) = self.said.binary_search_by_key(&u32::from(recipient), |(number, ..)| *number) {
+                let (_, notify, orcpt) = &self.said[at];
+                let said =
+                    RecipientParameters { notify: &self.texts[notify.clone()], orcpt: &self.texts[orcpt.clone()] };
+                parameters::write_recipient(out, number as u32, &said);
+            }
+        }
     }
 
     /// Adds a recipient; its number is the length before.
@@ -95,6 +163,7 @@ impl Envelope {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mail::parameters::ParameterBlock;
 
     #[test]
     fn keeps_what_is_put_in_and_forgets_on_clear() {
@@ -111,6 +180,35 @@ mod tests {
             assert_eq!(envelope.recipients().len(), envelope.len());
             envelope.clear();
             assert_eq!((envelope.body, envelope.declared_size), (Body::SevenBit, None));
+        }
+    }
+
+    #[test]
+    fn parameters_follow_their_recipients_into_the_order_of_the_record() {
+        // QUE-02, DSN-09
+        let mut envelope = Envelope::new();
+        for _ in 0..2 {
+            let mut block = Vec::new();
+            envelope.write_parameters(&[], false, &mut block);
+            assert!(block.is_empty() && envelope.parameters_bytes() == 0);
+            envelope.set_sender(b"a@b");
+            envelope.set_parameters(&MessageParameters { ret: Some(b"HDRS"), utf8: true, ..Default::default() });
+            let said = |notify, orcpt| RecipientParameters { notify, orcpt };
+            for (address, said) in [
+                (&b"1@z"[..], said(&b"NEVER"[..], &b""[..])),
+                (b"2@y", RecipientParameters::default()),
+                (b"3@x", said(b"", b"rfc822;q@x")),
+            ] {
+                envelope.push_recipient(address);
+                envelope.set_recipient_parameters(&said);
+            }
+            envelope.write_parameters(&[2, 1, 0], true, &mut block);
+            let block = ParameterBlock(&block);
+            let message = MessageParameters { ret: Some(b"HDRS"), utf8: true, utf8_header: true, ..Default::default() };
+            assert_eq!(block.message(), message);
+            let recipients: Vec<_> = block.recipients().collect();
+            assert_eq!(recipients, [(0, said(b"", b"rfc822;q@x")), (2, said(b"NEVER", b""))]);
+            envelope.clear();
         }
     }
 }

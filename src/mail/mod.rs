@@ -1,7 +1,10 @@
-//! What a message is made of, apart from the protocol that carries it: addresses, the envelope, trace fields, reports.
+//! What a message is made of, apart from the protocol that carries it: addresses, the envelope and its parameters,
+//! trace fields, reports.
 
 pub mod address;
+pub mod date;
 pub mod dsn;
 pub mod envelope;
+pub mod parameters;
 pub mod text;
 pub mod trace;

@@ -32,15 +32,19 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// The registered keyword.
-    pub const fn keyword(self) -> &'static str {
-        match self {
-            Protocol::Smtp => "SMTP",
-            Protocol::Esmtp => "ESMTP",
-            Protocol::Esmtps => "ESMTPS",
-            Protocol::Http => "HTTP",
-            Protocol::Esmtpa => "ESMTPA",
-            Protocol::Esmtpsa => "ESMTPSA",
+    /// The registered keyword; `utf8` if the message came with SMTPUTF8 (RFC 3848, RFC 6531 4.3).
+    pub const fn keyword(self, utf8: bool) -> &'static str {
+        match (self, utf8) {
+            (Protocol::Smtp, _) => "SMTP",
+            (Protocol::Http, _) => "HTTP",
+            (Protocol::Esmtp, false) => "ESMTP",
+            (Protocol::Esmtps, false) => "ESMTPS",
+            (Protocol::Esmtpa, false) => "ESMTPA",
+            (Protocol::Esmtpsa, false) => "ESMTPSA",
+            (Protocol::Esmtp, true) => "UTF8SMTP",
+            (Protocol::Esmtps, true) => "UTF8SMTPS",
+            (Protocol::Esmtpa, true) => "UTF8SMTPA",
+            (Protocol::Esmtpsa, true) => "UTF8SMTPSA",
         }
     }
 
@@ -66,6 +70,10 @@ pub struct TraceFacts<'a> {
     pub hostname: &'a str,
     /// How it came.
     pub protocol: Protocol,
+    /// It came with SMTPUTF8: its addresses may be written in UTF-8.
+    pub utf8: bool,
+    /// What MT-PRIORITY said (RFC 6710 4).
+    pub priority: Option<i8>,
     /// The cipher suite by its registered name, if it came inside TLS (RFC 8314 4.3).
     pub cipher: Option<&'static str>,
     /// The message's name in our queue.
@@ -87,14 +95,17 @@ pub fn write_received(out: &mut Vec<u8>, facts: &TraceFacts<'_>) {
     }
     out.extend_from_slice(b"\r\n\tby ");
     push_clean(out, facts.hostname.as_bytes(), DOMAIN_MAX_BYTES, is_host_byte);
-    push(out, format_args!(" (Ringpost) with {}", facts.protocol.keyword()));
+    push(out, format_args!(" (Ringpost) with {}", facts.protocol.keyword(facts.utf8)));
     if let Some(cipher) = facts.cipher {
         push(out, format_args!(" tls {cipher}"));
     }
     push(out, format_args!("\r\n\tid {}", facts.id));
+    if let Some(priority) = facts.priority {
+        push(out, format_args!(" priority {priority}"));
+    }
     if let Some(recipient) = facts.for_recipient {
         out.extend_from_slice(b"\r\n\tfor <");
-        push_clean(out, recipient, PATH_MAX_BYTES, |b| (b' '..=b'~').contains(&b));
+        push_clean(out, recipient, PATH_MAX_BYTES, |b| (b' '..=b'~').contains(&b) || (facts.utf8 && !b.is_ascii()));
         out.push(b'>');
     }
     out.extend_from_slice(b";\r\n\t");
@@ -128,7 +139,7 @@ pub fn write_date(out: &mut Vec<u8>, when: UnixMs) {
 /// Year, month 1..=12 and day 1..=31 of a day counted from 1970-01-01.
 ///
 /// Years are counted from 1 March, so that the leap day is the last of the year; 146 097 days make 400 years.
-fn civil_date(days: u64) -> (u64, usize, u64) {
+pub(super) fn civil_date(days: u64) -> (u64, usize, u64) {
     let days = days + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);
     let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
@@ -193,6 +204,9 @@ pub struct HeaderScan {
     /// Names that are looked for, and those of them that the current line may still begin with, a bit each.
     wanted: u8,
     alive: u8,
+    /// It is looked for octets over 127.
+    watching: bool,
+    eight_bit: bool,
 }
 
 /// Where in the header the last piece ended.
@@ -225,6 +239,16 @@ impl HeaderScan {
         HeaderScan { plain, wanted, ..HeaderScan::default() }
     }
 
+    /// Looks for octets over 127 too, if `watching` (EXT-06).
+    pub fn watching(self, watching: bool) -> HeaderScan {
+        HeaderScan { watching, ..self }
+    }
+
+    /// The header holds octets over 127, as far as they were looked for.
+    pub fn eight_bit(&self) -> bool {
+        self.eight_bit
+    }
+
     /// Looks at the next piece of the message.
     pub fn feed(&mut self, piece: &[u8]) {
         let mut rest = piece;
@@ -242,7 +266,10 @@ impl HeaderScan {
                 Place::EmptyLineCr if byte == b'\n' => self.place = Place::Body,
                 Place::Name(matched) if self.matches(self.alive, matched, byte) => {}
                 Place::LineStart | Place::Name(_) | Place::EmptyLineCr | Place::Rest => {
-                    let Some(newline) = memchr(b'\n', rest) else {
+                    let newline = memchr(b'\n', rest);
+                    let line = &rest[..newline.unwrap_or(rest.len())];
+                    self.eight_bit |= self.watching && !line.is_ascii();
+                    let Some(newline) = newline else {
                         self.place = Place::Rest;
                         return;
                     };
@@ -305,6 +332,8 @@ mod tests {
             peer: "192.0.2.1".parse().unwrap(),
             hostname: "relay.example",
             protocol: Protocol::Esmtp,
+            utf8: false,
+            priority: None,
             cipher: None,
             id: MessageId { shard: ShardId(0), position: Position::new(3, 0x1f000) },
             for_recipient: Some(b"u@d.example"),
@@ -345,6 +374,20 @@ mod tests {
             "Received: from client.example ([IPv6:2001:db8::1])\r\n\tby relay.example (Ringpost) with SMTP\r\n\t\
              id 0-3-1f000;\r\n\tTue, 24 Nov 2026 01:22:08 +0000\r\n"
         );
+    }
+
+    #[test]
+    fn the_field_tells_of_smtputf8_and_priority() {
+        // TRC-04, EXT-05, EXT-11
+        let mut utf8 = facts();
+        (utf8.utf8, utf8.priority, utf8.protocol) = (true, Some(-4), Protocol::Esmtps);
+        utf8.for_recipient = Some("j\u{f6}rg@d.example".as_bytes());
+        let text = field(&utf8);
+        assert!(
+            text.contains(" with UTF8SMTPS\r\n\tid 0-3-1f000 priority -4\r\n\tfor <j\u{f6}rg@d.example>;"),
+            "{text}"
+        );
+        assert_eq!(Protocol::Esmtp.keyword(true), "UTF8SMTP");
     }
 
     #[test]
@@ -390,6 +433,27 @@ mod tests {
             scan.feed(&text[cut..]);
             assert_eq!(scan.received_fields(), 3, "cut at {cut}");
         }
+    }
+
+    #[test]
+    fn octets_over_127_in_the_header_are_seen_if_watched() {
+        // EXT-06
+        for (text, seen) in [
+            ("Subject: \u{fc}\r\n\r\n", true),
+            ("\u{fc}: x\r\n\r\n", true),
+            ("R\u{fc}: x\r\n\r\n", true),
+            ("Subject: u\r\n\r\n\u{fc}\r\n", false),
+        ] {
+            for cut in 0..text.len() {
+                let mut scan = HeaderScan::new(false, false).watching(true);
+                scan.feed(&text.as_bytes()[..cut]);
+                scan.feed(&text.as_bytes()[cut..]);
+                assert_eq!(scan.eight_bit(), seen, "{text:?} cut at {cut}");
+            }
+        }
+        let mut scan = HeaderScan::new(false, false);
+        scan.feed(b"\xfc: x\r\n");
+        assert!(!scan.eight_bit());
     }
 
     #[test]

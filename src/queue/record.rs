@@ -11,14 +11,15 @@ use std::ops::Range;
 use crate::base::ids::{MessageId, Position, ShardId};
 use crate::base::limits::{DISK_ALIGN_BYTES, VERDICT_TEXT_MAX_BYTES};
 use crate::base::time::UnixMs;
+use crate::mail::parameters::ParameterBlock;
 use crate::mail::text::Text;
 
 /// Size of a record's header.
 pub const HEADER_BYTES: usize = 32;
 /// Records start on multiples of this.
 pub const RECORD_ALIGN_BYTES: usize = 8;
-/// Version of the format; in each start record. Version 2 added texts in plain form.
-pub const FORMAT_VERSION: u32 = 2;
+/// Version of the format; in each start record. Version 2 added texts in plain form, version 3 parameters of MAIL and RCPT.
+pub const FORMAT_VERSION: u32 = 3;
 /// The oldest version that is still read: what later ones added, it has as zeros.
 pub const FORMAT_VERSION_OLDEST: u32 = 1;
 /// Where the first batch of a segment begins: the sector before it holds the start record alone.
@@ -33,6 +34,8 @@ const CHUNK_REF_BYTES: usize = 12;
 const RECIPIENT_FIXED_BYTES: usize = 13;
 const VERDICT_FIXED_BYTES: usize = 16;
 const VERDICT_ENTRY_BYTES: usize = 20;
+/// Bit of a recipient's state.
+const DELAY_REPORTED: u8 = 0x80;
 
 /// What a record is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -260,6 +263,15 @@ pub struct DraftRecipient<'a> {
     pub attempts: u16,
     /// Not tried before this moment; 0: at once.
     pub due: UnixMs,
+    /// Its sender was told that it takes long.
+    pub delay_reported: bool,
+}
+
+impl DraftRecipient<'_> {
+    /// One of a new message, to be delivered at once.
+    pub const fn open(address: &[u8]) -> DraftRecipient<'_> {
+        DraftRecipient { address, state: RecipientState::Open, attempts: 0, due: UnixMs(0), delay_reported: false }
+    }
 }
 
 /// The recipients of a message to be written; asked for each one twice.
@@ -312,6 +324,8 @@ pub struct Draft<'a> {
     pub sender: &'a [u8],
     /// Everyone it goes to.
     pub recipients: &'a dyn RecipientList,
+    /// What MAIL and RCPT said beside the addresses, as `mail::parameters` has it; empty for nothing.
+    pub parameters: &'a [u8],
     /// The parts of the body that went ahead, in order.
     pub chunks: &'a [ChunkRef],
     /// The last (or only) part of the body.
@@ -325,6 +339,7 @@ impl Draft<'_> {
             + self.chunks.len() * CHUNK_REF_BYTES
             + self.sender.len()
             + self.recipients_bytes()
+            + self.parameters.len()
             + prefix_bytes
             + self.tail_bytes()
     }
@@ -352,7 +367,7 @@ impl Draft<'_> {
         writer.u32(self.recipients_bytes() as u32);
         writer.u32(prefix.len() as u32);
         writer.u32(self.tail_bytes() as u32);
-        writer.u32(0);
+        writer.u32(self.parameters.len() as u32);
         for chunk in self.chunks {
             writer.u64(chunk.position.0);
             writer.u32(chunk.length_bytes);
@@ -360,12 +375,13 @@ impl Draft<'_> {
         writer.bytes(self.sender);
         for index in 0..self.recipients.count() {
             let recipient = self.recipients.get(index);
-            writer.u8(recipient.state as u8);
+            writer.u8(recipient.state as u8 | if recipient.delay_reported { DELAY_REPORTED } else { 0 });
             writer.u16(recipient.attempts);
             writer.u64(recipient.due.0);
             writer.u16(u16::try_from(recipient.address.len()).expect("a path is shorter than 64 KiB"));
             writer.bytes(recipient.address);
         }
+        writer.bytes(self.parameters);
         writer.bytes(prefix);
         for part in self.tail {
             writer.bytes(part);
@@ -392,6 +408,7 @@ pub struct AcceptView<'a> {
     sender: Range<usize>,
     recipient_count: usize,
     recipients: Range<usize>,
+    parameters: Range<usize>,
     /// Where in the payload the prefix stands.
     pub prefix: Range<usize>,
     /// Where in the payload the last (or only) part of the body stands.
@@ -409,6 +426,8 @@ pub struct RecipientView<'a> {
     pub attempts: u16,
     /// Not tried before this moment.
     pub due: UnixMs,
+    /// Its sender was told that it takes long.
+    pub delay_reported: bool,
 }
 
 impl<'a> AcceptView<'a> {
@@ -427,6 +446,7 @@ impl<'a> AcceptView<'a> {
         let recipients_bytes = reader.u32()? as usize;
         let prefix_bytes = reader.u32()? as usize;
         let tail_bytes = reader.u32()? as usize;
+        let parameters_bytes = reader.u32()? as usize;
         let mut at = ACCEPT_FIXED_BYTES;
         let mut take = |length: usize| {
             let range = at..at.checked_add(length)?;
@@ -444,6 +464,7 @@ impl<'a> AcceptView<'a> {
             sender: take(sender_bytes)?,
             recipient_count,
             recipients: take(recipients_bytes)?,
+            parameters: take(parameters_bytes)?,
             prefix: take(prefix_bytes)?,
             tail: take(tail_bytes)?,
         };
@@ -460,6 +481,11 @@ impl<'a> AcceptView<'a> {
         &self.payload[self.prefix.clone()]
     }
 
+    /// What MAIL and RCPT said beside the addresses.
+    pub fn parameters(&self) -> ParameterBlock<'a> {
+        ParameterBlock(&self.payload[self.parameters.clone()])
+    }
+
     /// How many recipients it has.
     pub fn recipient_count(&self) -> usize {
         self.recipient_count
@@ -469,7 +495,9 @@ impl<'a> AcceptView<'a> {
     pub fn recipients(&self) -> impl Iterator<Item = RecipientView<'a>> + use<'a> {
         let mut reader = Reader(&self.payload[self.recipients.clone()]);
         std::iter::from_fn(move || {
-            let state = match reader.u8()? {
+            let state = reader.u8()?;
+            let delay_reported = state & DELAY_REPORTED != 0;
+            let state = match state & !DELAY_REPORTED {
                 0 => RecipientState::Open,
                 1 => RecipientState::Delivered,
                 2 => RecipientState::Failed,
@@ -477,7 +505,7 @@ impl<'a> AcceptView<'a> {
             };
             let (attempts, due) = (reader.u16()?, UnixMs(reader.u64()?));
             let length = usize::from(reader.u16()?);
-            Some(RecipientView { address: reader.bytes(length)?, state, attempts, due })
+            Some(RecipientView { address: reader.bytes(length)?, state, attempts, due, delay_reported })
         })
         .take(self.recipient_count)
     }
@@ -519,6 +547,8 @@ pub struct VerdictDraft<'a> {
     pub attempts: u16,
     /// When to try again.
     pub due: UnixMs,
+    /// Its sender was told that it takes long, now or before.
+    pub delay_reported: bool,
     /// Reply code; 0 for none.
     pub code: u16,
     /// Reply text; cut to `VERDICT_TEXT_MAX_BYTES`.
@@ -546,7 +576,7 @@ impl<'a> VerdictDraft<'a> {
             let text = verdict.kept_text();
             writer.u32(verdict.recipient);
             writer.u8(verdict.outcome as u8);
-            writer.u8(0);
+            writer.u8(u8::from(verdict.delay_reported));
             writer.u16(verdict.attempts);
             writer.u64(verdict.due.0);
             writer.u16(verdict.code);
@@ -588,10 +618,10 @@ impl<'a> VerdictView<'a> {
                 3 => VerdictOutcome::Deferred,
                 _ => return None,
             };
-            reader.u8()?;
+            let delay_reported = reader.u8()? & 1 != 0;
             let (attempts, due, code) = (reader.u16()?, UnixMs(reader.u64()?), reader.u16()?);
             let length = usize::from(reader.u16()?);
-            Some(VerdictDraft { recipient, outcome, attempts, due, code, text: reader.bytes(length)? })
+            Some(VerdictDraft { recipient, outcome, attempts, due, delay_reported, code, text: reader.bytes(length)? })
         })
         .take(self.count)
     }

@@ -93,6 +93,8 @@ pub struct RecoveredMessage {
     pub peer: Option<IpAddr>,
     /// Reverse-path; empty for the null one.
     pub sender: Box<[u8]>,
+    /// What MAIL and RCPT said beside the addresses.
+    pub parameters: Box<[u8]>,
     /// How many recipients it had at first.
     pub recipients_total: u32,
     /// Those still open.
@@ -110,6 +112,8 @@ pub struct RecoveredRecipient {
     pub attempts: u16,
     /// Not tried before this moment; 0: at once.
     pub due: UnixMs,
+    /// Its sender was told that it takes long.
+    pub delay_reported: bool,
 }
 
 /// Something that is not as it should be.
@@ -223,6 +227,7 @@ struct Tried {
     attempts: u16,
     position: Position,
     due: UnixMs,
+    delay_reported: bool,
 }
 
 impl Tried {
@@ -413,8 +418,9 @@ impl Recovery {
         for (index, recipient) in view.recipients().enumerate() {
             let terminal = recipient.state != RecipientState::Open;
             if terminal || recipient.attempts > 0 {
-                let (recipient, attempts, due) = (index as u32, recipient.attempts, recipient.due);
-                open.note(Tried { recipient, terminal, attempts, position: header.position, due });
+                let (attempts, due, delay_reported) = (recipient.attempts, recipient.due, recipient.delay_reported);
+                let (recipient, position) = (index as u32, header.position);
+                open.note(Tried { recipient, terminal, attempts, position, due, delay_reported });
             }
         }
         open.accepts.push(Accept { shard: reading.shard, message: message(&view, place) });
@@ -429,9 +435,9 @@ impl Recovery {
         reading.refer(view.message);
         let entry = self.messages.entry(view.message).or_insert_with(|| Entry::Open(Box::default()));
         if let Entry::Open(open) = entry {
-            for VerdictDraft { recipient, outcome, attempts, due, .. } in view.verdicts() {
+            for VerdictDraft { recipient, outcome, attempts, due, delay_reported, .. } in view.verdicts() {
                 let terminal = outcome != VerdictOutcome::Deferred;
-                open.note(Tried { recipient, terminal, attempts, position, due });
+                open.note(Tried { recipient, terminal, attempts, position, due, delay_reported });
             }
             if !open.accepts.is_empty() {
                 reading.accepts.push(view.message);
@@ -600,6 +606,7 @@ impl OpenEntry {
             };
             recipient.attempts = verdicts[found].attempts;
             recipient.due = verdicts[found].due;
+            recipient.delay_reported = verdicts[found].delay_reported;
             !verdicts[found].terminal
         });
         message
@@ -612,6 +619,7 @@ fn message(view: &AcceptView<'_>, place: Place) -> RecoveredMessage {
         address: recipient.address.into(),
         attempts: recipient.attempts,
         due: recipient.due,
+        delay_reported: recipient.delay_reported,
     });
     RecoveredMessage {
         id: view.id,
@@ -622,6 +630,7 @@ fn message(view: &AcceptView<'_>, place: Place) -> RecoveredMessage {
         text: view.text,
         peer: client_of(view.prefix()),
         sender: view.sender().into(),
+        parameters: view.parameters().0.into(),
         recipients_total: view.recipient_count() as u32,
         recipients: recipients.collect(),
     }

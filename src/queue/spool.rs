@@ -262,6 +262,7 @@ impl<'a> Writer<'a> {
             body_bytes: message.body_bytes,
             sender: &message.sender,
             recipients: &recipients,
+            parameters: &message.parameters,
             chunks: &chunks,
             tail: &[&payload[view.tail.clone()]],
         };
@@ -339,6 +340,7 @@ fn draft<'a>(index: usize, recipient: RecipientView<'a>, message: &RecoveredMess
         },
         attempts: open.map_or(recipient.attempts, |open| open.attempts),
         due: open.map_or(recipient.due, |open| open.due),
+        delay_reported: open.map_or(recipient.delay_reported, |open| open.delay_reported),
     }
 }
 

@@ -14,6 +14,7 @@ use super::{Answer, NextHop};
 use crate::config::{HostPort, Settings, SiteMatch, SiteRule, SiteSettings, SourceId, SourceSettings, TlsPolicy};
 use crate::schedule::hosts::KnownTarget;
 use crate::shard::parcel::SiteName;
+use crate::smtp::client::Needs;
 
 /// Everything the configuration says of domains and sites.
 pub struct Router {
@@ -42,8 +43,19 @@ pub struct Decision {
     pub tls: TlsPolicy,
     /// Where the connections come from.
     pub source: SourceId,
+    /// What its hosts must be able to do for the mail in question.
+    pub needs: Needs,
     /// The rule that gives the domain a site of its own.
     rule: Option<usize>,
+}
+
+impl Decision {
+    /// The same, for mail with these needs.
+    pub fn needing(self, needs: Needs) -> Decision {
+        // Without a proof of who the next hop is, TLS hides nothing (RTL-02).
+        let tls = if needs.require_tls { TlsPolicy::Verify } else { self.tls };
+        Decision { tls, needs, ..self }
+    }
 }
 
 /// A site, as far as the configuration and DNS make it.
@@ -122,7 +134,8 @@ impl Router {
             None => NextHop::Mx { domain: String::from_utf8_lossy(domain).into() },
         };
         let tls = self.tls.get(domain).map_or(self.default_tls, |(_, policy)| *policy);
-        Decision { next_hop, tls, source, rule: self.by_domain.get(domain).map(|(_, rule)| *rule) }
+        let rule = self.by_domain.get(domain).map(|(_, rule)| *rule);
+        Decision { next_hop, tls, source, needs: Needs::default(), rule }
     }
 
     /// The name of what was decided: two domains of one name share the answer of DNS and the site.
@@ -157,7 +170,8 @@ impl Router {
         }
     }
 
-    /// A connection has one source and serves one policy, and a domain with limits of its own shares none: the name says so.
+    /// A connection has one source and serves one policy and one kind of needs, and a domain with limits of its own shares
+    /// none: the name says so.
     fn named(&self, decision: &Decision, base: &str) -> SiteName {
         let mut name = base.to_owned();
         if let Some(rule) = decision.rule {
@@ -165,6 +179,9 @@ impl Router {
         }
         if decision.tls != self.default_tls {
             name += &format!(" tls={}", decision.tls);
+        }
+        if decision.needs != Needs::default() {
+            name += &format!(" needs={}", decision.needs);
         }
         if decision.source != 0 {
             name += &format!(" from {}", self.sources[usize::from(decision.source)].name);

@@ -19,7 +19,7 @@ use crate::schedule::hosts::Hosts;
 use crate::schedule::rate::Purse;
 use crate::schedule::throttle::Throttle;
 use crate::shard::parcel::SiteName;
-use crate::smtp::client::TlsWish;
+use crate::smtp::client::{Needs, TlsWish};
 
 /// Index of a site in its shard's table.
 pub type SiteId = u32;
@@ -89,6 +89,10 @@ pub struct Site {
     clear: Vec<(SocketAddr, Mono)>,
     /// Messages that may be sent, where the site has a rate.
     pub purse: Purse,
+    /// What all of its mail needs a host to be able to do.
+    pub needs: Needs,
+    /// Addresses whose hosts cannot, as their last session showed.
+    lacking: Vec<SocketAddr>,
 }
 
 impl Site {
@@ -124,6 +128,8 @@ impl Site {
             ending: 0,
             clear: Vec::new(),
             purse: Purse::default(),
+            needs: decision.needs,
+            lacking: Vec::new(),
         }
     }
 
@@ -201,6 +207,15 @@ impl Site {
             return None;
         }
         Some(self.pause(now, backoff, rng))
+    }
+
+    /// The host at an address can, or cannot, do what the site's mail needs. True if none of its hosts can (EXT-06, RTL-02).
+    pub fn note_ability(&mut self, address: SocketAddr, able: bool) -> bool {
+        self.lacking.retain(|&other| other != address && self.hosts.name(other).is_some());
+        if !able {
+            self.lacking.push(address);
+        }
+        !able && self.hosts.targets().len() == self.lacking.len()
     }
 
     /// The site as a whole pauses, longer each time in a row. Gives the end of the pause.

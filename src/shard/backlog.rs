@@ -17,6 +17,7 @@ use crate::schedule::fair::Share;
 use crate::schedule::list::{Links, NO_JOB};
 use crate::schedule::site::{JobId, NO_SITE, SiteId};
 use crate::schedule::wheel::TimerId;
+use crate::shard::terms::Terms;
 
 /// Index of a message in its shard's table.
 pub(super) type MessageSlot = u32;
@@ -36,6 +37,8 @@ pub(super) struct Message {
     pub(super) text: Text,
     /// For whom it is sent, and how urgent it is.
     pub(super) share: Share,
+    /// What was asked for beside delivery.
+    pub(super) terms: Option<Box<Terms>>,
     /// The jobs that are not over.
     pub(super) open_jobs: u32,
     /// Head of the list of its jobs, through `Job::next`.
@@ -75,6 +78,8 @@ pub(super) struct Job {
     pub(super) first: u16,
     /// Attempts that ended with a temporary failure.
     pub(super) attempts: u16,
+    /// The sender was told that it takes long.
+    pub(super) delay_reported: bool,
     /// Bit `i` stands for recipient `first + i`; set while it is pending, in flight or deferred.
     pub(super) open: u128,
     pub(super) state: JobState,
@@ -126,6 +131,7 @@ impl Backlog {
             site: NO_SITE,
             first,
             attempts,
+            delay_reported: false,
             open,
             state: JobState::Held,
             timer: None,
@@ -146,11 +152,11 @@ impl Backlog {
         }
         job.open &= !rest;
         let (message, destination, first, attempts) = (job.message, job.destination, job.first, job.attempts);
-        let (state, site, record) = (job.state, job.site, job.record.clone());
+        let (state, site, record, told) = (job.state, job.site, job.record.clone(), job.delay_reported);
         self.open_recipients -= u64::from(rest.count_ones());
         let other = self.add_job(message, destination, first, rest, attempts);
         let job = &mut self.jobs[other as usize];
-        (job.state, job.site, job.record) = (state, site, record);
+        (job.state, job.site, job.record, job.delay_reported) = (state, site, record, told);
         other
     }
 

@@ -121,11 +121,15 @@ impl Shard {
     fn release(&mut self, now: Now, message: MessageSlot) {
         let message = &mut self.backlog.messages[message as usize];
         message.committed = true;
+        let held = message.terms.as_ref().and_then(|terms| terms.held_until).filter(|&until| until > now.wall);
         let mut job = message.first_job;
         while job != NO_JOB {
             let next = self.backlog.jobs[job as usize].next;
             assert_eq!(self.backlog.jobs[job as usize].state, JobState::Held, "a message is committed once");
-            self.make_ready(now.mono, job);
+            match held {
+                None => self.make_ready(now.mono, job),
+                Some(until) => self.hold(now, job, until - now.wall),
+            }
             job = next;
         }
     }

@@ -5,6 +5,7 @@
 //! the next one's envelope rides behind it: one round trip a message (RFC 2920 3.1). What replies mean is decided in
 //! `outcome`.
 
+use std::iter::Peekable;
 use std::rc::Rc;
 
 use crate::base::bytes::Outbox;
@@ -12,6 +13,7 @@ use crate::base::ids::ConnId;
 use crate::base::limits;
 use crate::base::time::{Mono, Now};
 use crate::config::{Settings, SourceSettings, TlsPolicy};
+use crate::mail::parameters::RecipientParameters;
 use crate::mail::text::Form;
 use crate::queue::Log;
 use crate::queue::record::{AcceptView, RecipientView};
@@ -25,7 +27,8 @@ use crate::shard::outcome::Results;
 use crate::shard::reading::READS_MAX;
 use crate::shard::{CloseReason, Effect, Level, Shard};
 use crate::smtp::client::{
-    Client, ClientHandler, ClientSettings, ClientState, ClientVerdict, Offer, SessionEnd, TlsWish,
+    Client, ClientHandler, ClientSettings, ClientState, ClientVerdict, Needs, Offer, OfferedRecipient, Passed,
+    SessionEnd, TlsWish,
 };
 use crate::smtp::data::View;
 
@@ -59,33 +62,50 @@ impl ClientHandler for Hand<'_> {
         self.results.note(handle, recipient, verdict);
     }
 
-    fn finished(&mut self, handle: u32) {
-        self.results.finished.push(handle);
+    fn finished(&mut self, handle: u32, passed: Passed) {
+        self.results.finished.push((handle, passed));
     }
 }
 
 /// The open recipients of a job, one by one.
-struct OpenRecipients<I> {
+struct OpenRecipients<I, S: Iterator> {
     left: usize,
     open: u128,
     all: I,
+    /// Number in the record of the next in `all`.
+    number: u32,
+    /// What RCPT said of some of them.
+    said: Peekable<S>,
 }
 
-impl<'a, I: Iterator<Item = RecipientView<'a>>> Iterator for OpenRecipients<I> {
-    type Item = &'a [u8];
-    fn next(&mut self) -> Option<&'a [u8]> {
+impl<'a, I, S> Iterator for OpenRecipients<I, S>
+where
+    I: Iterator<Item = RecipientView<'a>>,
+    S: Iterator<Item = (u32, RecipientParameters<'a>)>,
+{
+    type Item = OfferedRecipient<'a>;
+    fn next(&mut self) -> Option<OfferedRecipient<'a>> {
         self.left = self.left.checked_sub(1)?;
         let skip = self.open.trailing_zeros();
         self.open = (self.open >> skip) >> 1;
         let recipient = self.all.nth(skip as usize).expect("a job's recipients stand in its record");
-        Some(recipient.address)
+        let number = self.number + skip;
+        self.number = number + 1;
+        while self.said.next_if(|(other, _)| *other < number).is_some() {}
+        let said = self.said.next_if(|(other, _)| *other == number).map_or(Default::default(), |(_, said)| said);
+        Some(OfferedRecipient { address: recipient.address, said })
     }
     fn size_hint(&self) -> (usize, Option<usize>) {
         (self.left, Some(self.left))
     }
 }
 
-impl<'a, I: Iterator<Item = RecipientView<'a>>> ExactSizeIterator for OpenRecipients<I> {}
+impl<'a, I, S> ExactSizeIterator for OpenRecipients<I, S>
+where
+    I: Iterator<Item = RecipientView<'a>>,
+    S: Iterator<Item = (u32, RecipientParameters<'a>)>,
+{
+}
 
 impl Shard {
     /// What ends every dealing with an outbound connection: fetch, flush, watch, put back.
@@ -134,6 +154,11 @@ impl Shard {
                 return None;
             }
             self.take_from_list(job);
+            let message = &self.backlog.messages[self.backlog.jobs[job as usize].message as usize];
+            if message.terms.as_ref().is_some_and(|terms| terms.too_late(now.wall)) {
+                self.fail_job(now, job, 0, "5.4.7 not delivered in the time that its sender gave", effects);
+                continue;
+            }
             self.leave_the_rest(job);
             let (share, recipients) = (self.backlog.share(job), self.backlog.jobs[job as usize].open.count_ones());
             self.sites.table[site as usize].ready.charge(share, recipients);
@@ -172,8 +197,16 @@ impl Shard {
             left: entry.open.count_ones() as usize,
             open: entry.open,
             all: view.recipients().skip(entry.first.into()),
+            number: entry.first.into(),
+            said: view.parameters().recipients().peekable(),
         };
-        let offer = Offer { handle: job, sender: view.sender(), recipients: &mut recipients, size_bytes, text };
+        let parameters = view.parameters().message();
+        let by_seconds = parameters.deliver_by.map_or(0, |deliver| {
+            let (ahead, behind) = (deliver.by - now.wall, now.wall - deliver.by);
+            ahead as i64 / 1000 - behind as i64 / 1000
+        });
+        let (sender, recipients) = (view.sender(), &mut recipients);
+        let offer = Offer { handle: job, sender, recipients, size_bytes, text, parameters, by_seconds };
         let mut hand =
             Hand { backlog: &self.backlog, log: &self.log, results: &mut self.results, view: &mut outbound.view };
         outbound.transactions += 1;
@@ -186,7 +219,7 @@ impl Shard {
     pub(super) fn new_client(&self, now: Now, site: SiteId, wish: TlsWish) -> Client {
         let site = &self.sites.table[site as usize];
         let settings = &self.client_settings[usize::from(site.source)][usize::from(site.limits.chunking)];
-        Client::new(settings.clone(), now.mono).with_tls(wish)
+        Client::new(settings.clone(), now.mono).with_tls(wish).with_needs(site.needs)
     }
 
     pub(super) fn connected(&mut self, now: Now, id: ConnId, effects: &mut Vec<Effect>) {
@@ -320,6 +353,7 @@ impl Shard {
         outbound.ending = self.draining.is_some()
             || site.connections - site.ending > allowed
             || outbound.transactions >= site.limits.messages_per_connection
+            || outbound.client.transactions_max().is_some_and(|most| outbound.transactions >= most)
             || (outbound.transactions > 0 && age_ms >= site.limits.age_ms)
             || (turn_over && self.sites.permits.owed(&site.name) > 0)
             || ((outbound.transactions > 0 || site.ready.is_empty()) && site.hosts.makes_way(now, outbound.address));
@@ -352,6 +386,9 @@ impl Shard {
                 let entry = &mut self.sites.table[outbound.site as usize];
                 entry.opening -= 1;
                 entry.hosts.answered(now.mono, outbound.address);
+                if entry.needs != Needs::default() {
+                    entry.note_ability(outbound.address, true);
+                }
             }
             let site = outbound.site;
             if self.should_end(now.mono, conn.outbound()) {
@@ -471,6 +508,8 @@ impl Shard {
                 end = SessionEnd::Quit;
             }
         }
+        let unable = matches!(end, SessionEnd::Unable | SessionEnd::NoTls) && entry.needs != Needs::default();
+        let all_unable = unable && entry.note_ability(outbound.address, false);
         let in_vain = !outbound.useful && end != SessionEnd::Quit && (!outbound.was_ready || outbound.transactions > 0);
         if in_vain && !crowded && self.draining.is_none() {
             effects.push(Effect::Report(
@@ -485,6 +524,9 @@ impl Shard {
         }
         self.conns.remove(id, false);
         self.give_back_permit(site, effects);
+        if all_unable {
+            self.give_up_unable(now.mono, site);
+        }
         self.want_pump(site);
     }
 }

@@ -244,8 +244,13 @@ impl Shard {
             ),
         ));
         let ready = entry.ready.iter(&self.backlog.links);
-        let expired = ready.filter(|&job| self.expired(now, job)).take(limits::EXPIRED_AT_ONCE_MAX).collect();
-        self.fail_expired(now, expired, effects);
+        let old = ready.filter(|&job| self.is_old(now, job)).take(limits::EXPIRED_AT_ONCE_MAX).collect();
+        self.look_after_old(now, old, effects);
+    }
+
+    /// It is to be given up, or its sender to be told that it takes long.
+    pub(super) fn is_old(&self, now: Now, job: JobId) -> bool {
+        self.expired(now, job) || self.delay_is_due(now, job)
     }
 
     pub(super) fn expired(&self, now: Now, job: JobId) -> bool {

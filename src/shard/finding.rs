@@ -8,7 +8,7 @@
 use crate::base::limits;
 use crate::base::time::{Mono, Now};
 use crate::route::decide::Ways;
-use crate::route::{Answer, QueryId};
+use crate::route::{Answer, NextHop, QueryId};
 use crate::schedule::destination::{Answered, DestinationId};
 use crate::schedule::site::{JobId, NO_SITE, SiteId};
 use crate::shard::backlog::{Job, JobState};
@@ -208,6 +208,12 @@ impl Shard {
     ) {
         let backoff = self.backoff_of_sites();
         let entry = &mut self.sites.destinations[destination as usize];
+        if entry.decision.needs.require_tls && matches!(entry.decision.next_hop, NextHop::Mx { .. }) {
+            // Who answers an unsigned question decides who gets the message (RTL-02; RFC 8689 4.2.1).
+            let text = "5.7.10 REQUIRETLS, and the mail hosts of the domain are not proven to be its own";
+            entry.answered = Answered::Hopeless { code: 0, text, until };
+            return self.want_finding(destination);
+        }
         match self.sites.router.ways(&entry.decision, answer) {
             Ways::Try(targets) => {
                 entry.failures = 0;
@@ -226,10 +232,21 @@ impl Shard {
                 let name = self.sites.router.name(&entry.decision);
                 effects.push(Effect::Report(Level::Warning, format!("{name}: {text}; its mail waits")));
                 let waiting = entry.waiting.iter(&self.backlog.links);
-                let expired = waiting.filter(|&job| self.expired(now, job)).take(limits::EXPIRED_AT_ONCE_MAX).collect();
-                self.fail_expired(now, expired, effects);
+                let old = waiting.filter(|&job| self.is_old(now, job)).take(limits::EXPIRED_AT_ONCE_MAX).collect();
+                self.look_after_old(now, old, effects);
             }
         }
+    }
+
+    /// No host of a site can do what its mail needs: its destinations are without hope for a while, and what waits goes back to
+    /// them to fail (EXT-06, RTL-02).
+    pub(super) fn give_up_unable(&mut self, now: Mono, site: SiteId) {
+        let text = self.sites.table[site as usize].needs.failure();
+        let until = now.plus_ms(limits::UNABLE_MEMORY_MS);
+        for (_, entry) in self.sites.destinations.iter_mut().filter(|(_, entry)| entry.site == site) {
+            entry.answered = Answered::Hopeless { code: 0, text, until };
+        }
+        while self.send_back(now, site) {}
     }
 
     /// The site is known: what waited goes there.
@@ -265,10 +282,15 @@ impl Shard {
         self.wheel.insert(now.mono.plus_ms(1), Timer::Destination(destination));
     }
 
-    /// Fails jobs that waited too long for a next hop that could not be reached.
-    pub(super) fn fail_expired(&mut self, now: Now, expired: Vec<JobId>, effects: &mut Vec<Effect>) {
-        for job in expired {
-            if self.have_record(job, effects) {
+    /// Fails jobs that waited too long for a next hop that could not be reached, and tells of those that wait long.
+    pub(super) fn look_after_old(&mut self, now: Now, old: Vec<JobId>, effects: &mut Vec<Effect>) {
+        for job in old {
+            if !self.have_record(job, effects) {
+                continue;
+            }
+            if !self.expired(now, job) {
+                self.report_delay(now, job, effects);
+            } else {
                 self.take_from_list(job);
                 self.fail_job(now, job, 0, "4.4.7 Delivery time expired: the next hop could not be reached", effects);
             }

@@ -61,7 +61,8 @@ impl Shard {
         body: &[u8],
     ) -> Result<(), Reply> {
         self.may_inject(peer, envelope).map_or(Ok(()), Err)?;
-        let (mut plain, mut header) = (PlainScan::default(), HeaderScan::new(true, false));
+        let plain_header = HeaderScan::new(true, false).watching(envelope.utf8);
+        let (mut plain, mut header) = (PlainScan::default(), plain_header);
         plain.feed(body);
         plain.end();
         header.feed(body);
@@ -85,6 +86,7 @@ impl Shard {
         let arrival = Arrival {
             envelope,
             text: plain.text(false),
+            utf8_header: header.eight_bit(),
             body_bytes: plain.bytes(),
             chunks: &chunks,
             tail: &[tail],

@@ -14,14 +14,16 @@ use crate::base::time::{Now, UnixMs};
 use crate::config::{Role, Settings};
 use crate::mail::address::domain_of;
 use crate::mail::envelope::Envelope;
+use crate::mail::parameters::ParameterBlock;
 use crate::mail::text::Text;
 use crate::mail::trace::{Fixes, Protocol, TraceFacts, write_fixes, write_received};
-use crate::queue::{ChunkRef, Draft, DraftRecipient, LogRefusal, RecipientList, RecipientState};
+use crate::queue::{ChunkRef, Draft, DraftRecipient, LogRefusal, RecipientList};
 use crate::schedule::fair::Share;
 use crate::schedule::list::NO_JOB;
 use crate::shard::backlog::{JOB_RECIPIENTS_MAX, Message};
 use crate::shard::commit::{Committing, Waiter};
 use crate::shard::conns::{Conn, Inbound, Side};
+use crate::shard::terms::{self, Terms};
 use crate::shard::{Effect, Shard, TlsRole};
 use crate::smtp::server::{AuthSettings, Peer, Server, ServerEvent, ServerSettings, Waiting};
 
@@ -38,6 +40,7 @@ pub(super) fn server_settings(settings: &Settings, role: Role) -> ServerSettings
         tls: settings.tls.offer && role != Role::Submissions,
         auth: if submission { settings.auth.offered() } else { AuthSettings::default() },
         submission,
+        hold_max_s: settings.relay.hold_max_s,
     }
 }
 
@@ -45,6 +48,8 @@ pub(super) fn server_settings(settings: &Settings, role: Role) -> ServerSettings
 pub(super) struct Arrival<'a> {
     pub(super) envelope: &'a Envelope,
     pub(super) text: Text,
+    /// Its header needs SMTPUTF8; only where the envelope says that it was asked for.
+    pub(super) utf8_header: bool,
     /// Bytes of the text, doubled dots not counted.
     pub(super) body_bytes: u64,
     /// Records that hold the beginning of the body.
@@ -169,6 +174,7 @@ impl Shard {
         let mut input = input;
         let mut run = Run::default();
         conn.inbound().server.set_room(self.log.no_room());
+        conn.inbound().server.set_clock(now.wall);
         loop {
             let Conn { outbox, side: Side::In(inbound), .. } = conn else { unreachable!("only clients are served") };
             match outbox.write(|out| inbound.server.next(&mut input, out)) {
@@ -306,6 +312,7 @@ impl Shard {
         let arrival = Arrival {
             envelope: inbound.server.envelope(),
             text: facts.text,
+            utf8_header: facts.utf8_header,
             body_bytes: facts.body_bytes,
             chunks: &inbound.chunks,
             tail: &tail[..=run.count],
@@ -339,20 +346,30 @@ impl Shard {
         if order.len() > 1 {
             order.sort_by(|&a, &b| {
                 let (a, b) = (envelope.recipient(a.into()), envelope.recipient(b.into()));
-                compare_domains(domain_of(a), domain_of(b))
+                let order = compare_domains(domain_of(a), domain_of(b));
+                // Of one domain, those that need SMTPUTF8 stand together.
+                if envelope.utf8 { order.then(b.is_ascii().cmp(&a.is_ascii())) } else { order }
             });
         }
+        let parameters = &mut self.parameters;
+        parameters.clear();
+        envelope.write_parameters(order, arrival.utf8_header, parameters);
+        let parameters = &parameters[..];
+        let terms = Terms::of(ParameterBlock(parameters), now.wall, self.settings.report.delay_ms);
         let trace = TraceFacts {
             hello: arrival.hello,
             peer: arrival.peer,
             hostname: &self.settings.hostname,
             protocol: arrival.protocol,
+            utf8: envelope.utf8,
+            priority: terms.as_ref().and_then(|_| ParameterBlock(parameters).message().priority),
             cipher: arrival.cipher,
             for_recipient: (envelope.len() == 1).then(|| envelope.recipient(0)),
             when: now.wall,
             id: MessageId { shard: self.id, position: Position::default() },
         };
-        let recipients = ByDomain { envelope, order };
+        let held_until = terms.as_ref().and_then(|terms| terms.held_until).unwrap_or_default();
+        let recipients = ByDomain { envelope, order, held_until };
         let draft = Draft {
             copy_of: None,
             arrived: now.wall,
@@ -360,6 +377,7 @@ impl Shard {
             body_bytes: arrival.body_bytes,
             sender: envelope.sender(),
             recipients: &recipients,
+            parameters,
             chunks: arrival.chunks,
             tail: arrival.tail,
         };
@@ -373,10 +391,11 @@ impl Shard {
             place: appended.place,
             chunks: arrival.chunks.into(),
             arrived: now.wall,
-            expires: now.mono.plus_ms(self.settings.retry.expire_ms),
+            expires: terms::expires(terms.as_deref(), now, now.wall, self.settings.retry.expire_ms),
             body_bytes: arrival.body_bytes,
             text: arrival.text,
-            share: arrival.share,
+            share: terms::share(terms.as_deref(), arrival.share),
+            terms,
             open_jobs: 0,
             first_job: NO_JOB,
             copying: false,
@@ -387,13 +406,10 @@ impl Shard {
         let most = self.settings.site.recipients.min(JOB_RECIPIENTS_MAX);
         let mut first = 0;
         while first < order.len() {
-            let domain = domain_of(envelope.recipient(order[first].into()));
-            let count = order[first..]
-                .iter()
-                .take(most)
-                .take_while(|&&i| domain_of(envelope.recipient(i.into())).eq_ignore_ascii_case(domain))
-                .count();
-            let destination = self.sites.add_job_of(domain, source);
+            let terms = self.backlog.messages[message as usize].terms.as_deref();
+            let rest = order[first..].iter().map(|&i| envelope.recipient(i.into()));
+            let (domain, needs, count) = terms::run(terms, envelope.sender(), rest, most);
+            let destination = self.sites.add_job_of(domain, source, needs);
             let open = if count == 128 { u128::MAX } else { (1 << count) - 1 };
             self.backlog.add_job(message, destination, first as u16, open, 0);
             first += count;
@@ -521,6 +537,7 @@ impl Shard {
 struct ByDomain<'a> {
     envelope: &'a Envelope,
     order: &'a [u16],
+    held_until: UnixMs,
 }
 
 impl RecipientList for ByDomain<'_> {
@@ -529,7 +546,7 @@ impl RecipientList for ByDomain<'_> {
     }
     fn get(&self, index: usize) -> DraftRecipient<'_> {
         let address = self.envelope.recipient(self.order[index].into());
-        DraftRecipient { address, state: RecipientState::Open, attempts: 0, due: UnixMs(0) }
+        DraftRecipient { due: self.held_until, ..DraftRecipient::open(address) }
     }
 }
 

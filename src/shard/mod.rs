@@ -38,6 +38,7 @@ mod reading;
 mod reclaim;
 mod report;
 mod sites;
+mod terms;
 mod timers;
 mod tls;
 
@@ -146,6 +147,7 @@ pub struct Shard {
     orders: Vec<DiskOrder>,
     fired: Vec<Timer>,
     by_domain: Vec<u16>,
+    parameters: Vec<u8>,
 }
 
 impl Shard {
@@ -197,6 +199,7 @@ impl Shard {
             orders: Vec::new(),
             fired: Vec::new(),
             by_domain: Vec::new(),
+            parameters: Vec::new(),
             settings,
         };
         for message in recovered {

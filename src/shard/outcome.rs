@@ -6,6 +6,7 @@
 
 use crate::base::ids::MessageId;
 use crate::base::time::{Now, UnixMs};
+use crate::mail::dsn::Action;
 use crate::queue::{VerdictDraft, VerdictOutcome};
 use crate::schedule::backoff::Backoff;
 use crate::schedule::site::JobId;
@@ -14,7 +15,7 @@ use crate::shard::backlog::{JOB_RECIPIENTS_MAX, JobState, Message};
 use crate::shard::bounce::Reported;
 use crate::shard::timers::Timer;
 use crate::shard::{Effect, Level, Shard};
-use crate::smtp::client::{ClientVerdict, Outcome, Phase};
+use crate::smtp::client::{ClientVerdict, Outcome, Passed, Phase};
 
 /// One recipient's verdict, kept until its transaction is finished.
 pub(super) struct Entry {
@@ -25,13 +26,22 @@ pub(super) struct Entry {
     pub(super) code: u16,
     pub(super) text: Box<[u8]>,
     pub(super) phase: Phase,
+    /// What its sender is told.
+    pub(super) told: Option<Action>,
+}
+
+impl Entry {
+    /// A verdict of our own: no next hop said anything.
+    pub(super) fn of_ours(job: JobId, nth: usize, outcome: Outcome, code: u16, text: &[u8]) -> Entry {
+        Entry { job, nth, outcome, code, text: text.into(), phase: Phase::Session, told: None }
+    }
 }
 
 /// Verdicts as sessions give them, to be judged when the session is done with its input.
 #[derive(Default)]
 pub(super) struct Results {
     entries: Vec<Entry>,
-    pub(super) finished: Vec<JobId>,
+    pub(super) finished: Vec<(JobId, Passed)>,
     current: Vec<Entry>,
     /// A reply among those judged last that asks for less (RTE-25), if the session went on after it.
     pub(super) complaint: Option<String>,
@@ -42,7 +52,7 @@ impl Results {
         let ClientVerdict { outcome, code, text, phase } = verdict;
         // What was delivered needs no words; keeping none keeps the hot path free of allocation.
         let text = if outcome == Outcome::Delivered { Box::default() } else { text.into() };
-        self.entries.push(Entry { job, nth, outcome, code, text, phase });
+        self.entries.push(Entry { job, nth, outcome, code, text, phase, told: None });
     }
 }
 
@@ -57,7 +67,7 @@ impl Shard {
     /// which shows that its site is alive.
     pub(super) fn judge(&mut self, now: Now, effects: &mut Vec<Effect>) -> bool {
         let mut alive = false;
-        while let Some(job) = self.results.finished.pop() {
+        while let Some((job, passed)) = self.results.finished.pop() {
             assert_eq!(
                 self.backlog.jobs[job as usize].state,
                 JobState::Offered,
@@ -72,7 +82,7 @@ impl Shard {
                 self.results.complaint = Some(format!("{} {}", entry.code, String::from_utf8_lossy(&entry.text)));
             }
             alive |= entries.iter().any(|entry| matches!(entry.outcome, Outcome::Delivered | Outcome::Failed));
-            self.conclude(now, job, &mut entries, effects);
+            self.conclude(now, job, &mut entries, passed, effects);
             entries.clear();
             self.results.current = entries;
         }
@@ -82,29 +92,25 @@ impl Shard {
     /// Gives all open recipients of a job that is in no list the same failure.
     pub(super) fn fail_job(&mut self, now: Now, job: JobId, code: u16, text: &str, effects: &mut Vec<Effect>) {
         let count = self.backlog.jobs[job as usize].open.count_ones() as usize;
-        let mut entries: Vec<Entry> = (0..count)
-            .map(|nth| Entry {
-                job,
-                nth,
-                outcome: Outcome::Failed,
-                code,
-                text: text.as_bytes().into(),
-                phase: Phase::Session,
-            })
-            .collect();
-        self.conclude(now, job, &mut entries, effects);
+        let mut entries: Vec<Entry> =
+            (0..count).map(|nth| Entry::of_ours(job, nth, Outcome::Failed, code, text.as_bytes())).collect();
+        self.conclude(now, job, &mut entries, Passed::default(), effects);
     }
 
     /// A job's record cannot be read: it waits as long as a retry may, and an operator was told.
     pub(super) fn defer_unread(&mut self, now: Now, job: JobId) {
-        let entry = &mut self.backlog.jobs[job as usize];
-        entry.state = JobState::Deferred;
-        let due = now.mono.plus_ms(self.settings.retry.longest_ms);
-        entry.timer = Some(self.wheel.insert(due, Timer::Job(job)));
+        self.hold(now, job, self.settings.retry.longest_ms);
         self.leave_site(job);
     }
 
-    fn conclude(&mut self, now: Now, job_id: JobId, entries: &mut [Entry], effects: &mut Vec<Effect>) {
+    /// A job that is in no list waits so long.
+    pub(super) fn hold(&mut self, now: Now, job: JobId, wait_ms: u64) {
+        let entry = &mut self.backlog.jobs[job as usize];
+        entry.state = JobState::Deferred;
+        entry.timer = Some(self.wheel.insert(now.mono.plus_ms(wait_ms), Timer::Job(job)));
+    }
+
+    fn conclude(&mut self, now: Now, job_id: JobId, entries: &mut [Entry], passed: Passed, effects: &mut Vec<Effect>) {
         let expired = self.expired(now, job_id);
         for entry in entries.iter_mut() {
             self.counters.unknown_outcome += u64::from(entry.outcome == Outcome::Unknown);
@@ -115,11 +121,7 @@ impl Shard {
                 }
             }
         }
-        let reported = if entries.iter().any(|entry| entry.outcome == Outcome::Failed) {
-            self.report_failure(now, job_id, entries, expired, effects)
-        } else {
-            Reported::Needless
-        };
+        let reported = self.report_to_sender(now, job_id, entries, expired, passed, effects);
         if reported == Reported::NoRoom {
             // The report must not be lost: the failure is found again when there is room for it. Nothing is noted, for
             // that would take the room.
@@ -164,12 +166,13 @@ impl Shard {
             } else {
                 UnixMs(0)
             },
+            delay_reported: job.delay_reported || matches!(entry.told, Some(Action::Delayed { .. })),
             code: entry.code,
             text: &[],
         };
         let entries = &*entries;
         // What is being reported is noted behind its report.
-        let waits = |entry: &Entry| reported == Reported::Appended && entry.outcome == Outcome::Failed;
+        let waits = |entry: &Entry| entry.told.is_some();
         let now_noted = |entry: &Entry| entry.outcome != Outcome::NotTried && !waits(entry);
         let single;
         let mut several: [VerdictDraft<'_>; JOB_RECIPIENTS_MAX];
@@ -191,9 +194,8 @@ impl Shard {
             }
         };
         if reported == Reported::Appended {
-            let report = self.committing.back_mut().and_then(|committing| committing.report.as_mut());
-            let about = &mut report.expect("the report is the last of what is committing").about;
-            about.verdicts = entries.iter().filter(|entry| waits(entry)).map(|e| (draft(e), e.text.clone())).collect();
+            let verdicts = entries.iter().filter(|entry| waits(entry)).map(|e| (draft(e), e.text.clone())).collect();
+            self.note_reported(verdicts);
         }
         if !drafts.is_empty() {
             self.write_verdicts(message, drafts);
@@ -214,6 +216,7 @@ impl Shard {
         } else if deferred {
             job.record = None;
             job.attempts = attempts;
+            job.delay_reported |= entries.iter().any(|entry| matches!(entry.told, Some(Action::Delayed { .. })));
             job.state = JobState::Deferred;
             job.timer = Some(self.wheel.insert(now.mono.plus_ms(delay_ms), Timer::Job(job_id)));
             self.leave_site(job_id);

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use crate::base::bytes::Slice;
 use crate::base::ids::MessageId;
 use crate::base::time::{Mono, Now, UnixMs};
-use crate::mail::address::domain_of;
+use crate::mail::parameters::ParameterBlock;
 use crate::queue::record::AcceptView;
 use crate::queue::{
     ChunkRef, Commit, CopyOf, Draft, DraftRecipient, LogRefusal, Place, RecipientState, RecoveredMessage, Ticket,
@@ -20,6 +20,7 @@ use crate::schedule::fair::Share;
 use crate::schedule::list::NO_JOB;
 use crate::shard::backlog::{JOB_RECIPIENTS_MAX, Job, JobState, Message, MessageSlot};
 use crate::shard::reading::Reading;
+use crate::shard::terms::{self, Terms};
 use crate::shard::timers::Timer;
 use crate::shard::{Effect, Shard};
 
@@ -155,14 +156,16 @@ impl Shard {
                 },
                 attempts: recipient.attempts,
                 due: recipient.due,
+                delay_reported: recipient.delay_reported,
             })
             .collect();
         for job in self.backlog.jobs_of(copy.message) {
-            let Job { first, open, attempts, .. } = self.backlog.jobs[job as usize];
+            let Job { first, open, attempts, delay_reported, .. } = self.backlog.jobs[job as usize];
             for bit in (0..JOB_RECIPIENTS_MAX).filter(|bit| open & (1 << bit) != 0) {
                 let recipient = &mut recipients[usize::from(first) + bit];
                 recipient.state = RecipientState::Open;
                 recipient.attempts = attempts;
+                recipient.delay_reported = delay_reported;
             }
         }
         let place = self.backlog.messages[copy.message as usize].place;
@@ -173,6 +176,7 @@ impl Shard {
             body_bytes: view.body_bytes,
             sender: view.sender(),
             recipients: &recipients,
+            parameters: view.parameters().0,
             chunks: &copy.new,
             tail: &[&record[view.tail.clone()]],
         };
@@ -226,7 +230,9 @@ impl Shard {
 
     /// Makes a message live that recovery found in the spool.
     pub(super) fn adopt(&mut self, now: Now, recovered: RecoveredMessage) {
-        let age_ms = now.wall - recovered.arrived;
+        let block = ParameterBlock(&recovered.parameters);
+        let terms = Terms::of(block, recovered.arrived, self.settings.report.delay_ms);
+        let expires = terms::expires(terms.as_deref(), now, recovered.arrived, self.settings.retry.expire_ms);
         // Its trace field tells who sent it, and so of whose part it is.
         let share = recovered.peer.map_or(Share::default(), |peer| self.settings.share_of(peer));
         let slot = self.backlog.messages.insert(Message {
@@ -234,10 +240,11 @@ impl Shard {
             place: recovered.place,
             chunks: recovered.chunks.into(),
             arrived: recovered.arrived,
-            expires: now.mono.plus_ms(self.settings.retry.expire_ms.saturating_sub(age_ms)),
+            expires,
             body_bytes: recovered.body_bytes,
             text: recovered.text,
-            share,
+            share: terms::share(terms.as_deref(), share),
+            terms,
             open_jobs: 0,
             first_job: NO_JOB,
             copying: false,
@@ -249,18 +256,19 @@ impl Shard {
         let mut next = 0;
         while next < open.len() {
             let first = &open[next];
-            let domain = domain_of(&first.address);
-            let together = open[next..]
-                .iter()
-                .take_while(|other| {
-                    ((other.index - first.index) as usize) < most
-                        && (other.attempts, other.due) == (first.attempts, first.due)
-                        && domain_of(&other.address).eq_ignore_ascii_case(domain)
-                })
-                .count();
+            let alike = open[next..].iter().take_while(|other| {
+                ((other.index - first.index) as usize) < most
+                    && (other.attempts, other.due, other.delay_reported)
+                        == (first.attempts, first.due, first.delay_reported)
+            });
+            let terms = self.backlog.messages[slot as usize].terms.as_deref();
+            let addresses = alike.map(|recipient| &*recipient.address);
+            let (domain, needs, together) = terms::run(terms, &recovered.sender, addresses, most);
+            let held = terms.is_some_and(|terms| terms.held_until == Some(first.due));
             let mask = open[next..next + together].iter().fold(0, |mask, r| mask | 1u128 << (r.index - first.index));
-            let destination = self.sites.add_job_of(domain, source);
+            let destination = self.sites.add_job_of(domain, source, needs);
             let job = self.backlog.add_job(slot, destination, first.index as u16, mask, first.attempts);
+            self.backlog.jobs[job as usize].delay_reported = first.delay_reported;
             let wait_ms = UnixMs(first.due.0) - now.wall;
             if wait_ms == 0 {
                 self.make_ready(now.mono, job);
@@ -271,7 +279,7 @@ impl Shard {
                 let most_ms = retry.longest_ms * 5 / 4;
                 let backoff = Backoff { first_ms: retry.first_ms, longest_ms: retry.longest_ms };
                 let mut drawn_ms = || backoff.delay_ms(u32::from(first.attempts).max(1), &mut self.rng);
-                let due = now.mono.plus_ms(if wait_ms <= most_ms { wait_ms } else { drawn_ms() });
+                let due = now.mono.plus_ms(if wait_ms <= most_ms || held { wait_ms } else { drawn_ms() });
                 let timer = self.wheel.insert(due, Timer::Job(job));
                 let entry = &mut self.backlog.jobs[job as usize];
                 entry.state = JobState::Deferred;

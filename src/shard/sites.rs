@@ -13,6 +13,7 @@ use crate::base::ids::ShardId;
 use crate::base::limits;
 use crate::base::time::{Mono, Now};
 use crate::config::{Settings, SourceId};
+use crate::mail::address::ascii_domain;
 use crate::route::cache::Cache;
 use crate::route::decide::Router;
 use crate::schedule::destination::{Answered, Destination, DestinationId};
@@ -25,6 +26,7 @@ use crate::schedule::wheel::Wheel;
 use crate::shard::parcel::{Parcel, SiteName};
 use crate::shard::timers::Timer;
 use crate::shard::{Effect, Level, Shard};
+use crate::smtp::client::Needs;
 
 /// The sites and what is needed to find them.
 pub(super) struct Sites {
@@ -77,16 +79,20 @@ impl Sites {
         }
     }
 
-    /// The destination of mail for a domain from a source, made if it is new; it has one job more.
-    pub(super) fn add_job_of(&mut self, domain: &[u8], source: SourceId) -> DestinationId {
-        let destination = self.of_domain(domain, source);
+    /// The destination of mail for a domain from a source and with these needs, made if it is new; it has one job more.
+    pub(super) fn add_job_of(&mut self, domain: &[u8], source: SourceId, needs: Needs) -> DestinationId {
+        let destination = self.of_domain(domain, source, needs);
         self.destinations[destination as usize].jobs += 1;
         destination
     }
 
-    fn of_domain(&mut self, domain: &[u8], source: SourceId) -> DestinationId {
+    fn of_domain(&mut self, domain: &[u8], source: SourceId, needs: Needs) -> DestinationId {
         self.lower.clear();
         self.lower.extend(domain.iter().map(u8::to_ascii_lowercase));
+        // What only some hosts of a domain can take goes its own ways.
+        if needs != Needs::default() {
+            return self.make(domain.len(), source, needs);
+        }
         if source != 0 {
             // No domain holds a blank.
             self.lower.push(b' ');
@@ -97,9 +103,23 @@ impl Sites {
         {
             return destination;
         }
-        let decision = self.router.decide(&self.lower[..domain.len()], source);
+        let destination = self.make(domain.len(), source, needs);
+        if self.by_domain.len() >= DOMAINS_REMEMBERED {
+            self.by_domain.clear();
+        }
+        let generation = self.destinations[destination as usize].generation;
+        self.by_domain.insert(self.lower[..].into(), (destination, generation));
+        destination
+    }
+
+    /// The destination of the domain that `lower` begins with, made if it is new.
+    fn make(&mut self, domain_bytes: usize, source: SourceId, needs: Needs) -> DestinationId {
+        let domain = &self.lower[..domain_bytes];
+        // A domain without such a form was refused at its RCPT; in DNS it is found as little as any that is not there.
+        let ascii = ascii_domain(domain);
+        let decision = self.router.decide(ascii.as_deref().unwrap_or(domain), source).needing(needs);
         let name = self.router.name(&decision);
-        let destination = match self.destinations_by_name.get(&name) {
+        match self.destinations_by_name.get(&name) {
             Some(&destination) => destination,
             None => {
                 self.next_generation = self.next_generation.wrapping_add(1);
@@ -109,13 +129,7 @@ impl Sites {
                 self.destinations_by_name.insert(name, destination);
                 destination
             }
-        };
-        if self.by_domain.len() >= DOMAINS_REMEMBERED {
-            self.by_domain.clear();
         }
-        let generation = self.destinations[destination as usize].generation;
-        self.by_domain.insert(self.lower[..].into(), (destination, generation));
-        destination
     }
 
     /// The job of a site that is next.

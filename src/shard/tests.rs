@@ -5,6 +5,7 @@ mod bodies;
 mod hosts;
 mod injections;
 mod pacing;
+mod parameters;
 mod sharing;
 mod sites;
 
@@ -66,6 +67,8 @@ struct World {
     /// Where from, in the same order.
     sources: Vec<Option<IpAddr>>,
     taken: Vec<Taken>,
+    /// What next hops were told outside data.
+    commands: Vec<String>,
     rule: fn(&str) -> String,
     /// Handshakes begun; they fail if `fail_tls`. The world's TLS changes no byte.
     handshakes: Vec<TlsRole>,
@@ -162,6 +165,7 @@ impl World {
             dialled: Vec::new(),
             sources: Vec::new(),
             taken: Vec::new(),
+            commands: Vec::new(),
             rule: accept_all,
             handshakes: Vec::new(),
             fail_tls: false,
@@ -343,6 +347,7 @@ impl World {
                 hop.chunk_bytes = Some(size.parse().unwrap());
                 continue;
             }
+            self.commands.push(piece.clone());
             let reply = (self.rule)(&piece);
             if reply.starts_with('2') && piece.starts_with("MAIL") {
                 let sender = piece[11..].split('>').next().unwrap().into();

@@ -242,23 +242,10 @@ pub fn encode(text: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(&line[..length]);
 }
 
-/// True if the text is xtext: printable ASCII with `+XX` for what is not (RFC 3461 4).
-pub fn is_xtext(text: &[u8]) -> bool {
-    let mut rest = text;
-    while let Some((&first, behind)) = rest.split_first() {
-        let hex = |b: &u8| b.is_ascii_digit() || (b'A'..=b'F').contains(b);
-        rest = match first {
-            b'+' if behind.len() >= 2 && behind[..2].iter().all(hex) => &behind[2..],
-            b'!'..=b'*' | b','..=b'<' | b'>'..=b'~' => behind,
-            _ => return false,
-        };
-    }
-    true
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mail::parameters::is_xtext;
     use proptest::prelude::*;
 
     #[test]

@@ -3,9 +3,11 @@
 //! Verbs and keywords without case, arguments as strict as the grammar (SES-08, SES-09, SES-21). Nothing here
 //! knows the state of a session. Pure, allocates nothing, panics on no input.
 
+use crate::base::time::UnixMs;
 use crate::mail::address::{self, AddressError, Path};
+use crate::mail::date;
 use crate::mail::envelope::Body;
-use crate::smtp::auth::is_xtext;
+use crate::mail::parameters::{ENVID_MAX_BYTES, Late, Notify, RecipientParameters, is_orcpt, is_xtext};
 
 /// A command that a session can take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -225,39 +227,132 @@ fn parameter(text: &[u8]) -> Result<Parameter<'_>, ParameterError> {
     let value = text.get(end + 1..);
     let keyword_good = keyword.first().is_some_and(u8::is_ascii_alphanumeric)
         && keyword.iter().all(|&b| b.is_ascii_alphanumeric() || b == b'-');
-    let value_good = value.is_none_or(|v| !v.is_empty() && v.iter().all(|b| matches!(b, b'!'..=b'<' | b'>'..=b'~')));
+    // An address in UTF-8 may stand in ORCPT only (RFC 6533 3).
+    let utf8 = keyword.eq_ignore_ascii_case(b"ORCPT");
+    let value_byte = |b: &u8| matches!(b, b'!'..=b'<' | b'>'..=b'~') || (utf8 && !b.is_ascii());
+    let value_good = value.is_none_or(|v| !v.is_empty() && v.iter().all(value_byte));
     if keyword_good && value_good { Ok(Parameter { keyword, value }) } else { Err(ParameterError::Malformed) }
 }
 
-/// What MAIL may say beside the sender (EXT-01, EXT-03).
+/// Which extensions a session offers, so that their parameters are known. None without EHLO.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offered {
+    /// The client said EHLO: all that need no more than that.
+    pub extended: bool,
+    /// REQUIRETLS (RTL-01).
+    pub require_tls: bool,
+    /// FUTURERELEASE (RFC 4865).
+    pub future_release: bool,
+}
+
+/// What MAIL may say beside the sender (EXT-01, EXT-03, EXT-05, EXT-11, DSN-10, RTL-01).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct MailParameters {
+pub struct MailParameters<'a> {
     /// `SIZE=`, saturated at `u64::MAX`.
     pub size_bytes: Option<u64>,
     /// `BODY=`.
     pub body: Option<Body>,
     /// `AUTH=` was given; who sent it first is nothing we would take anybody's word for (AUT-07).
     pub auth: Option<()>,
+    /// `SMTPUTF8`.
+    pub utf8: bool,
+    /// `RET=`, as given: FULL or HDRS.
+    pub ret: Option<&'a [u8]>,
+    /// `ENVID=`, as given.
+    pub envid: Option<&'a [u8]>,
+    /// `REQUIRETLS`.
+    pub require_tls: bool,
+    /// `MT-PRIORITY=`.
+    pub priority: Option<i8>,
+    /// `HOLDFOR=` or `HOLDUNTIL=`.
+    pub hold: Option<Hold>,
+    /// `BY=`.
+    pub deliver_by: Option<By>,
 }
 
-impl MailParameters {
-    /// Reads MAIL's parameters. Without `extended` (the client said HELO) none is known.
-    pub fn read(parameters: Parameters<'_>, extended: bool) -> Result<MailParameters, ParameterError> {
+/// Until when a message is not to be sent (RFC 4865 4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// So many seconds.
+    For {
+        /// At most nine digits.
+        seconds: u32,
+    },
+    /// Until a moment.
+    Until(UnixMs),
+}
+
+/// In what time a message is to be delivered (RFC 2852 4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct By {
+    /// From now; may be past if the sender only wants to be told.
+    pub seconds: i32,
+    /// What if it is not.
+    pub late: Late,
+    /// With `T`.
+    pub traced: bool,
+}
+
+impl<'a> MailParameters<'a> {
+    /// Reads MAIL's parameters; those of no extension offered are unknown.
+    pub fn read(parameters: Parameters<'a>, offered: Offered) -> Result<MailParameters<'a>, ParameterError> {
         let mut known = MailParameters::default();
         for parameter in parameters {
             let Parameter { keyword, value } = parameter?;
-            if extended && keyword.eq_ignore_ascii_case(b"SIZE") {
+            let is = |name: &str| keyword.eq_ignore_ascii_case(name.as_bytes());
+            if !offered.extended {
+                return Err(ParameterError::Unknown);
+            } else if is("SIZE") {
                 set_once(&mut known.size_bytes, size_value(value))?;
-            } else if extended && keyword.eq_ignore_ascii_case(b"BODY") {
+            } else if is("BODY") {
                 set_once(&mut known.body, body_value(value))?;
-            } else if extended && keyword.eq_ignore_ascii_case(b"AUTH") {
+            } else if is("AUTH") {
                 set_once(&mut known.auth, value.filter(|value| is_xtext(value)).map(|_| ()))?;
+            } else if is("SMTPUTF8") {
+                set_flag(&mut known.utf8, value)?;
+            } else if is("RET") {
+                set_once(&mut known.ret, value.filter(|value| is_ret(value)))?;
+            } else if is("ENVID") {
+                let good = |value: &&[u8]| value.len() <= ENVID_MAX_BYTES && is_xtext(value);
+                set_once(&mut known.envid, value.filter(good))?;
+            } else if is("REQUIRETLS") && offered.require_tls {
+                set_flag(&mut known.require_tls, value)?;
+            } else if is("MT-PRIORITY") {
+                set_once(&mut known.priority, priority_value(value))?;
+            } else if is("HOLDFOR") && offered.future_release {
+                let seconds = value.filter(|value| value.len() <= 9).and_then(|value| size_value(Some(value)));
+                set_once(&mut known.hold, seconds.map(|seconds| Hold::For { seconds: seconds as u32 }))?;
+            } else if is("HOLDUNTIL") && offered.future_release {
+                set_once(&mut known.hold, value.and_then(date::parse_internet).map(Hold::Until))?;
+            } else if is("BY") {
+                set_once(&mut known.deliver_by, by_value(value))?;
             } else {
                 return Err(ParameterError::Unknown);
             }
         }
         Ok(known)
     }
+}
+
+/// What RCPT may say beside the recipient (DSN-10; RFC 3461 4.1, 4.2). Without `extended` (the client said HELO) nothing.
+pub fn rcpt_parameters(parameters: Parameters<'_>, extended: bool) -> Result<RecipientParameters<'_>, ParameterError> {
+    let (mut notify, mut orcpt) = (None, None);
+    for parameter in parameters {
+        let Parameter { keyword, value } = parameter?;
+        if extended && keyword.eq_ignore_ascii_case(b"NOTIFY") {
+            set_once(&mut notify, value.filter(|value| Notify::parse(value).is_some()))?;
+        } else if extended && keyword.eq_ignore_ascii_case(b"ORCPT") {
+            set_once(&mut orcpt, value.filter(|value| is_orcpt(value)))?;
+        } else {
+            return Err(ParameterError::Unknown);
+        }
+    }
+    Ok(RecipientParameters { notify: notify.unwrap_or_default(), orcpt: orcpt.unwrap_or_default() })
+}
+
+fn set_flag(flag: &mut bool, value: Option<&[u8]>) -> Result<(), ParameterError> {
+    let twice = std::mem::replace(flag, true);
+    if twice || value.is_some() { Err(ParameterError::Malformed) } else { Ok(()) }
 }
 
 fn set_once<T>(place: &mut Option<T>, value: Option<T>) -> Result<(), ParameterError> {
@@ -273,6 +368,41 @@ fn size_value(value: Option<&[u8]>) -> Option<u64> {
     let digits = value.filter(|v| (1..=20).contains(&v.len()) && v.iter().all(u8::is_ascii_digit))?;
     let step = |sum: u64, digit: &u8| sum.saturating_mul(10).saturating_add(u64::from(digit - b'0'));
     Some(digits.iter().fold(0, step))
+}
+
+/// RFC 3461 4.3.
+fn is_ret(value: &[u8]) -> bool {
+    value.eq_ignore_ascii_case(b"FULL") || value.eq_ignore_ascii_case(b"HDRS")
+}
+
+/// RFC 6710 3: -9 to 9, without zeros in front or a sign of plus.
+fn priority_value(value: Option<&[u8]>) -> Option<i8> {
+    let (sign, digit) = match value? {
+        [b'-', digit @ b'1'..=b'9'] => (-1, digit),
+        [digit @ b'0'..=b'9'] => (1, digit),
+        _ => return None,
+    };
+    Some(sign * (digit - b'0') as i8)
+}
+
+/// RFC 2852 4: up to nine digits with or without a sign, a semicolon, R or N, perhaps T. Who wants a late message back must
+/// give some time.
+fn by_value(value: Option<&[u8]>) -> Option<By> {
+    let (time, mode) = value.and_then(|value| value.split_at_checked(memchr::memchr(b';', value)?))?;
+    let (sign, digits) = match time {
+        [b'-', digits @ ..] => (-1, digits),
+        [b'+', digits @ ..] => (1, digits),
+        digits => (1, digits),
+    };
+    let seconds = sign * size_value(Some(digits).filter(|digits| digits.len() <= 9))? as i32;
+    let (late, traced) = match mode.to_ascii_uppercase().as_slice() {
+        b";R" => (Late::Return, false),
+        b";RT" => (Late::Return, true),
+        b";N" => (Late::Notify, false),
+        b";NT" => (Late::Notify, true),
+        _ => return None,
+    };
+    (late == Late::Notify || seconds > 0).then_some(By { seconds, late, traced })
 }
 
 /// RFC 6152 2, RFC 3030 3.
@@ -366,18 +496,21 @@ mod tests {
         }
     }
 
-    fn read(text: &str) -> Result<MailParameters, ParameterError> {
-        let line = format!("MAIL FROM:<> {text}");
-        match parse(line.as_bytes()) {
-            Ok(Command::Mail { parameters, .. }) => MailParameters::read(parameters, true),
-            other => panic!("{other:?}"),
-        }
+    const ALL: Offered = Offered { extended: true, require_tls: true, future_release: true };
+
+    fn read_offered(text: &str, offered: Offered) -> Result<MailParameters<'_>, ParameterError> {
+        // What stands behind the path begins with a blank.
+        MailParameters::read(Parameters(text.as_bytes()), offered)
+    }
+
+    fn read(text: &str) -> Result<MailParameters<'_>, ParameterError> {
+        read_offered(text, ALL)
     }
 
     #[test]
     fn parameters_of_mail() {
         // EXT-01, EXT-03, SES-09
-        let both = MailParameters { size_bytes: Some(10), body: Some(Body::EightBitMime), auth: None };
+        let both = MailParameters { size_bytes: Some(10), body: Some(Body::EightBitMime), ..MailParameters::default() };
         assert_eq!(read("size=10 Body=8bitMIME"), Ok(both));
         assert_eq!(read("BODY=7BIT").unwrap().body, Some(Body::SevenBit));
         assert_eq!(read("BODY=binaryMIME").unwrap().body, Some(Body::BinaryMime));
@@ -410,10 +543,86 @@ mod tests {
         ] {
             assert_eq!(read(malformed), Err(ParameterError::Malformed), "{malformed}");
         }
-        for unknown in ["SMTPUTF8", "RET=HDRS", "X-Y=z"] {
+        for unknown in ["NOTIFY=NEVER", "SMTPUTF=8", "X-Y=z"] {
             assert_eq!(read(unknown), Err(ParameterError::Unknown), "{unknown}");
         }
-        assert_eq!(MailParameters::read(Parameters(b" SIZE=1"), false), Err(ParameterError::Unknown));
+        for offered in ["SIZE=1", "SMTPUTF8", "RET=HDRS", "MT-PRIORITY=0", "BY=1;R", "REQUIRETLS", "HOLDFOR=1"] {
+            assert!(read(offered).is_ok(), "{offered}");
+            let nothing = Offered { extended: false, ..ALL };
+            assert_eq!(read_offered(offered, nothing), Err(ParameterError::Unknown), "{offered}");
+        }
+        let less = Offered { require_tls: false, future_release: false, ..ALL };
+        for missing in ["REQUIRETLS", "HOLDFOR=1", "HOLDUNTIL=2026-11-28T12:00:00Z"] {
+            assert_eq!(read_offered(missing, less), Err(ParameterError::Unknown), "{missing}");
+        }
+    }
+
+    #[test]
+    fn parameters_of_extensions() {
+        // EXT-05, EXT-11, DSN-10, RTL-01
+        let all = read("smtputf8 Ret=hdrs EnvID=a+2Bb requiretls mt-priority=-9 holdfor=60 by=-5;nt").unwrap();
+        let by = By { seconds: -5, late: Late::Notify, traced: true };
+        assert!(all.utf8 && all.require_tls);
+        assert_eq!((all.ret, all.envid), (Some(&b"hdrs"[..]), Some(&b"a+2Bb"[..])));
+        assert_eq!((all.priority, all.hold, all.deliver_by), (Some(-9), Some(Hold::For { seconds: 60 }), Some(by)));
+        let until = |text: &str| read(text).map(|all| all.hold);
+        assert_eq!(until("HOLDUNTIL=1970-01-01T00:00:01Z"), Ok(Some(Hold::Until(UnixMs(1000)))));
+        assert_eq!(read("BY=+999999999;R").unwrap().deliver_by.unwrap().seconds, 999_999_999);
+        let long = format!("ENVID={}", "a".repeat(101));
+        for malformed in [
+            "SMTPUTF8=1",
+            "SMTPUTF8 SMTPUTF8",
+            "REQUIRETLS=1",
+            "RET",
+            "RET=BODY",
+            "RET=FULL RET=FULL",
+            "ENVID=+2",
+            "ENVID",
+            "ENVID=a ENVID=a",
+            &long,
+            "MT-PRIORITY",
+            "MT-PRIORITY=10",
+            "MT-PRIORITY=-0",
+            "MT-PRIORITY=+1",
+            "MT-PRIORITY=01",
+            "HOLDFOR=",
+            "HOLDFOR=-1",
+            "HOLDFOR=1000000000",
+            "HOLDFOR=1 HOLDUNTIL=2026-11-28T12:00:00Z",
+            "HOLDUNTIL=tomorrow",
+            "BY",
+            "BY=1",
+            "BY=1;X",
+            "BY=;R",
+            "BY=0;R",
+            "BY=-1;R",
+            "BY=1;RTT",
+            "BY=1000000000;N",
+            "BY=1;R BY=1;R",
+        ] {
+            assert_eq!(read(malformed), Err(ParameterError::Malformed), "{malformed}");
+        }
+    }
+
+    #[test]
+    fn parameters_of_rcpt() {
+        // DSN-10, SIZ-03
+        let read = |text: &'static str| rcpt_parameters(Parameters(text.as_bytes()), true);
+        let (notify, orcpt) = (&b"Failure,DELAY"[..], &b"rfc822;Bob+40x@d"[..]);
+        assert_eq!(read(" notify=Failure,DELAY ORCPT=rfc822;Bob+40x@d"), Ok(RecipientParameters { notify, orcpt }));
+        assert!(read("ORCPT=utf-8;b\u{fc}b@d").is_ok());
+        for malformed in [
+            "NOTIFY",
+            "NOTIFY=NEVER,SUCCESS",
+            "NOTIFY=NEVER NOTIFY=NEVER",
+            "ORCPT=bob",
+            "ORCPT=rfc822;b\u{fc}b@d",
+            "ORCPT=a;b ORCPT=a;b",
+        ] {
+            assert_eq!(read(malformed), Err(ParameterError::Malformed), "{malformed}");
+        }
+        assert_eq!(read("RET=FULL"), Err(ParameterError::Unknown));
+        assert_eq!(rcpt_parameters(Parameters(b" NOTIFY=NEVER"), false), Err(ParameterError::Unknown));
     }
 
     proptest! {
@@ -421,7 +630,8 @@ mod tests {
         fn any_line_is_read_without_panic(head in "(MAIL FROM:|RCPT TO:|EHLO |)", tail in proptest::collection::vec(any::<u8>(), 0..64)) {
             let line = [head.as_bytes(), &tail].concat();
             if let Ok(Command::Mail { parameters, .. }) = parse(&line) {
-                let _ = MailParameters::read(parameters, true);
+                let _ = MailParameters::read(parameters, ALL);
+                let _ = rcpt_parameters(parameters, true);
             }
         }
     }

@@ -1,12 +1,14 @@
 //! Every reply that the session gives, as finished text.
 //!
 //! Replies echo nothing the client said (SES-12), are written whole at compile time except for our own name, the
-//! size limit and the message's name, and carry an enhanced code on every 2xx, 4xx and 5xx line (EXT-08; RFC
+//! size limit, what EHLO offers and the message's name, and carry an enhanced code on every 2xx, 4xx and 5xx line (EXT-08; RFC
 //! 2034). Pure.
 
 use std::io::Write;
 
 use crate::base::ids::MessageId;
+use crate::base::time::UnixMs;
+use crate::mail::date::write_internet;
 use crate::smtp::auth::{self, Mechanisms};
 
 /// A reply of fixed text: one or more lines, each with its CRLF.
@@ -54,8 +56,9 @@ replies! {
     /// HELP (FND-11; RFC 5321 4.1.1.8).
     HELP = "214-2.0.0 EHLO name  begin, learn the extensions\r\n\
             214-2.0.0 HELO name  begin without extensions\r\n\
-            214-2.0.0 MAIL FROM:<path> [SIZE=bytes] [BODY=7BIT|8BITMIME|BINARYMIME]  begin a message\r\n\
-            214-2.0.0 RCPT TO:<path>  add a recipient\r\n\
+            214-2.0.0 MAIL FROM:<path> [SIZE=bytes] [BODY=7BIT|8BITMIME|BINARYMIME] [SMTPUTF8]\r\n\
+            214-2.0.0   [RET=FULL|HDRS] [ENVID=name] [BY=seconds;R|N] [MT-PRIORITY=-9..9]  begin a message\r\n\
+            214-2.0.0 RCPT TO:<path> [NOTIFY=NEVER|SUCCESS,FAILURE,DELAY] [ORCPT=type;address]  add a recipient\r\n\
             214-2.0.0 DATA  send the message; a line with only a dot ends it\r\n\
             214-2.0.0 BDAT bytes [LAST]  send so many bytes of the message\r\n\
             214-2.0.0 STARTTLS  go on inside TLS\r\n\
@@ -133,8 +136,8 @@ replies! {
     RECIPIENT_SYNTAX = "501 5.1.3 Recipient is not a valid address";
     /// Recipient over its bound (SIZ-01).
     RECIPIENT_TOO_LONG = "501 5.1.3 Recipient address too long";
-    /// Octets over 127 in an address (SES-20).
-    ADDRESS_EIGHT_BIT = "553 5.6.7 Address is not ASCII";
+    /// Octets over 127 in an address without SMTPUTF8, or that are no UTF-8 (SES-20, EXT-05).
+    ADDRESS_EIGHT_BIT = "553 5.6.7 Address is not ASCII; say SMTPUTF8 to MAIL, and use UTF-8";
     /// MAIL before EHLO or HELO.
     HELLO_FIRST = "503 5.5.1 EHLO or HELO first";
     /// MAIL in a transaction.
@@ -153,6 +156,8 @@ replies! {
     DATA_NOT_AWAITED = "554 5.5.0 Data before 354; closing";
     /// Not a client we relay for (SES-22).
     RELAY_DENIED = "550 5.7.1 Relay access denied";
+    /// The parameters of all recipients together are too long.
+    TOO_MANY_PARAMETERS = "452 4.5.3 Too many parameters; send the other recipients in another transaction";
     /// One recipient too many (SIZ-09).
     TOO_MANY_RECIPIENTS = "452 4.5.3 Too many recipients";
     /// `SIZE=` or the message over the limit (EXT-01, DAT-10).
@@ -191,34 +196,59 @@ pub fn write_refusing_greeting(out: &mut Vec<u8>, hostname: &str) {
     push(out, format_args!("554 {hostname} No SMTP service for you here\r\n"));
 }
 
-/// The reply to EHLO with the extensions offered (SES-03), STARTTLS among them if `tls`, AUTH if there are mechanisms
-/// (AUT-01); or to HELO.
-pub fn write_hello(
-    out: &mut Vec<u8>,
-    hostname: &str,
-    extended: bool,
-    message_bytes_max: u64,
-    tls: bool,
-    mechanisms: Mechanisms,
-) {
-    if extended {
-        let start_tls = if tls { "250-STARTTLS\r\n" } else { "" };
-        push(
-            out,
-            format_args!(
-                "250-{hostname}\r\n250-PIPELINING\r\n250-SIZE {message_bytes_max}\r\n250-8BITMIME\r\n\
-                 250-CHUNKING\r\n250-BINARYMIME\r\n250-ENHANCEDSTATUSCODES\r\n{start_tls}"
-            ),
-        );
-        if !mechanisms.is_empty() {
-            out.extend_from_slice(b"250-AUTH");
-            mechanisms.iter().for_each(|mechanism| push(out, format_args!(" {}", mechanism.name())));
-            out.extend_from_slice(b"\r\n");
-        }
-        out.extend_from_slice(b"250 HELP\r\n");
-    } else {
-        push(out, format_args!("250 {hostname}\r\n"));
+/// What the reply to EHLO offers beside that which is always there.
+#[derive(Clone, Copy, Debug)]
+pub struct Offers<'a> {
+    /// Our name.
+    pub hostname: &'a str,
+    /// Largest message.
+    pub message_bytes_max: u64,
+    /// Recipients of one transaction (EXT-09).
+    pub recipients_max: usize,
+    /// STARTTLS (TLS-01).
+    pub start_tls: bool,
+    /// REQUIRETLS (RTL-01).
+    pub require_tls: bool,
+    /// FUTURERELEASE: so many seconds, and until when that is (RFC 4865 3).
+    pub future_release: Option<(u32, UnixMs)>,
+    /// AUTH (AUT-01).
+    pub mechanisms: Mechanisms,
+}
+
+/// The reply to EHLO with the extensions offered (SES-03).
+pub fn write_offers(out: &mut Vec<u8>, offers: &Offers<'_>) {
+    let Offers { hostname, message_bytes_max, recipients_max, start_tls, require_tls, future_release, mechanisms } =
+        *offers;
+    push(
+        out,
+        format_args!(
+            "250-{hostname}\r\n250-PIPELINING\r\n250-SIZE {message_bytes_max}\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n\
+             250-CHUNKING\r\n250-BINARYMIME\r\n250-ENHANCEDSTATUSCODES\r\n250-DSN\r\n\
+             250-LIMITS RCPTMAX={recipients_max}\r\n250-DELIVERBY\r\n250-MT-PRIORITY\r\n"
+        ),
+    );
+    if let Some((seconds, until)) = future_release {
+        push(out, format_args!("250-FUTURERELEASE {seconds} "));
+        write_internet(out, until);
+        out.extend_from_slice(b"\r\n");
     }
+    if require_tls {
+        out.extend_from_slice(b"250-REQUIRETLS\r\n");
+    }
+    if start_tls {
+        out.extend_from_slice(b"250-STARTTLS\r\n");
+    }
+    if !mechanisms.is_empty() {
+        out.extend_from_slice(b"250-AUTH");
+        mechanisms.iter().for_each(|mechanism| push(out, format_args!(" {}", mechanism.name())));
+        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(b"250 HELP\r\n");
+}
+
+/// The reply to HELO.
+pub fn write_hello(out: &mut Vec<u8>, hostname: &str) {
+    push(out, format_args!("250 {hostname}\r\n"));
 }
 
 /// The message was taken and thrown away: `listen.null`.
@@ -301,9 +331,19 @@ mod tests {
         let mut out = Vec::new();
         write_greeting(&mut out, &hostname);
         write_refusing_greeting(&mut out, &hostname);
-        let all = Mechanism::ALL.into_iter().fold(Mechanisms::NONE, Mechanisms::with);
-        write_hello(&mut out, &hostname, true, u64::MAX, true, all);
-        write_hello(&mut out, &hostname, false, 1, true, all);
+        write_offers(
+            &mut out,
+            &Offers {
+                hostname: &hostname,
+                message_bytes_max: u64::MAX,
+                recipients_max: usize::MAX,
+                start_tls: true,
+                require_tls: true,
+                future_release: Some((u32::MAX, UnixMs(253_402_300_799_000))),
+                mechanisms: Mechanism::ALL.into_iter().fold(Mechanisms::NONE, Mechanisms::with),
+            },
+        );
+        write_hello(&mut out, &hostname);
         write_challenge(&mut out, b"");
         write_queued(&mut out, MessageId { shard: ShardId(u16::MAX), position: Position(u64::MAX) });
         assert_eq!(assert_replies(&out), [220, 554, 250, 250, 334, 250]);

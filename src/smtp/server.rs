@@ -26,17 +26,23 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::base::ids::MessageId;
-use crate::base::limits::{AUTH_LINE_MAX_BYTES, COMMAND_LINE_MAX_BYTES, MESSAGE_HARD_FACTOR};
-use crate::mail::address::{AddressError, POSTMASTER, Path, domain_of};
+use crate::base::limits::{
+    AUTH_LINE_MAX_BYTES, COMMAND_LINE_MAX_BYTES, ENVELOPE_PARAMETERS_MAX_BYTES, MESSAGE_HARD_FACTOR,
+};
+use crate::base::time::UnixMs;
+use crate::mail::address::{AddressError, POSTMASTER, Path, ascii_domain, domain_of};
 use crate::mail::envelope::{Body, Envelope};
+use crate::mail::parameters::{DeliverBy, MessageParameters, recipient_bytes};
 use crate::mail::text::Text;
 use crate::mail::trace::{Fixes, HeaderScan, Protocol};
 use crate::queue::{LogRefusal, Proof};
 use crate::smtp::auth::{AuthRequest, ChannelBinding, Mechanisms, User};
-use crate::smtp::command::{self, Command, CommandError, MailParameters, ParameterError, Parameters};
+use crate::smtp::command::{
+    self, By, Command, CommandError, Hold, MailParameters, Offered, ParameterError, Parameters,
+};
 use crate::smtp::data::{DataDecoder, PlainScan, Step};
 use crate::smtp::line::{Line, LineReader};
-use crate::smtp::reply::{self, Reply};
+use crate::smtp::reply::{self, Offers, Reply};
 
 use auth::Exchange;
 use bdat::Bdat;
@@ -60,6 +66,8 @@ pub struct ServerSettings {
     pub data_idle_ms: u64,
     /// STARTTLS is offered (TLS-01): the caller can do the handshake.
     pub tls: bool,
+    /// The longest that a client we relay for may have a message held (RFC 4865); 0: not offered.
+    pub hold_max_s: u32,
     /// Who may prove who it is, and must.
     pub auth: AuthSettings,
     /// Messages are submitted, not relayed: what is missing is added (BLK-07; RFC 6409 8).
@@ -133,6 +141,8 @@ pub struct MessageFacts<'a> {
     pub stored_bytes: u64,
     /// What the text is like, and the form it came in.
     pub text: Text,
+    /// The header of a message with SMTPUTF8 holds octets over 127.
+    pub utf8_header: bool,
     /// The name the client gave.
     pub hello: &'a [u8],
     /// EHLO or HELO.
@@ -178,6 +188,8 @@ pub struct Server {
     header: HeaderScan,
     storage_refusal: Option<LogRefusal>,
     no_room: Option<LogRefusal>,
+    /// The moment, as the caller said last.
+    now: UnixMs,
     errors: u32,
 }
 
@@ -209,6 +221,7 @@ impl Server {
             header: HeaderScan::default(),
             storage_refusal: None,
             no_room: None,
+            now: UnixMs(0),
             errors: 0,
         }
     }
@@ -274,7 +287,8 @@ impl Server {
             (self.data.body_bytes(), self.data.wire_bytes(), text)
         };
         let fixes = if self.settings.submission { self.header.fixes() } else { Fixes::default() };
-        MessageFacts { body_bytes, stored_bytes, text, hello: &self.hello, protocol: self.protocol, fixes }
+        let utf8_header = self.header.eight_bit();
+        MessageFacts { body_bytes, stored_bytes, text, utf8_header, hello: &self.hello, protocol: self.protocol, fixes }
     }
 
     /// True while a message's body has begun and not ended; between BDAT chunks too.
@@ -358,6 +372,11 @@ impl Server {
     /// Whether new mail can be stored at all; if not, MAIL is answered so (EXT-01; RFC 1870 6.1).
     pub fn set_room(&mut self, refusal: Option<LogRefusal>) {
         self.no_room = refusal;
+    }
+
+    /// What time it is: some parameters count from now on.
+    pub fn set_clock(&mut self, now: UnixMs) {
+        self.now = now;
     }
 
     /// The client idled too long: 421, session over (SES-23, DAT-14).
@@ -495,9 +514,36 @@ impl Server {
         if self.user.is_some() {
             self.protocol = self.protocol.authenticated();
         }
-        let tls = self.settings.tls && self.cipher.is_none();
-        let mechanisms = self.mechanisms();
-        reply::write_hello(out, &self.settings.hostname, extended, self.settings.message_bytes_max, tls, mechanisms);
+        if !extended {
+            return reply::write_hello(out, &self.settings.hostname);
+        }
+        let offered = self.offered();
+        let hold_max_s = self.settings.hold_max_s;
+        let future_release = (hold_max_s, self.now + u64::from(hold_max_s) * 1000);
+        let offers = Offers {
+            hostname: &self.settings.hostname,
+            message_bytes_max: self.settings.message_bytes_max,
+            recipients_max: self.settings.recipients_max,
+            start_tls: self.settings.tls && self.cipher.is_none(),
+            require_tls: offered.require_tls,
+            future_release: offered.future_release.then_some(future_release),
+            mechanisms: self.mechanisms(),
+        };
+        reply::write_offers(out, &offers);
+    }
+
+    /// Mail of this client goes anywhere (SES-22).
+    fn may_relay(&self) -> bool {
+        self.peer.may_relay || self.user.is_some()
+    }
+
+    /// Which extensions with parameters this session has.
+    fn offered(&self) -> Offered {
+        Offered {
+            extended: self.protocol != Protocol::Smtp,
+            require_tls: self.cipher.is_some(),
+            future_release: self.may_relay() && self.settings.hold_max_s > 0,
+        }
     }
 
     /// Why STARTTLS is not obeyed, if it is not (TLS-01; RFC 3207 4).
@@ -520,10 +566,15 @@ impl Server {
         if self.in_transaction {
             return reply::SENDER_GIVEN;
         }
-        let known = match MailParameters::read(parameters, self.protocol != Protocol::Smtp) {
+        let known = match MailParameters::read(parameters, self.offered()) {
             Ok(known) => known,
-            Err(ParameterError::Malformed) => return reply::BAD_PARAMETER,
-            Err(ParameterError::Unknown) => return reply::UNKNOWN_PARAMETER,
+            Err(error) => return parameter_reply(error),
+        };
+        if let Some(refusal) = refuse_utf8(sender, known.utf8, reply::SENDER_SYNTAX) {
+            return refusal;
+        }
+        let Some(kept) = self.kept(&known) else {
+            return reply::BAD_PARAMETER;
         };
         if known.auth.is_some() && self.mechanisms().is_empty() {
             return reply::UNKNOWN_PARAMETER;
@@ -540,33 +591,69 @@ impl Server {
         self.envelope.set_sender(sender.mailbox);
         self.envelope.declared_size = known.size_bytes;
         self.envelope.body = known.body.unwrap_or_default();
+        self.envelope.set_parameters(&kept);
         self.in_transaction = true;
         reply::SENDER_OK
     }
 
-    fn rcpt(&mut self, recipient: Path<'_>, mut parameters: Parameters<'_>) -> Reply {
+    /// What of MAIL's parameters goes with the message. `None` if they ask for more than we do, or contradict each other.
+    fn kept<'a>(&self, known: &MailParameters<'a>) -> Option<MessageParameters<'a>> {
+        let latest = self.now + u64::from(self.settings.hold_max_s) * 1000;
+        let held_until = known.hold.map(|hold| match hold {
+            Hold::For { seconds } => self.now + u64::from(seconds) * 1000,
+            Hold::Until(moment) => moment,
+        });
+        let deliver_by = known.deliver_by.map(|By { seconds, late, traced }| {
+            let ahead_ms = i64::from(seconds) * 1000;
+            DeliverBy { by: UnixMs(self.now.0.saturating_add_signed(ahead_ms)), late, traced }
+        });
+        let in_vain = held_until.zip(deliver_by).is_some_and(|(until, deliver)| until > deliver.by);
+        if held_until.is_some_and(|until| until > latest) || in_vain {
+            return None;
+        }
+        // Strangers cannot put themselves in front (RFC 6710 4).
+        let most = if self.may_relay() { i8::MAX } else { 0 };
+        Some(MessageParameters {
+            ret: known.ret,
+            envid: known.envid,
+            utf8: known.utf8,
+            utf8_header: false,
+            require_tls: known.require_tls,
+            priority: known.priority.map(|priority| priority.min(most)),
+            held_until,
+            deliver_by,
+        })
+    }
+
+    fn rcpt(&mut self, recipient: Path<'_>, parameters: Parameters<'_>) -> Reply {
         if !self.in_transaction {
             return reply::MAIL_FIRST;
         }
         if self.chunked {
             return reply::CHUNKS_BEGUN;
         }
-        match parameters.next() {
-            None => {}
-            Some(Ok(_)) => return reply::UNKNOWN_PARAMETER,
-            Some(Err(_)) => return reply::BAD_PARAMETER,
+        let said = match command::rcpt_parameters(parameters, self.protocol != Protocol::Smtp) {
+            Ok(said) => said,
+            Err(error) => return parameter_reply(error),
+        };
+        if let Some(refusal) = refuse_utf8(recipient, self.envelope.utf8, reply::RECIPIENT_SYNTAX) {
+            return refusal;
         }
-        if !self.peer.may_relay && self.user.is_none() && !self.is_own_postmaster(recipient) {
+        if !self.may_relay() && !self.is_own_postmaster(recipient) {
             return reply::RELAY_DENIED;
         }
         if self.envelope.len() >= self.settings.recipients_max {
             return reply::TOO_MANY_RECIPIENTS;
+        }
+        if self.envelope.parameters_bytes() + recipient_bytes(&said) > ENVELOPE_PARAMETERS_MAX_BYTES {
+            return reply::TOO_MANY_PARAMETERS;
         }
         if recipient.is_bare_postmaster() {
             self.envelope.push_recipient_parts(&[POSTMASTER, b"@", self.settings.hostname.as_bytes()]);
         } else {
             self.envelope.push_recipient(recipient.mailbox);
         }
+        self.envelope.set_recipient_parameters(&said);
         reply::RECIPIENT_OK
     }
 
@@ -621,7 +708,7 @@ impl Server {
     }
 
     fn header_scan(&self, plain: bool) -> HeaderScan {
-        HeaderScan::new(plain, self.settings.submission)
+        HeaderScan::new(plain, self.settings.submission).watching(self.envelope.utf8)
     }
 
     /// Why the message is refused now that its header is known in whole (BLK-07).
@@ -672,6 +759,24 @@ impl Server {
         self.in_transaction = false;
         self.envelope.clear();
         self.storage_refusal = None;
+    }
+}
+
+fn parameter_reply(error: ParameterError) -> Reply {
+    match error {
+        ParameterError::Malformed => reply::BAD_PARAMETER,
+        ParameterError::Unknown => reply::UNKNOWN_PARAMETER,
+    }
+}
+
+/// Why an address in UTF-8 is not taken, if it is not: without SMTPUTF8, or if DNS cannot know its domain (EXT-05, EXT-06).
+fn refuse_utf8(path: Path<'_>, utf8: bool, no_domain: Reply) -> Option<Reply> {
+    if path.mailbox.is_ascii() {
+        None
+    } else if !utf8 {
+        Some(reply::ADDRESS_EIGHT_BIT)
+    } else {
+        ascii_domain(domain_of(path.mailbox)).is_none().then_some(no_domain)
     }
 }
 

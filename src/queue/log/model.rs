@@ -138,10 +138,7 @@ impl World {
         let addresses: Vec<_> = (0..1 + self.rng.below(3)).map(|_| self.bytes(40)).collect();
         let chunks = if self.rng.below(2) == 0 { std::mem::take(&mut self.loose) } else { Vec::new() };
         let refs: Vec<_> = chunks.iter().map(|(chunk, _)| *chunk).collect();
-        let recipients: Vec<_> = addresses
-            .iter()
-            .map(|address| DraftRecipient { address, state: RecipientState::Open, attempts: 0, due: UnixMs(0) })
-            .collect();
+        let recipients: Vec<_> = addresses.iter().map(|address| DraftRecipient::open(address)).collect();
         let (a, b) = tail.split_at(tail.len() / 2);
         let draft = Draft {
             copy_of: None,
@@ -150,6 +147,7 @@ impl World {
             body_bytes: 9,
             sender: &sender,
             recipients: &recipients,
+            parameters: &[],
             chunks: &refs,
             tail: &[a, b],
         };
@@ -198,7 +196,9 @@ impl World {
                 };
                 let attempts = attempts + 1;
                 let due = UnixMs(u64::from(attempts) * 10);
-                drafts.push(VerdictDraft { recipient: index as u32, outcome, attempts, due, code: 250, text: b"ok" });
+                let recipient = index as u32;
+                let delay_reported = false;
+                drafts.push(VerdictDraft { recipient, outcome, attempts, due, delay_reported, code: 250, text: b"ok" });
             }
         }
         if drafts.is_empty() {
@@ -249,7 +249,8 @@ impl World {
             .map(|(address, recipient)| {
                 let (terminal, attempts) = recipient.last();
                 let state = if terminal { RecipientState::Delivered } else { RecipientState::Open };
-                DraftRecipient { address, state, attempts, due: UnixMs(u64::from(attempts) * 10) }
+                let due = UnixMs(u64::from(attempts) * 10);
+                DraftRecipient { address, state, attempts, due, delay_reported: false }
             })
             .collect();
         let draft = Draft {
@@ -259,6 +260,7 @@ impl World {
             body_bytes: 9,
             sender: &told.sender,
             recipients: &recipients,
+            parameters: &[],
             chunks: &refs,
             tail: &[&told.body],
         };

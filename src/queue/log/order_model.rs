@@ -13,7 +13,7 @@ use crate::base::limits::{SEGMENT_RETRY_MS, VERDICT_DELAY_MS};
 use crate::base::search::{Model, search};
 use crate::base::time::UnixMs;
 use crate::mail::text::Text;
-use crate::queue::record::{DraftRecipient, RecipientState, VerdictOutcome};
+use crate::queue::record::{DraftRecipient, VerdictOutcome};
 use crate::queue::recover::Recovery;
 use crate::queue::{Commit, DiskError};
 
@@ -159,8 +159,7 @@ impl World {
     }
 
     fn accept(&mut self, size: usize) {
-        let recipient =
-            [DraftRecipient { address: b"to@x.example", state: RecipientState::Open, attempts: 0, due: UnixMs(0) }];
+        let recipient = [DraftRecipient::open(b"to@x.example")];
         let body = vec![b'a' + self.told.len() as u8; size];
         let draft = Draft {
             copy_of: None,
@@ -169,6 +168,7 @@ impl World {
             body_bytes: size as u64,
             sender: b"from@x.example",
             recipients: &&recipient[..],
+            parameters: &[],
             chunks: &[],
             tail: &[&body],
         };
@@ -181,7 +181,8 @@ impl World {
     fn deliver(&mut self, index: usize) {
         let told = &mut self.told[index];
         let (outcome, due) = (VerdictOutcome::Delivered, UnixMs(0));
-        let draft = VerdictDraft { recipient: 0, outcome, attempts: 1, due, code: 250, text: b"ok" };
+        let draft =
+            VerdictDraft { recipient: 0, outcome, attempts: 1, due, delay_reported: false, code: 250, text: b"ok" };
         told.verdict = Some(self.log.append_verdicts(told.appended.id, &[draft]).expect("few are held"));
         self.log.settle(told.appended.place, &[]);
         told.settled = true;

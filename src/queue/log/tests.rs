@@ -5,7 +5,7 @@ use crate::base::bytes::HeapBlocks;
 use crate::base::limits::{SEGMENT_RETRY_MS, VERDICT_DELAY_MS};
 use crate::base::time::UnixMs;
 use crate::mail::text::Text;
-use crate::queue::record::{self, DraftRecipient, RecipientState, VerdictOutcome};
+use crate::queue::record::{self, DraftRecipient, VerdictOutcome};
 use crate::queue::{DiskError, DiskOrder};
 
 const SHARD: ShardId = ShardId(0);
@@ -55,8 +55,7 @@ impl Bench {
 
     fn append(&mut self, body_bytes: usize, report: bool) -> Result<Appended, LogRefusal> {
         let body = vec![b'x'; body_bytes];
-        let recipients =
-            vec![DraftRecipient { address: b"a@x.example", state: RecipientState::Open, attempts: 0, due: UnixMs(0) }];
+        let recipients = vec![DraftRecipient::open(b"a@x.example")];
         let draft = Draft {
             copy_of: None,
             arrived: UnixMs(1),
@@ -64,6 +63,7 @@ impl Bench {
             body_bytes: 1,
             sender: b"",
             recipients: &recipients,
+            parameters: &[],
             chunks: &[],
             tail: &[&body],
         };
@@ -75,7 +75,15 @@ impl Bench {
 
     fn verdict(&mut self, id: MessageId) -> Ticket {
         let outcome = VerdictOutcome::Delivered;
-        let verdict = VerdictDraft { recipient: 0, outcome, attempts: 1, due: UnixMs(0), code: 250, text: b"ok" };
+        let verdict = VerdictDraft {
+            recipient: 0,
+            outcome,
+            attempts: 1,
+            due: UnixMs(0),
+            delay_reported: false,
+            code: 250,
+            text: b"ok",
+        };
         self.log.append_verdicts(id, &[verdict]).unwrap()
     }
 }

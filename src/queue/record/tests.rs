@@ -17,21 +17,22 @@ proptest! {
     #[test]
     fn accept_round_trip(
         sender in prop::collection::vec(any::<u8>(), 0..80),
-        recipients in prop::collection::vec((prop::collection::vec(any::<u8>(), 0..80), 0u8..3, any::<u16>(), any::<u64>()), 0..9),
+        recipients in prop::collection::vec((prop::collection::vec(any::<u8>(), 0..80), 0u8..3, any::<u16>(), any::<u64>(), any::<bool>()), 0..9),
         chunks in prop::collection::vec((any::<u64>(), any::<u32>()), 0..9),
         (prefix, a, b) in (prop::collection::vec(any::<u8>(), 0..80), prop::collection::vec(any::<u8>(), 0..80), prop::collection::vec(any::<u8>(), 0..80)),
         (arrived, body_bytes, text, copies) in (any::<u64>(), any::<u64>(), 0u16..16, 0u16..9),
+        parameters in prop::collection::vec(any::<u8>(), 0..40),
     ) {
         let states = [RecipientState::Open, RecipientState::Delivered, RecipientState::Failed];
         let id = MessageId { shard: ShardId(7), position: HERE };
-        let drafts: Vec<_> = recipients.iter().map(|(address, state, attempts, due)| DraftRecipient {
-            address, state: states[usize::from(*state)], attempts: *attempts, due: UnixMs(*due),
+        let drafts: Vec<_> = recipients.iter().map(|(address, state, attempts, due, told)| DraftRecipient {
+            address, state: states[usize::from(*state)], attempts: *attempts, due: UnixMs(*due), delay_reported: *told,
         }).collect();
         let chunks: Vec<_> = chunks.iter().map(|&(at, length_bytes)| ChunkRef { position: Position(at), length_bytes }).collect();
         let draft = Draft {
             copy_of: (copies > 0).then(|| CopyOf { id, copies: copies - 1 }),
             arrived: UnixMs(arrived), text: Text::from_bits(text), body_bytes, sender: &sender,
-            recipients: &drafts, chunks: &chunks, tail: &[&a, &b],
+            recipients: &drafts, parameters: &parameters, chunks: &chunks, tail: &[&a, &b],
         };
         let mut payload = vec![0xEE; draft.payload_bytes(prefix.len())];
         draft.write(id, &prefix, &mut payload);
@@ -40,19 +41,20 @@ proptest! {
         let view = AcceptView::read(read).expect("well formed");
         prop_assert_eq!((view.id, view.copies, view.text.bits(), view.arrived, view.body_bytes), (id, copies, text, UnixMs(arrived), body_bytes));
         prop_assert_eq!(view.sender(), &sender[..]);
+        prop_assert_eq!(view.parameters().0, &parameters[..]);
         prop_assert_eq!(view.chunks().collect::<Vec<_>>(), chunks);
-        let read_back: Vec<_> = view.recipients().map(|r| (r.address.to_vec(), r.state as u8, r.attempts, r.due.0)).collect();
+        let read_back: Vec<_> = view.recipients().map(|r| (r.address.to_vec(), r.state as u8, r.attempts, r.due.0, r.delay_reported)).collect();
         prop_assert_eq!(read_back, recipients);
         prop_assert_eq!(&read[view.prefix.clone()], &prefix[..]);
         prop_assert_eq!(&read[view.tail.clone()], [a, b].concat());
     }
 
     #[test]
-    fn verdict_round_trip(verdicts in prop::collection::vec((any::<u32>(), 0u8..3, any::<u16>(), any::<u64>(), any::<u16>(), prop::collection::vec(any::<u8>(), 0..600)), 0..5)) {
+    fn verdict_round_trip(verdicts in prop::collection::vec((any::<u32>(), 0u8..3, any::<u16>(), any::<u64>(), any::<u16>(), any::<bool>(), prop::collection::vec(any::<u8>(), 0..600)), 0..5)) {
         let outcomes = [VerdictOutcome::Delivered, VerdictOutcome::Failed, VerdictOutcome::Deferred];
         let id = MessageId { shard: ShardId(7), position: HERE };
-        let drafts: Vec<_> = verdicts.iter().map(|(recipient, outcome, attempts, due, code, text)| VerdictDraft {
-            recipient: *recipient, outcome: outcomes[usize::from(*outcome)], attempts: *attempts, due: UnixMs(*due), code: *code,
+        let drafts: Vec<_> = verdicts.iter().map(|(recipient, outcome, attempts, due, code, told, text)| VerdictDraft {
+            recipient: *recipient, outcome: outcomes[usize::from(*outcome)], attempts: *attempts, due: UnixMs(*due), code: *code, delay_reported: *told,
             text: &text[..text.len().min(VERDICT_TEXT_MAX_BYTES)],
         }).collect();
         let mut payload = vec![0; VerdictDraft::payload_bytes(&drafts)];

@@ -56,7 +56,7 @@ impl Bench {
     }
 
     fn accept(&mut self, copy_of: Option<CopyOf>, chunks: &[ChunkRef]) -> Appended {
-        let recipient = |address| DraftRecipient { address, state: RecipientState::Open, attempts: 0, due: UnixMs(0) };
+        let recipient = |address| DraftRecipient::open(address);
         let recipients = vec![recipient(&b"a@x.example"[..]), recipient(&b"b@x.example"[..])];
         let draft = Draft {
             copy_of,
@@ -65,6 +65,7 @@ impl Bench {
             body_bytes: 3,
             sender: b"s@x.example",
             recipients: &recipients,
+            parameters: &[],
             chunks,
             tail: &[&self.tail],
         };
@@ -74,7 +75,15 @@ impl Bench {
     fn verdict(&mut self, id: MessageId, recipients: std::ops::Range<u32>) -> Option<Ticket> {
         let verdict = |recipient| {
             let outcome = VerdictOutcome::Delivered;
-            VerdictDraft { recipient, outcome, attempts: 1, due: UnixMs(0), code: 250, text: b"ok" }
+            VerdictDraft {
+                recipient,
+                outcome,
+                attempts: 1,
+                due: UnixMs(0),
+                delay_reported: false,
+                code: 250,
+                text: b"ok",
+            }
         };
         let verdicts: Vec<_> = recipients.map(verdict).collect();
         (!verdicts.is_empty()).then(|| self.log.append_verdicts(id, &verdicts).unwrap())
@@ -315,6 +324,7 @@ fn impossible_lives_are_not_believed() {
             outcome: VerdictOutcome::Delivered,
             attempts: 1,
             due: UnixMs(0),
+            delay_reported: false,
             code: 250,
             text: b"",
         };

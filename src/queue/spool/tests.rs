@@ -13,7 +13,7 @@ pub(super) fn settings(dir: &Path, shards: u16) -> SpoolSettings {
 pub(super) fn accept(dir: &Path, start: ShardStart) -> MessageId {
     let mut writer = Writer::open(dir, start, 256 << 10, 8);
     let chunk = writer.until_taken(|log| log.append_chunk(&[b"first\r\n"])).unwrap();
-    let recipient = |address| DraftRecipient { address, state: RecipientState::Open, attempts: 0, due: UnixMs(0) };
+    let recipient = |address| DraftRecipient::open(address);
     let recipients = vec![recipient(&b"a@x.example"[..]), recipient(&b"b@x.example"[..])];
     let draft = Draft {
         copy_of: None,
@@ -22,6 +22,7 @@ pub(super) fn accept(dir: &Path, start: ShardStart) -> MessageId {
         body_bytes: 13,
         sender: b"s@x.example",
         recipients: &recipients,
+        parameters: &[],
         chunks: &[chunk],
         tail: &[b"last\r\n"],
     };
@@ -34,6 +35,7 @@ pub(super) fn accept(dir: &Path, start: ShardStart) -> MessageId {
         outcome: VerdictOutcome::Delivered,
         attempts: 1,
         due: UnixMs(0),
+        delay_reported: false,
         code: 250,
         text: b"2.0.0 ok",
     };

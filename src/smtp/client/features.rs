@@ -1,6 +1,7 @@
 //! What a next hop said it can do, in its EHLO reply of this session (PIP-04).
 
 use super::Offer;
+use crate::mail::parameters::Late;
 
 /// The keywords that matter to the client.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,6 +20,20 @@ pub(super) struct Features {
     pub(super) binary: bool,
     /// STARTTLS (RFC 3207).
     pub(super) start_tls: bool,
+    /// SMTPUTF8 (RFC 6531).
+    pub(super) utf8: bool,
+    /// DSN (RFC 3461).
+    pub(super) dsn: bool,
+    /// REQUIRETLS (RFC 8689).
+    pub(super) require_tls: bool,
+    /// DELIVERBY (RFC 2852).
+    pub(super) deliver_by: bool,
+    /// MT-PRIORITY (RFC 6710).
+    pub(super) priority: bool,
+    /// LIMITS RCPTMAX: recipients of one transaction (RFC 9422).
+    pub(super) rcpt_max: Option<u32>,
+    /// LIMITS MAILMAX: transactions of one session.
+    pub(super) mail_max: Option<u32>,
 }
 
 impl Features {
@@ -38,9 +53,44 @@ impl Features {
             self.binary = true;
         } else if keyword.eq_ignore_ascii_case(b"STARTTLS") {
             self.start_tls = true;
+        } else if keyword.eq_ignore_ascii_case(b"SMTPUTF8") {
+            self.utf8 = true;
+        } else if keyword.eq_ignore_ascii_case(b"DSN") {
+            self.dsn = true;
+        } else if keyword.eq_ignore_ascii_case(b"REQUIRETLS") {
+            self.require_tls = true;
+        } else if keyword.eq_ignore_ascii_case(b"DELIVERBY") {
+            self.deliver_by = true;
+        } else if keyword.eq_ignore_ascii_case(b"MT-PRIORITY") {
+            self.priority = true;
+        } else if keyword.eq_ignore_ascii_case(b"LIMITS") {
+            self.note_limits(words);
         } else if keyword.eq_ignore_ascii_case(b"SIZE") {
             self.size = Some(words.next().map_or(0, size_limit));
         }
+    }
+
+    /// Reads the limits of RFC 9422; the list is ignored where any of it is malformed (EXT-09). RCPTDOMAINMAX is met
+    /// by never mixing domains.
+    fn note_limits<'a>(&mut self, words: impl Iterator<Item = &'a [u8]>) {
+        let (mut rcpt_max, mut mail_max) = (None, None);
+        for word in words {
+            let Some(equals) = memchr::memchr(b'=', word) else { return };
+            let (name, value) = (&word[..equals], &word[equals + 1..]);
+            let digits = (1..=6).contains(&value.len()) && value.iter().all(u8::is_ascii_digit);
+            let number = digits.then(|| size_limit(value) as u32).filter(|number| *number > 0);
+            if name.eq_ignore_ascii_case(b"RCPTMAX") {
+                rcpt_max = number;
+            } else if name.eq_ignore_ascii_case(b"MAILMAX") {
+                mail_max = number;
+            } else {
+                continue;
+            }
+            if number.is_none() {
+                return;
+            }
+        }
+        (self.rcpt_max, self.mail_max) = (rcpt_max, mail_max);
     }
 
     /// Whether a message goes by BDAT; one that may hold anything cannot go otherwise (BDT-10, BDT-11).
@@ -55,6 +105,10 @@ impl Features {
                 return Some(b"5.3.4 message is larger than the next hop takes");
             }
             _ => {}
+        }
+        let returned = offer.parameters.deliver_by.is_some_and(|deliver| deliver.late == Late::Return);
+        if returned && !self.deliver_by {
+            return Some(b"5.3.3 message is to be given back if late, and the next hop does not do so");
         }
         if offer.text.binary && !(self.binary && self.chunking) {
             return Some(b"5.6.3 message is binary and the next hop does not take it");
@@ -77,6 +131,25 @@ fn size_limit(word: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// EXT-09.
+    #[test]
+    fn limits_are_read_whole_or_not_at_all() {
+        for (line, rcpt_max, mail_max) in [
+            (&b"LIMITS RCPTMAX=20 MAILMAX=5 RCPTDOMAINMAX=1"[..], Some(20), Some(5)),
+            (b"limits rcptmax=1", Some(1), None),
+            (b"LIMITS", None, None),
+            (b"LIMITS RCPTMAX=20 MAILMAX", None, None),
+            (b"LIMITS RCPTMAX=0", None, None),
+            (b"LIMITS RCPTMAX=many MAILMAX=5", None, None),
+            (b"LIMITS RCPTMAX=1234567", None, None),
+            (b"LIMITS OTHER=x MAILMAX=5", None, Some(5)),
+        ] {
+            let mut features = Features::default();
+            features.note(line);
+            assert_eq!((features.rcpt_max, features.mail_max), (rcpt_max, mail_max), "{}", line.escape_ascii());
+        }
+    }
 
     /// EXT-10, EXT-02.
     #[test]

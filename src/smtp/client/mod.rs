@@ -40,6 +40,7 @@ use std::rc::Rc;
 use crate::base::bytes::Outbox;
 use crate::base::time::Mono;
 use crate::config::TimeoutSettings;
+use crate::mail::parameters::{MessageParameters, RecipientParameters};
 use crate::mail::text::{Form, Text};
 use crate::smtp::reply_parser::{ReplyParser, enhanced_code, gather_text};
 
@@ -68,6 +69,62 @@ pub enum TlsWish {
     Always,
 }
 
+/// What a message needs that not every next hop can do. A session that finds its next hop unable ends before the first
+/// message; another host of the domain may be able (EXT-06, RTL-02).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// SMTPUTF8: an address or the header is not ASCII.
+    pub utf8: bool,
+    /// REQUIRETLS, inside TLS.
+    pub require_tls: bool,
+}
+
+impl Needs {
+    /// Why a message fails if no host of its domain can.
+    pub const fn failure(self) -> &'static str {
+        if self.require_tls {
+            "5.7.30 no mail host of the domain gives TLS with REQUIRETLS"
+        } else {
+            "5.6.7 no mail host of the domain takes addresses and headers that are not ASCII"
+        }
+    }
+}
+
+impl std::fmt::Display for Needs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.utf8, self.require_tls) {
+            (false, false) => f.write_str("nothing"),
+            (true, false) => f.write_str("smtputf8"),
+            (false, true) => f.write_str("requiretls"),
+            (true, true) => f.write_str("smtputf8,requiretls"),
+        }
+    }
+}
+
+/// What of a message's parameters a next hop was told, so that it is its turn to report.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Passed {
+    /// What the sender wants reported (DSN-08).
+    pub dsn: bool,
+    /// When the message is to be delivered (RFC 2852).
+    pub deliver_by: bool,
+}
+
+/// One recipient of an offer.
+#[derive(Clone, Copy, Debug)]
+pub struct OfferedRecipient<'m> {
+    /// The mailbox.
+    pub address: &'m [u8],
+    /// What its RCPT said when it came.
+    pub said: RecipientParameters<'m>,
+}
+
+impl<'m> From<&'m [u8]> for OfferedRecipient<'m> {
+    fn from(address: &'m [u8]) -> OfferedRecipient<'m> {
+        OfferedRecipient { address, said: RecipientParameters::default() }
+    }
+}
+
 /// One transaction to be done: a sender, recipients of one domain (RTE-18, RTE-19), and what there is to say of the body.
 pub struct Offer<'a, 'm> {
     /// The caller's name for it, given back in every call of the handler.
@@ -75,11 +132,15 @@ pub struct Offer<'a, 'm> {
     /// The reverse-path without brackets; empty for the null one.
     pub sender: &'m [u8],
     /// The mailboxes, at least one; a verdict names them by their index here.
-    pub recipients: &'a mut dyn ExactSizeIterator<Item = &'m [u8]>,
+    pub recipients: &'a mut dyn ExactSizeIterator<Item = OfferedRecipient<'m>>,
     /// Octets of the message in plain form (RFC 1870 3).
     pub size_bytes: u64,
     /// What the message is like.
     pub text: Text,
+    /// What its MAIL said when it came, passed on to who knows of it (DSN-09, EXT-11).
+    pub parameters: MessageParameters<'m>,
+    /// Seconds until it is to be delivered, if it is: what is left of `parameters.deliver_by`.
+    pub by_seconds: i64,
 }
 
 /// Who has the bodies and wants the verdicts.
@@ -90,7 +151,7 @@ pub trait ClientHandler {
     /// The outcome of one recipient: exactly once for each of every offer.
     fn verdict(&mut self, handle: u32, recipient: usize, verdict: ClientVerdict<'_>);
     /// All recipients of the offer have their verdict; the handle is not named again.
-    fn finished(&mut self, handle: u32);
+    fn finished(&mut self, handle: u32, passed: Passed);
 }
 
 /// What became of one recipient.
@@ -177,6 +238,8 @@ pub enum SessionEnd {
     TimedOut,
     /// TLS is wanted and not to be had: the next hop does not offer it, or refuses it.
     NoTls,
+    /// The next hop cannot do what the messages need; another host may be able.
+    Unable,
     /// The TLS handshake did not come to its end (TLS-06).
     TlsFailed,
 }
@@ -191,6 +254,7 @@ impl std::fmt::Display for SessionEnd {
             SessionEnd::Broken => f.write_str("the next hop does not speak SMTP"),
             SessionEnd::TimedOut => f.write_str("no answer in time"),
             SessionEnd::NoTls => f.write_str("the next hop gives no TLS, and the policy wants it"),
+            SessionEnd::Unable => f.write_str("the next hop cannot do what the message needs"),
             SessionEnd::TlsFailed => f.write_str("the TLS handshake failed"),
         }
     }
@@ -225,6 +289,7 @@ pub struct Client {
     text: Vec<u8>,
     features: Features,
     tls: TlsWish,
+    needs: Needs,
     /// Inside TLS.
     secured: bool,
     awaiting: Awaiting,
@@ -256,6 +321,7 @@ impl Client {
             text: Vec::new(),
             features: Features::default(),
             tls: TlsWish::Never,
+            needs: Needs::default(),
             secured: false,
             awaiting: Awaiting::Greeting,
             outstanding: 1,
@@ -278,6 +344,17 @@ impl Client {
     pub fn with_tls(mut self, wish: TlsWish) -> Client {
         self.tls = wish;
         self
+    }
+
+    /// The same session, for messages with these needs.
+    pub fn with_needs(mut self, needs: Needs) -> Client {
+        self.needs = needs;
+        self
+    }
+
+    /// Transactions that the next hop takes in one session, if it says so (EXT-09; RFC 9422 4).
+    pub fn transactions_max(&self) -> Option<u32> {
+        self.features.mail_max
     }
 
     /// True inside TLS.
@@ -356,17 +433,17 @@ impl Client {
             for recipient in 0..offer.recipients.len() {
                 handler.verdict(offer.handle, recipient, verdict);
             }
-            handler.finished(offer.handle);
+            handler.finished(offer.handle, Passed::default());
             return;
         }
         if self.current.active {
-            self.riding.begin(offer, &self.features);
+            self.riding.begin(offer, &self.features, self.needs, handler);
             // Behind a body that is on its way already; else it waits for the 354 or for the refusal.
             if matches!(self.awaiting, Awaiting::Dot | Awaiting::LoneDot) {
                 self.send_riding(out);
             }
         } else {
-            self.current.begin(offer, &self.features);
+            self.current.begin(offer, &self.features, self.needs, handler);
             self.send_current(out);
             self.arm(now);
         }
@@ -527,24 +604,33 @@ impl Client {
                 self.send(b"STARTTLS\r\n", out);
             }
             // A refused STARTTLS leaves the session as it was.
+            (2, _) | (_, Awaiting::StartTls) if (self.secured || self.tls != TlsWish::Always) && !self.able() => {
+                self.leave(SessionEnd::Unable, out)
+            }
             (2, _) | (_, Awaiting::StartTls) if self.secured || self.tls != TlsWish::Always => {
                 self.awaiting = Awaiting::Nothing;
                 self.was_ready = true;
             }
-            (2, _) | (_, Awaiting::StartTls) => {
-                out.push(b"QUIT\r\n");
-                self.goodbye = true;
-                self.over(SessionEnd::NoTls);
-            }
+            (2, _) | (_, Awaiting::StartTls) => self.leave(SessionEnd::NoTls, out),
             (5, Awaiting::Ehlo) => self.say_hello(Awaiting::Helo, b"HELO ", out),
             (class, _) => {
-                // Nobody waits for the reply; the connection closes behind it.
-                out.push(b"QUIT\r\n");
-                self.goodbye = true;
                 let end = if class == 5 { SessionEnd::Refused { code } } else { SessionEnd::Throttled { code } };
-                self.over(end);
+                self.leave(end, out)
             }
         }
+    }
+
+    /// Says QUIT, for whose reply nobody waits; the connection closes behind it.
+    fn leave(&mut self, end: SessionEnd, out: &mut Outbox) {
+        out.push(b"QUIT\r\n");
+        self.goodbye = true;
+        self.over(end);
+    }
+
+    /// The next hop can do what the messages need.
+    fn able(&self) -> bool {
+        (self.features.utf8 || !self.needs.utf8)
+            && ((self.features.require_tls && self.secured) || !self.needs.require_tls)
     }
 
     fn say_hello(&mut self, awaiting: Awaiting, verb: &[u8], out: &mut Outbox) {

@@ -3,6 +3,8 @@
 use super::*;
 use crate::base::limits;
 use crate::base::rng::Rng;
+use crate::base::time::UnixMs;
+use crate::mail::parameters::{DeliverBy, Late};
 use proptest::prelude::*;
 use std::collections::VecDeque;
 use std::fmt::Write;
@@ -62,7 +64,7 @@ impl ClientHandler for Recorder {
         self.events.push_back(format!("{handle}.{recipient} {outcome:?} {code} {phase:?}").to_lowercase() + " " + text);
     }
 
-    fn finished(&mut self, handle: u32) {
+    fn finished(&mut self, handle: u32, _: Passed) {
         let transaction = &mut self.transactions[handle as usize];
         assert!(!transaction.finished && transaction.verdicts.iter().all(Option::is_some));
         transaction.finished = true;
@@ -94,9 +96,48 @@ impl Session {
     }
 
     fn offer_text(&mut self, handle: u32, sender: &str, recipients: &[&str], size_bytes: u64, text: Text) {
+        self.offer_with(handle, sender, recipients, size_bytes, text, &[]);
+    }
+
+    /// `said` are parameters as MAIL and RCPT had them, those of RCPT for each recipient.
+    fn offer_with(
+        &mut self,
+        handle: u32,
+        sender: &str,
+        recipients: &[&str],
+        size_bytes: u64,
+        text: Text,
+        said: &[&str],
+    ) {
         self.recorder.expect(handle, recipients.len());
-        let mut names = recipients.iter().map(|r| r.as_bytes());
-        let offer = Offer { handle, sender: sender.as_bytes(), recipients: &mut names, size_bytes, text };
+        let value = |name: &str| said.iter().find_map(|word| word.strip_prefix(name)).map(str::as_bytes);
+        let by = value("BY=").map(|by| str::from_utf8(by).unwrap().split_once(';').unwrap());
+        let parameters = MessageParameters {
+            ret: value("RET="),
+            envid: value("ENVID="),
+            priority: value("MT-PRIORITY=").map(|number| str::from_utf8(number).unwrap().parse().unwrap()),
+            deliver_by: by.map(|(_, mode)| DeliverBy {
+                by: UnixMs(0),
+                late: if mode.starts_with('R') { Late::Return } else { Late::Notify },
+                traced: mode.ends_with('T'),
+            }),
+            require_tls: self.client.needs.require_tls,
+            ..MessageParameters::default()
+        };
+        let rcpt = RecipientParameters {
+            notify: value("NOTIFY=").unwrap_or_default(),
+            orcpt: value("ORCPT=").unwrap_or_default(),
+        };
+        let mut names = recipients.iter().map(|r| OfferedRecipient { address: r.as_bytes(), said: rcpt });
+        let offer = Offer {
+            handle,
+            sender: sender.as_bytes(),
+            recipients: &mut names,
+            size_bytes,
+            text,
+            parameters,
+            by_seconds: by.map_or(0, |(seconds, _)| seconds.parse().unwrap()),
+        };
         self.client.offer(Mono(0), offer, &mut self.recorder, &mut self.out);
     }
 
@@ -160,19 +201,22 @@ fn run_dialogue(name: &str, text: &str, cut: Cut) {
                 let handle = words.next().unwrap().parse().unwrap();
                 let sender = words.next().unwrap().strip_suffix(':').unwrap();
                 let words: Vec<&str> = words.collect();
-                let recipients: Vec<&str> = words.iter().copied().filter(|w| w.contains('@')).collect();
+                let recipients: Vec<&str> =
+                    words.iter().copied().filter(|w| w.contains('@') && !w.contains('=')).collect();
                 let size = words.iter().find_map(|w| w.strip_prefix("size=")).map_or(100, |n| n.parse().unwrap());
                 let sender = if sender == "null" { "" } else { sender };
                 let is = |word| words.contains(&word);
                 let (eight_bit, binary, open_end) = (is("8bit"), is("binary"), is("open"));
                 let text = Text { eight_bit, plain: binary || open_end, binary, open_end };
-                session.offer_text(handle, sender, &recipients, size, text);
+                session.offer_with(handle, sender, &recipients, size, text, &words);
             }
             "! " => match rest {
                 "close" => session.client.closed(&mut session.recorder),
                 "timeout" => session.client.timed_out(session.client.deadline(), &mut session.recorder),
                 "quit" => session.client.quit(Mono(0), &mut session.out),
                 "may" => session.client.tls = TlsWish::IfOffered,
+                "utf8" => session.client.needs.utf8 = true,
+                "requiretls" => session.client.needs.require_tls = true,
                 "encrypt" => session.client.tls = TlsWish::Always,
                 "secured" => session.client.secured(Mono(0), &mut session.out),
                 other => panic!("{place}: what is {other}"),

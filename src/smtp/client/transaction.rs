@@ -4,7 +4,8 @@
 
 use std::io::Write;
 
-use super::{ClientHandler, ClientVerdict, Features, Offer};
+use super::{ClientHandler, ClientVerdict, Features, Needs, Offer, Outcome, Passed, Phase};
+use crate::mail::parameters::{Late, MessageParameters, RecipientParameters, push_ascii_unitext};
 
 /// Where one recipient stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,14 +48,23 @@ pub(super) struct Transaction {
     pub(super) chunked: bool,
     /// Octets of that chunk.
     pub(super) size_bytes: u64,
+    /// What the next hop is told of the message's parameters.
+    passed: Passed,
     /// MAIL, RCPT... and DATA unless chunked, CRLF-ended, and how much of them was sent.
     commands: Vec<u8>,
     sent: usize,
 }
 
 impl Transaction {
-    /// Takes an offer and renders its commands (EXT-02, EXT-04; RFC 1870 3, RFC 6152 3).
-    pub(super) fn begin(&mut self, offer: Offer<'_, '_>, features: &Features) {
+    /// Takes an offer and renders its commands (EXT-02, EXT-04; RFC 1870 3, RFC 6152 3). Recipients beyond what the next hop
+    /// takes at a time are given back untried (EXT-09).
+    pub(super) fn begin(
+        &mut self,
+        offer: Offer<'_, '_>,
+        features: &Features,
+        needs: Needs,
+        handler: &mut dyn ClientHandler,
+    ) {
         assert!(!self.active, "the place is taken");
         self.standing.clear();
         self.commands.clear();
@@ -72,11 +82,28 @@ impl Transaction {
         } else if offer.text.eight_bit {
             out.extend_from_slice(b" BODY=8BITMIME");
         }
+        if needs.utf8 {
+            out.extend_from_slice(b" SMTPUTF8");
+        }
+        let said = offer.parameters != MessageParameters::default();
+        if said {
+            push_mail_parameters(out, &offer, features, needs);
+        }
+        self.passed = Passed { dsn: features.dsn, deliver_by: features.deliver_by };
         out.extend_from_slice(b"\r\n");
-        for recipient in offer.recipients {
-            push_path(out, b"RCPT TO:<", recipient);
+        let most = features.rcpt_max.map_or(usize::MAX, |most| most as usize);
+        for recipient in (&mut *offer.recipients).take(most) {
+            push_path(out, b"RCPT TO:<", recipient.address);
+            if features.dsn && recipient.said != RecipientParameters::default() {
+                push_rcpt_parameters(out, &recipient.said, needs);
+            }
             out.extend_from_slice(b"\r\n");
             self.standing.push(Standing::Unanswered);
+        }
+        for recipient in self.standing.len()..self.standing.len() + offer.recipients.len() {
+            let text = b"4.5.3 the next hop takes fewer recipients at a time";
+            let verdict = ClientVerdict { outcome: Outcome::NotTried, code: 0, text, phase: Phase::Rcpt };
+            handler.verdict(offer.handle, recipient, verdict);
         }
         if !self.chunked {
             out.extend_from_slice(b"DATA\r\n");
@@ -151,7 +178,7 @@ impl Transaction {
             }
         }
         if self.open == 0 {
-            handler.finished(self.handle);
+            handler.finished(self.handle, self.passed);
         }
     }
 
@@ -165,6 +192,45 @@ impl Transaction {
     pub(super) fn end(&mut self) {
         assert!(self.open == 0, "a recipient was left without a verdict");
         self.active = false;
+    }
+}
+
+/// What the message's MAIL said, as far as the next hop knows of it (DSN-09, EXT-11, RTL-02).
+fn push_mail_parameters(out: &mut Vec<u8>, offer: &Offer<'_, '_>, features: &Features, needs: Needs) {
+    let said = &offer.parameters;
+    for (name, value) in [(" RET=", said.ret), (" ENVID=", said.envid)] {
+        if let Some(value) = value.filter(|_| features.dsn) {
+            out.extend_from_slice(name.as_bytes());
+            out.extend_from_slice(value);
+        }
+    }
+    if needs.require_tls {
+        out.extend_from_slice(b" REQUIRETLS");
+    }
+    if let Some(priority) = said.priority.filter(|_| features.priority) {
+        write!(out, " MT-PRIORITY={priority}").expect("a vector takes all");
+    }
+    if let Some(deliver) = said.deliver_by.filter(|_| features.deliver_by) {
+        let mode = if deliver.late == Late::Return { "R" } else { "N" };
+        let traced = if deliver.traced { "T" } else { "" };
+        let seconds = offer.by_seconds.clamp(-999_999_999, 999_999_999);
+        write!(out, " BY={seconds};{mode}{traced}").expect("a vector takes all");
+    }
+}
+
+/// What the recipient's RCPT said (DSN-09). An address that came in UTF-8 goes in ASCII to who may not know it (RFC 6533 3).
+fn push_rcpt_parameters(out: &mut Vec<u8>, said: &RecipientParameters<'_>, needs: Needs) {
+    if !said.notify.is_empty() {
+        out.extend_from_slice(b" NOTIFY=");
+        out.extend_from_slice(said.notify);
+    }
+    if !said.orcpt.is_empty() {
+        out.extend_from_slice(b" ORCPT=");
+        if needs.utf8 || said.orcpt.is_ascii() {
+            out.extend_from_slice(said.orcpt);
+        } else {
+            push_ascii_unitext(out, said.orcpt);
+        }
     }
 }
 

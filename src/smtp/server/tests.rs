@@ -1,6 +1,7 @@
 //! Whole sessions: any split of the bytes gives the same replies, events and stored bytes; garbage never panics.
 
 mod dialogues;
+mod states;
 
 use super::*;
 use crate::base::ids::{Position, ShardId};
@@ -15,6 +16,8 @@ struct Stored {
     recipients: Vec<Vec<u8>>,
     body: Vec<u8>,
     text: Text,
+    /// What MAIL and RCPT said beside the addresses.
+    parameters: Vec<u8>,
 }
 
 /// A session with its caller: keeps what the session leaves, stores bodies, accepts every message.
@@ -40,6 +43,7 @@ fn settings() -> ServerSettings {
         tls: false,
         auth: AuthSettings::default(),
         submission: false,
+        hold_max_s: 0,
     }
 }
 
@@ -126,11 +130,15 @@ impl Session {
         assert_eq!(facts.stored_bytes, body.len() as u64);
         assert_eq!(facts.text.eight_bit, !body.is_ascii());
         let envelope = self.server.envelope();
+        let mut parameters = Vec::new();
+        let order: Vec<u16> = (0..envelope.len() as u16).collect();
+        envelope.write_parameters(&order, facts.utf8_header, &mut parameters);
         self.stored.push(Stored {
             sender: envelope.sender().to_vec(),
             recipients: envelope.recipients().map(<[u8]>::to_vec).collect(),
             body,
             text: facts.text,
+            parameters,
         });
         let id = MessageId { shard: ShardId(0), position: Position::new(1, self.stored.len() as u32) };
         self.server.accepted(Proof::for_tests(), id, &mut self.out);

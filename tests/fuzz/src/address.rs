@@ -1,4 +1,4 @@
-//! Paths: the parser against a slow twin that tries every way to divide the text as the grammar does (SES-16..22).
+//! Paths, in UTF-8 too: the parser against a slow twin that tries every way to divide the text as the grammar does (SES-16..22).
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -69,14 +69,18 @@ fn is_route(text: &[u8]) -> bool {
 }
 
 fn is_mailbox(text: &[u8]) -> bool {
-    (0..text.len()).filter(|&at| text[at] == b'@').any(|at| {
-        let (local, domain) = (&text[..at], &text[at + 1..]);
-        local.len() <= LOCAL_PART_MAX_BYTES && domain.len() <= DOMAIN_MAX_BYTES && is_local(local) && is_domain(domain)
-    })
+    str::from_utf8(text).is_ok()
+        && (0..text.len()).filter(|&at| text[at] == b'@').any(|at| {
+            let (local, domain) = (&text[..at], &text[at + 1..]);
+            local.len() <= LOCAL_PART_MAX_BYTES
+                && domain.len() <= DOMAIN_MAX_BYTES
+                && is_local(local)
+                && is_domain(domain)
+        })
 }
 
 fn is_local(text: &[u8]) -> bool {
-    let atext = |b: &u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(b);
+    let atext = |b: &u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(b) || !b.is_ascii();
     let dot_string = text.split(|&b| b == b'.').all(|atom| !atom.is_empty() && atom.iter().all(atext));
     dot_string || matches!(text, [b'"', inside @ .., b'"'] if is_quoted(inside))
 }
@@ -87,7 +91,7 @@ fn is_quoted(mut text: &[u8]) -> bool {
         text = match text {
             [] => return true,
             [b'\\', 32..=126, rest @ ..] => rest,
-            [b' ' | b'!' | b'#'..=b'[' | b']'..=b'~', rest @ ..] => rest,
+            [b' ' | b'!' | b'#'..=b'[' | b']'..=b'~' | 0x80.., rest @ ..] => rest,
             _ => return false,
         };
     }
@@ -95,11 +99,11 @@ fn is_quoted(mut text: &[u8]) -> bool {
 
 fn is_domain(text: &[u8]) -> bool {
     let label = |label: &[u8]| {
-        let inside = |b: &u8| b.is_ascii_alphanumeric() || *b == b'-';
+        let inside = |b: &u8| b.is_ascii_alphanumeric() || *b == b'-' || !b.is_ascii();
         (1..=63).contains(&label.len())
             && label.iter().all(inside)
-            && label[0].is_ascii_alphanumeric()
-            && label[label.len() - 1].is_ascii_alphanumeric()
+            && label[0] != b'-'
+            && label[label.len() - 1] != b'-'
     };
     text.split(|&b| b == b'.').all(label) || is_literal(text)
 }

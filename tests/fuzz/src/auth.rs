@@ -49,6 +49,7 @@ impl Session {
             tls: false,
             auth: AuthSettings { inside_tls: all, in_clear: all.without(Mechanism::ScramSha256Plus), demanded: true },
             submission: true,
+            hold_max_s: 0,
         };
         let peer = Peer { address: [192, 0, 2, 1].into(), may_relay: false };
         let mut server = Server::new(Rc::new(settings), peer);

@@ -13,7 +13,7 @@ use ringpost::base::time::Mono;
 use ringpost::config::TimeoutSettings;
 use ringpost::mail::text::{Form, Text};
 use ringpost::smtp::client::{
-    Client, ClientHandler, ClientSettings, ClientState, ClientVerdict, Offer, Outcome, Phase,
+    Client, ClientHandler, ClientSettings, ClientState, ClientVerdict, Offer, Outcome, Passed, Phase,
 };
 
 /// Any bytes are a script.
@@ -78,7 +78,9 @@ fn offer(client: &mut Client, rest: &[u8], recorder: &mut Recorder, out: &mut Ou
     let offer = Offer {
         handle: handle as u32,
         sender: b"a@a",
-        recipients: &mut names.iter().map(Vec::as_slice),
+        recipients: &mut names.iter().map(|name| name.as_slice().into()),
+        parameters: Default::default(),
+        by_seconds: 0,
         size_bytes: size.unwrap_or(100),
         text: Text {
             eight_bit: words.contains(&&b"8bit"[..]),
@@ -166,7 +168,7 @@ impl ClientHandler for Recorder {
         self.events.push(format!("{handle}.{recipient} {outcome:?} {code} {phase:?} {}", text.escape_ascii()));
     }
 
-    fn finished(&mut self, handle: u32) {
+    fn finished(&mut self, handle: u32, _: Passed) {
         let transaction = &mut self.transactions[handle as usize];
         assert!(!transaction.finished && transaction.verdicts.iter().all(Option::is_some));
         transaction.finished = true;

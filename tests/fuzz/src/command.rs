@@ -1,7 +1,11 @@
 //! Commands: the parser against a twin that takes the line apart with strings and the path twin (SES-08, SES-09, SES-21).
 
+use ringpost::mail::date::parse_internet;
 use ringpost::mail::envelope::Body;
-use ringpost::smtp::command::{Command, CommandError, MailParameters, ParameterError, Parameters, parse};
+use ringpost::mail::parameters::{Late, Notify, is_orcpt, is_xtext};
+use ringpost::smtp::command::{
+    By, Command, CommandError, Hold, MailParameters, Offered, ParameterError, Parameters, parse, rcpt_parameters,
+};
 
 use super::address;
 
@@ -94,57 +98,85 @@ fn parameters(found: Parameters<'_>, text: &[u8]) {
             Err(error) => twin = Err(error),
         }
     }
-    assert_eq!(MailParameters::read(found, true), twin);
+    assert_eq!(MailParameters::read(found, ALL), twin);
+    if let Ok(said) = rcpt_parameters(found, true) {
+        assert!(said.notify.is_empty() || Notify::parse(said.notify).is_some());
+        assert!(said.orcpt.is_empty() || is_orcpt(said.orcpt));
+    }
     assert_eq!(found.is_empty(), text.is_empty());
     if text.iter().any(|&b| b != b' ') {
-        assert!(MailParameters::read(found, false).is_err(), "HELO knows no parameters");
+        let nothing = Offered { extended: false, ..ALL };
+        assert!(MailParameters::read(found, nothing).is_err(), "HELO knows no parameters");
+        assert!(rcpt_parameters(found, false).is_err(), "HELO knows no parameters");
     }
 }
 
-fn one(word: &[u8], known: &mut MailParameters) -> Result<(), ParameterError> {
-    let word = str::from_utf8(word).ok().filter(|word| word.is_ascii()).ok_or(ParameterError::Malformed)?;
-    let (keyword, value) = word.split_once('=').map_or((word, None), |(keyword, value)| (keyword, Some(value)));
+const ALL: Offered = Offered { extended: true, require_tls: true, future_release: true };
+
+fn one<'a>(word: &'a [u8], known: &mut MailParameters<'a>) -> Result<(), ParameterError> {
+    let (key, value) = match word.iter().position(|&b| b == b'=') {
+        Some(equals) => (&word[..equals], Some(&word[equals + 1..])),
+        None => (word, None),
+    };
+    let keyword = str::from_utf8(key).ok().map(str::to_ascii_uppercase).ok_or(ParameterError::Malformed)?;
     let keyword_good = !keyword.starts_with('-')
         && !keyword.is_empty()
         && keyword.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
-    let value_good = value.is_none_or(|v| !v.is_empty() && v.chars().all(|c| c.is_ascii_graphic() && c != '='));
-    if !keyword_good || !value_good {
+    let printable = |v: &[u8]| v.iter().all(|b| b.is_ascii_graphic() && *b != b'=' || (keyword == "ORCPT" && *b > 127));
+    if !keyword_good || value.is_some_and(|v| v.is_empty() || !printable(v)) {
         return Err(ParameterError::Malformed);
     }
-    match (&*keyword.to_ascii_uppercase(), value.map(str::to_ascii_uppercase).as_deref()) {
-        ("SIZE", Some(digits)) if known.size_bytes.is_none() => {
-            let number = digits.len() <= 20 && digits.chars().all(|c| c.is_ascii_digit());
-            let value: u128 = if number {
-                digits.parse().map_err(|_| ParameterError::Malformed)?
-            } else {
-                return Err(ParameterError::Malformed);
-            };
-            known.size_bytes = Some(u64::try_from(value).unwrap_or(u64::MAX));
-            Ok(())
+    let upper = value.map(|v| String::from_utf8_lossy(v).to_ascii_uppercase());
+    let digits = |text: &str, most: usize| {
+        let good = (1..=most).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
+        good.then(|| u64::try_from(text.parse::<u128>().expect("digits")).unwrap_or(u64::MAX))
+    };
+    let done = match (&*keyword, upper.as_deref()) {
+        ("SIZE", Some(text)) => fill(&mut known.size_bytes, digits(text, 20)),
+        ("BODY", Some("7BIT")) => fill(&mut known.body, Some(Body::SevenBit)),
+        ("BODY", Some("8BITMIME")) => fill(&mut known.body, Some(Body::EightBitMime)),
+        ("BODY", Some("BINARYMIME")) => fill(&mut known.body, Some(Body::BinaryMime)),
+        ("SMTPUTF8", None) => !std::mem::replace(&mut known.utf8, true),
+        ("REQUIRETLS", None) => !std::mem::replace(&mut known.require_tls, true),
+        ("RET", Some("FULL" | "HDRS")) => fill(&mut known.ret, value),
+        ("ENVID", Some(_)) => fill(&mut known.envid, value.filter(|v| v.len() <= 100 && is_xtext(v))),
+        ("MT-PRIORITY", Some(text)) => {
+            let number = text.parse::<i8>().ok().filter(|n| (-9..=9).contains(n) && n.to_string() == text);
+            fill(&mut known.priority, number)
         }
-        ("BODY", Some("7BIT")) if known.body.is_none() => {
-            known.body = Some(Body::SevenBit);
-            Ok(())
+        ("HOLDFOR", Some(text)) => {
+            let seconds = digits(text, 9).map(|seconds| Hold::For { seconds: seconds as u32 });
+            fill(&mut known.hold, seconds)
         }
-        ("BODY", Some("8BITMIME")) if known.body.is_none() => {
-            known.body = Some(Body::EightBitMime);
-            Ok(())
-        }
-        ("BODY", Some("BINARYMIME")) if known.body.is_none() => {
-            known.body = Some(Body::BinaryMime);
-            Ok(())
-        }
-        ("AUTH", Some(_)) if known.auth.is_none() => {
-            // A plus sign stands before two digits of a number to the base 16 in capitals, and nowhere else.
-            let value = value.expect("it was looked at");
-            let good = value.split('+').skip(1).all(|part| {
-                let two = part.get(..2).unwrap_or_default();
-                two.len() == 2 && two.chars().all(|c| c.is_ascii_digit() || ('A'..='F').contains(&c))
-            });
-            known.auth = good.then_some(());
-            if good { Ok(()) } else { Err(ParameterError::Malformed) }
-        }
-        ("SIZE" | "BODY" | "AUTH", _) => Err(ParameterError::Malformed),
-        _ => Err(ParameterError::Unknown),
+        ("HOLDUNTIL", Some(_)) => fill(&mut known.hold, value.and_then(parse_internet).map(Hold::Until)),
+        ("BY", Some(text)) => fill(&mut known.deliver_by, by(text, digits)),
+        ("AUTH", Some(_)) => fill(&mut known.auth, value.filter(|v| is_xtext(v)).map(|_| ())),
+        ("SIZE" | "BODY" | "SMTPUTF8" | "REQUIRETLS" | "RET" | "ENVID" | "MT-PRIORITY" | "HOLDFOR", _) => false,
+        ("HOLDUNTIL" | "BY" | "AUTH", _) => false,
+        _ => return Err(ParameterError::Unknown),
+    };
+    if done { Ok(()) } else { Err(ParameterError::Malformed) }
+}
+
+fn fill<T>(place: &mut Option<T>, value: Option<T>) -> bool {
+    let good = place.is_none() && value.is_some();
+    if good {
+        *place = value;
     }
+    good
+}
+
+fn by(text: &str, digits: impl Fn(&str, usize) -> Option<u64>) -> Option<By> {
+    let (time, mode) = text.split_once(';')?;
+    let (negative, number) = match time.strip_prefix('-') {
+        Some(number) => (true, number),
+        None => (false, time.strip_prefix('+').unwrap_or(time)),
+    };
+    let seconds = digits(number, 9)? as i32 * if negative { -1 } else { 1 };
+    let (late, traced) = match mode {
+        "R" | "RT" => (Late::Return, mode.len() == 2),
+        "N" | "NT" => (Late::Notify, mode.len() == 2),
+        _ => return None,
+    };
+    (late == Late::Notify || seconds > 0).then_some(By { seconds, late, traced })
 }

@@ -10,8 +10,8 @@ use ringpost::base::time::{Mono, UnixMs};
 use ringpost::mail::text::Text;
 use ringpost::queue::record::AcceptView;
 use ringpost::queue::{
-    CommitSettings, CopyOf, DiskOrder, Draft, DraftRecipient, Log, LogSettings, RecipientState, ShardStart,
-    VerdictDraft, VerdictOutcome,
+    CommitSettings, CopyOf, DiskOrder, Draft, DraftRecipient, Log, LogSettings, ShardStart, VerdictDraft,
+    VerdictOutcome,
 };
 
 use super::{Numbers, recovery};
@@ -153,7 +153,7 @@ impl Writer {
         let mut parts: Vec<&[u8]> = body.chunks(6000 / (chunks + 1)).collect();
         let tail = parts.split_off(chunks);
         let chunks: Vec<_> = parts.into_iter().map(|part| self.log.append_chunk(&[part]).expect("room")).collect();
-        let recipient = |address| DraftRecipient { address, state: RecipientState::Open, attempts: 0, due: UnixMs(0) };
+        let recipient = |address| DraftRecipient::open(address);
         let recipients = vec![recipient(&b"a@x.example"[..]), recipient(&b"b@x.example"[..])];
         let draft = Draft {
             copy_of,
@@ -162,6 +162,7 @@ impl Writer {
             body_bytes: 6000,
             sender: b"s@x.example",
             recipients: &recipients,
+            parameters: &[],
             chunks: &chunks,
             tail: &tail,
         };
@@ -171,8 +172,15 @@ impl Writer {
     }
 
     fn verdicts(&mut self, id: MessageId, count: u32, outcome: VerdictOutcome) {
-        let verdict =
-            |recipient| VerdictDraft { recipient, outcome, attempts: 1, due: UnixMs(9), code: 250, text: b"ok" };
+        let verdict = |recipient| VerdictDraft {
+            recipient,
+            outcome,
+            attempts: 1,
+            due: UnixMs(9),
+            delay_reported: false,
+            code: 250,
+            text: b"ok",
+        };
         let verdicts: Vec<_> = (0..count).map(verdict).collect();
         self.log.append_verdicts(id, &verdicts).expect("room");
     }

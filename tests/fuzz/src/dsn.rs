@@ -4,7 +4,7 @@
 use ringpost::base::ids::{MessageId, Position, ShardId};
 use ringpost::base::limits;
 use ringpost::base::time::UnixMs;
-use ringpost::mail::dsn::{Bounce, FailedRecipient, write_bounce};
+use ringpost::mail::dsn::{Action, Expiry, Report, ReportedRecipient, write_report};
 use ringpost::smtp::client::Phase;
 
 const BOUNDARY: &str = "=_2-3-1f000-18bcfe6eea0_";
@@ -20,6 +20,7 @@ pub fn run(data: &[u8]) {
         // Whoever knows the moment of the failure beforehand may write it; nobody does.
         return;
     }
+    let lines_of_original: Vec<&[u8]> = original.split(|&b| b == b'\n').take(1).collect();
     let mut lines = head.split(|&b| b == b'\n');
     let to = lines.next().filter(|to| !to.is_empty()).unwrap_or(b"a@b");
     let rest: Vec<&[u8]> = lines.collect();
@@ -29,23 +30,26 @@ pub fn run(data: &[u8]) {
     if recipients.is_empty() {
         recipients.push(recipient(&[], ""));
     }
-    let bounce = Bounce {
+    let bounce = Report {
         reporting_mta: "relay.example",
         to,
         message_id: MessageId { shard: ShardId(2), position: Position::new(3, 0x1f000) },
         arrived: UnixMs(1_700_000_000_000),
         when: UnixMs(1_700_000_100_000),
+        envid: lines_of_original.first().copied().filter(|envid| !envid.is_empty()),
+        full: false,
+        utf8: false,
         recipients: &recipients,
     };
     let mut out = Vec::new();
-    write_bounce(&mut out, &bounce, &mut [original].into_iter());
+    write_report(&mut out, &bounce, &mut [original].into_iter());
     let mut split = Vec::new();
-    write_bounce(&mut split, &bounce, &mut super::pieces(original).into_iter());
+    write_report(&mut split, &bounce, &mut super::pieces(original).into_iter());
     assert_eq!(out, split);
     check(&out, recipients.len());
 }
 
-fn recipient<'a>(four: &[&'a [u8]], remote: &'a str) -> FailedRecipient<'a> {
+fn recipient<'a>(four: &[&'a [u8]], remote: &'a str) -> ReportedRecipient<'a> {
     let field = |index: usize| four.get(index).copied().unwrap_or_default();
     let phase = match field(0).last() {
         Some(b's') => Phase::Session,
@@ -55,13 +59,19 @@ fn recipient<'a>(four: &[&'a [u8]], remote: &'a str) -> FailedRecipient<'a> {
         _ => Phase::Rcpt,
     };
     let code = field(0).get(..3).and_then(|code| str::from_utf8(code).ok()?.parse().ok());
-    FailedRecipient {
+    ReportedRecipient {
         address: field(1),
+        orcpt: if field(0).contains(&b'o') { field(2) } else { b"" },
+        action: match field(0).first() {
+            Some(b'r') => Action::Relayed,
+            Some(b'd') => Action::Delayed { until: UnixMs(1_700_086_400_000) },
+            _ => Action::Failed,
+        },
         code: code.filter(|code| (200..600).contains(code)).unwrap_or(0),
         text: &field(2)[..field(2).len().min(limits::VERDICT_TEXT_MAX_BYTES)],
         phase,
         remote: Some(remote).filter(|remote| !remote.is_empty()),
-        expired: field(0).first() == Some(&b'x'),
+        expired: (field(0).first() == Some(&b'x')).then_some(Expiry::Age),
     }
 }
 
@@ -78,11 +88,11 @@ fn check(out: &[u8], recipients: usize) {
     assert_eq!(parts.len(), 5, "header, three parts and an end");
     assert_eq!(parts[4], "--");
     for line in parts[2].split("\r\n").filter(|line| line.starts_with("Status: ")) {
-        assert!(matches!(&line[8..9], "4" | "5"));
+        assert!(matches!(&line[8..9], "2" | "4" | "5"));
         statuses += 1;
     }
     assert_eq!(statuses, recipients);
-    assert_eq!(parts[2].matches("\r\nFinal-Recipient: rfc822; ").count(), recipients);
+    assert_eq!(parts[2].matches("\r\nFinal-Recipient: ").count(), recipients);
     assert_eq!(parts[0].matches("\r\n\r\n").count(), 0, "one header");
     assert!(
         !parts[3].trim_start_matches("\r\n").contains("\r\n\r\n\r\n")

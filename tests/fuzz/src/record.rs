@@ -55,7 +55,13 @@ fn accept(data: &[u8], view: &AcceptView<'_>) {
     assert!(data.ends_with(tail) && recipients.len() <= view.recipient_count());
     let drafts: Vec<_> = recipients
         .iter()
-        .map(|r| DraftRecipient { address: r.address, state: r.state, attempts: r.attempts, due: r.due })
+        .map(|r| DraftRecipient {
+            address: r.address,
+            state: r.state,
+            attempts: r.attempts,
+            due: r.due,
+            delay_reported: r.delay_reported,
+        })
         .collect();
     let draft = Draft {
         copy_of: view.copies.checked_sub(1).map(|copies| CopyOf { id: view.id, copies }),
@@ -64,6 +70,7 @@ fn accept(data: &[u8], view: &AcceptView<'_>) {
         body_bytes: view.body_bytes,
         sender: view.sender(),
         recipients: &drafts,
+        parameters: view.parameters().0,
         chunks: &chunks,
         tail: &[tail],
     };
@@ -72,6 +79,9 @@ fn accept(data: &[u8], view: &AcceptView<'_>) {
     let second = AcceptView::read(&again).expect("it was just written");
     assert_eq!((second.id, second.copies, second.text), (view.id, view.copies, view.text));
     assert_eq!((second.arrived, second.body_bytes, second.sender()), (view.arrived, view.body_bytes, view.sender()));
+    assert_eq!(second.parameters(), view.parameters());
+    view.parameters().message();
+    view.parameters().recipients().for_each(drop);
     assert!(second.recipients().eq(recipients) && second.chunks().eq(chunks));
     assert_eq!((&again[second.prefix.clone()], &again[second.tail.clone()]), (prefix, tail));
     let _: MessageId = second.id;

@@ -10,7 +10,7 @@ use ringpost::base::limits::COMMAND_LINE_MAX_BYTES;
 use ringpost::base::time::{Mono, UnixMs};
 use ringpost::mail::text::Text;
 use ringpost::queue::{
-    CommitSettings, DiskOrder, Draft, DraftRecipient, Log, LogRefusal, LogSettings, Proof, RecipientState, ShardStart,
+    CommitSettings, DiskOrder, Draft, DraftRecipient, Log, LogRefusal, LogSettings, Proof, ShardStart,
 };
 use ringpost::smtp::command::{Command, parse};
 use ringpost::smtp::server::{AuthSettings, Peer, Server, ServerEvent, ServerSettings, Waiting};
@@ -84,6 +84,7 @@ impl Session {
             tls: false,
             auth: AuthSettings::default(),
             submission: false,
+            hold_max_s: 1000,
         };
         let peer = Peer { address: [192, 0, 2, 1].into(), may_relay };
         let mut session = Session {
@@ -247,7 +248,7 @@ fn new_log() -> Log {
 fn proof() -> Proof {
     LOG.with_borrow_mut(|(log, now)| {
         turn(log, now);
-        let recipient = DraftRecipient { address: b"a@b", state: RecipientState::Open, attempts: 0, due: UnixMs(0) };
+        let recipient = DraftRecipient::open(b"a@b");
         let draft = Draft {
             copy_of: None,
             arrived: UnixMs(1),
@@ -255,6 +256,7 @@ fn proof() -> Proof {
             body_bytes: 0,
             sender: b"",
             recipients: &vec![recipient],
+            parameters: &[],
             chunks: &[],
             tail: &[],
         };

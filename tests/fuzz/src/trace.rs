@@ -46,6 +46,8 @@ fn field(data: &[u8]) {
         peer: address,
         hostname: &hostname,
         protocol: Protocol::Esmtps,
+        utf8: false,
+        priority: Some(numbers.u8() as i8),
         cipher: Some("TLS_CHACHA20_POLY1305_SHA256"),
         id: MessageId { shard: ShardId(numbers.u16()), position: Position(numbers.u64()) },
         for_recipient: Some(b),

@@ -4,6 +4,7 @@
 use std::path::Path as FilePath;
 
 use super::*;
+use crate::mail::parameters::{ParameterBlock, RecipientParameters};
 
 /// How the client's bytes come.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -40,6 +41,7 @@ impl<'t> Dialogue<'t> {
                     settings.auth = AuthSettings { inside_tls, in_clear, demanded: true };
                     (settings.submission, settings.tls, may_relay) = (true, true, false);
                 }
+                ("hold", seconds) => settings.hold_max_s = seconds.parse().unwrap(),
                 ("errors", n) => settings.errors_max = n.parse().unwrap(),
                 ("recipients", n) => settings.recipients_max = n.parse().unwrap(),
                 ("message_bytes", n) => settings.message_bytes_max = n.parse().unwrap(),
@@ -47,7 +49,8 @@ impl<'t> Dialogue<'t> {
                 other => panic!("{name}: no such order: {other:?}"),
             }
         }
-        let session = Session::new(settings, may_relay);
+        let mut session = Session::new(settings, may_relay);
+        session.server.set_clock(UnixMs(1_000_000));
         let mut dialogue =
             Dialogue { name, pace, session, group: Vec::new(), replies: String::new(), messages_seen: 0 };
         for (number, line) in text.lines().enumerate() {
@@ -65,6 +68,11 @@ impl<'t> Dialogue<'t> {
             Some(("C: ", text)) => self.say(&unescape(text, &place), b"\r\n", &place),
             Some(("C~ ", text)) => self.say(&unescape(text, &place), b"", &place),
             Some(("S: ", text)) => self.expect_reply(text, &place),
+            Some(("P: ", text)) => {
+                let message = self.messages_seen.checked_sub(1).expect("P: follows M:");
+                let said = said(&self.session.stored[message].parameters);
+                assert_eq!(said, unescape(text, &place).escape_ascii().to_string(), "{place}");
+            }
             Some(("M: ", text)) => self.expect_message(&unescape(text, &place), &place),
             _ if line == "C:" => self.say(b"", b"\r\n", &place),
             _ if line == "T" => {
@@ -117,6 +125,31 @@ impl<'t> Dialogue<'t> {
         let seen = [&message.sender, b" > ".as_slice(), &recipients, form, &message.body].concat();
         assert!(seen == text, "{place}:\n  seen {}\n  want {}", seen.escape_ascii(), text.escape_ascii());
     }
+}
+
+fn late_word(by: DeliverBy) -> String {
+    format!("{:?}{}", by.late, if by.traced { "Traced" } else { "" })
+}
+
+/// A message's parameters as `P:` shows them.
+fn said(block: &[u8]) -> String {
+    let block = ParameterBlock(block);
+    let MessageParameters { ret, envid, utf8, utf8_header, require_tls, priority, held_until, deliver_by } =
+        block.message();
+    let mut words = Vec::new();
+    let mut word = |given: bool, text: String| words.extend(given.then_some(text));
+    let text = |bytes: &[u8]| bytes.escape_ascii().to_string();
+    word(ret.is_some(), format!("RET={}", text(ret.unwrap_or_default())));
+    word(envid.is_some(), format!("ENVID={}", text(envid.unwrap_or_default())));
+    word(utf8, "SMTPUTF8".to_owned() + if utf8_header { "=header" } else { "" });
+    word(require_tls, "REQUIRETLS".to_owned());
+    word(priority.is_some(), format!("MT-PRIORITY={}", priority.unwrap_or_default()));
+    word(held_until.is_some(), format!("HELD={}", held_until.unwrap_or_default().0));
+    word(deliver_by.is_some(), deliver_by.map_or(String::new(), |by| format!("{}={}", late_word(by), by.by.0)));
+    for (number, RecipientParameters { notify, orcpt }) in block.recipients() {
+        word(true, format!("{number}:NOTIFY={},ORCPT={}", text(notify), text(orcpt)));
+    }
+    words.join(" ")
 }
 
 /// `\r \n \t \0 \\ \xHH`, and `\{N text}` for `text` N times.
