@@ -9,17 +9,21 @@
 
 mod auth;
 pub mod file;
+mod reference;
 pub mod settings;
+mod sharing;
 
 use std::fmt;
 
 pub use auth::{AuthSettings, IntrospectionSettings, JwtSettings};
-pub use file::{Origin, Values, reference};
+pub use file::{Origin, Values};
+pub use reference::reference;
 pub use settings::{
     Endpoint, Host, HostPort, Listener, LogLevel, QueueSettings, RelaySettings, ReportSettings, RetrySettings, Role,
-    RouteSettings, Settings, SiteMatch, SiteRule, SiteSettings, SocketSettings, SourceId, SourceSettings,
-    TenantSettings, TimeoutSettings, TlsPolicies, TlsPolicy, TlsSettings, parse_cores,
+    RouteSettings, Settings, SiteMatch, SiteRule, SiteSettings, SocketSettings, TimeoutSettings, TlsPolicies,
+    TlsPolicy, TlsSettings, parse_cores,
 };
+pub use sharing::{SourceId, SourceSettings, TenantSettings};
 
 /// What the defaults need to know of the machine; the shell finds it out.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,6 +8,7 @@ mod pacing;
 mod parameters;
 mod sharing;
 mod sites;
+mod tls;
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
@@ -834,86 +835,4 @@ fn one_connection_carries_many() {
     assert_eq!((world.taken.len(), world.dials), (30, 1));
     world.pass(100);
     world.nothing_left();
-}
-
-fn offers_tls(line: &str) -> String {
-    match line.split(' ').next().unwrap() {
-        "EHLO" => "250-hop.test\r\n250-STARTTLS\r\n250 PIPELINING\r\n".into(),
-        "STARTTLS" => "220 go\r\n".into(),
-        _ => accept_all(line),
-    }
-}
-
-/// TLS-01, TLS-02, TLS-03, TRC-04.
-#[test]
-fn a_client_goes_inside_tls_and_begins_anew() {
-    let mut world = World::new(&[]);
-    let conn = world.client();
-    assert!(world.say(conn, b"EHLO before.test\r\n").contains("250-STARTTLS\r\n"));
-    let replies = world.say(conn, b"MAIL FROM:<a@a.test>\r\nSTARTTLS\r\nRCPT TO:<injected@b.test>\r\n");
-    assert!(replies.ends_with("220 2.0.0 Ready to start TLS\r\n"), "{replies}");
-    assert_eq!(world.handshakes, [TlsRole::Server]);
-    assert!(world.say(conn, b"MAIL FROM:<a@a.test>\r\n").starts_with("503"));
-    let commands = b"EHLO c.test\r\nMAIL FROM:<a@a.test>\r\nRCPT TO:<b@b.test>\r\nDATA\r\n";
-    assert!(world.say(conn, commands).ends_with("354 End with a line that holds only a dot\r\n"));
-    assert!(world.say(conn, b"x\r\n.\r\n").starts_with("250"));
-    assert!(world.taken[0].data.contains(" with ESMTPS tls TLS_AES_128_GCM_SHA256\r\n"), "{:?}", world.taken);
-    assert_eq!(world.shard.counters().tls_in, 1);
-}
-
-/// TLS-13: a client that stalls in its handshake, or is in it when the relay stops, is cut without a word.
-#[test]
-fn a_stalled_handshake_ends() {
-    for stop in [false, true] {
-        let mut world = World::new(&["timeout.tls_ms=1000", "tls.offer=true"]);
-        let conn = world.client();
-        // The world's handshakes end at once; this one is kept from beginning.
-        let mut effects = Vec::new();
-        world.now.mono.0 += 1;
-        world.shard.step(world.now, Input::Received { conn, bytes: b"STARTTLS\r\n" }, &mut effects);
-        let count = world.shard.outbox(conn).unwrap().len();
-        world.shard.step(world.now, Input::Sent { conn, count }, &mut effects);
-        assert!(effects.iter().any(|effect| matches!(effect, Effect::StartTls { role: TlsRole::Server, .. })));
-        let now = if stop { world.now } else { Now { mono: world.now.mono.plus_ms(1001), ..world.now } };
-        effects.clear();
-        world.shard.step(now, if stop { Input::Drain } else { Input::Tick }, &mut effects);
-        assert!(effects.iter().any(|effect| matches!(effect, Effect::Abort { .. })));
-        assert!(world.shard.outbox(conn).is_none());
-    }
-}
-
-/// TLS-05, TLS-06, TLS-07: what each policy does with a next hop that offers TLS, offers none, or fails.
-#[test]
-fn policies_are_kept() {
-    for (policy, offered, fails, handshakes, delivered) in [
-        ("none", true, false, 0, true),
-        ("may", true, false, 1, true),
-        ("may", false, false, 0, true),
-        ("may", true, true, 1, true),
-        ("encrypt", true, false, 1, true),
-        ("encrypt", false, false, 0, false),
-        ("encrypt", true, true, 1, false),
-        ("verify", true, false, 1, true),
-        ("verify", false, false, 0, false),
-        ("verify", true, true, 1, false),
-    ] {
-        for by_domain in [false, true] {
-            let case = format!("{policy} offered={offered} fails={fails} by domain={by_domain}");
-            let set = if by_domain { "tls.domains.dest.test" } else { "site.default.tls" };
-            let other = if by_domain { "site.default.tls=none" } else { "tls.domains.other.test=none" };
-            let mut world = World::new(&[&format!("{set}={policy}"), other]);
-            world.rule = if offered { offers_tls } else { accept_all };
-            world.fail_tls = fails;
-            world.send(&["to@dest.test"], "x\r\n");
-            assert_eq!(world.handshakes.len(), handshakes, "{case}");
-            assert_eq!(world.taken.len(), usize::from(delivered), "{case}");
-            for role in &world.handshakes {
-                let verify = policy == "verify";
-                assert_eq!(*role, TlsRole::Client { host: "192.0.2.9".into(), verify }, "{case}");
-            }
-            let counters = world.shard.counters();
-            assert_eq!(counters.tls_failed_out > 0, fails, "{case}");
-            assert_eq!(counters.recipients_open, u64::from(!delivered), "{case}: it waits");
-        }
-    }
 }
