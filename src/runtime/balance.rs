@@ -5,24 +5,34 @@
 //! clients a small difference is left as it is, for handing over costs a wake of another core. Shared by all shards;
 //! locked once for a connection, never for a message.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Clients of each shard.
+/// Clients of each shard; none where it does not listen yet, and so could only refuse.
 #[derive(Clone)]
-pub(crate) struct Loads(Arc<Mutex<Vec<u32>>>);
+pub(crate) struct Loads(Arc<Mutex<Vec<Option<u32>>>>);
 
 impl Loads {
     pub(crate) fn new(shards: usize) -> Loads {
-        Loads(Arc::new(Mutex::new(vec![0; shards])))
+        Loads(Arc::new(Mutex::new(vec![None; shards])))
+    }
+
+    /// A shard begins to listen.
+    pub(crate) fn open(&self, shard: usize) {
+        self.lock()[shard].get_or_insert(0);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Option<u32>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A place for a connection that came to shard `own`: there, or where there are fewer.
     pub(crate) fn take_seat(&self, own: usize) -> Seat {
-        let mut loads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (least, fewest) =
-            loads.iter().copied().enumerate().min_by_key(|(_, load)| *load).expect("there are shards");
-        let shard = if loads[own] - fewest > loads[own] / 8 { least } else { own };
-        loads[shard] += 1;
+        let mut loads = self.lock();
+        let mine = *loads[own].get_or_insert(0);
+        let open = loads.iter().enumerate().filter_map(|(shard, load)| Some((shard, (*load)?)));
+        let (least, fewest) = open.min_by_key(|(_, load)| *load).expect("the own shard listens");
+        let shard = if mine - fewest > mine / 8 { least } else { own };
+        *loads[shard].get_or_insert(0) += 1;
         drop(loads);
         Seat { loads: self.clone(), shard }
     }
@@ -43,7 +53,9 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.loads.0.lock().unwrap_or_else(PoisonError::into_inner)[self.shard] -= 1;
+        let mut loads = self.loads.lock();
+        let load = loads[self.shard].as_mut().expect("a shard that listened once has a count");
+        *load -= 1;
     }
 }
 
@@ -51,20 +63,38 @@ impl Drop for Seat {
 mod tests {
     use super::*;
 
+    fn counts(loads: &Loads) -> Vec<u32> {
+        loads.lock().iter().map(|load| load.unwrap_or(0)).collect()
+    }
+
     #[test]
     fn few_are_spread_evenly_and_many_nearly() {
         let loads = Loads::new(2);
+        loads.open(0);
+        loads.open(1);
         // All come to shard 0.
         let mut seats: Vec<Seat> = (0..4).map(|_| loads.take_seat(0)).collect();
-        assert_eq!(*loads.0.lock().unwrap(), [2, 2]);
+        assert_eq!(counts(&loads), [2, 2]);
         seats.retain(|seat| seat.shard() == 0);
-        assert_eq!(*loads.0.lock().unwrap(), [2, 0]);
+        assert_eq!(counts(&loads), [2, 0]);
         seats.push(loads.take_seat(1));
         seats.extend((0..997).map(|_| loads.take_seat(0)));
-        let counts = loads.0.lock().unwrap().clone();
-        assert_eq!(counts.iter().sum::<u32>(), 1000);
-        assert!(counts[0] - counts[1] <= counts[0] / 8 + 1, "{counts:?}");
+        let many = counts(&loads);
+        assert_eq!(many.iter().sum::<u32>(), 1000);
+        assert!(many[0] - many[1] <= many[0] / 8 + 1, "{many:?}");
         drop(seats);
-        assert_eq!(*loads.0.lock().unwrap(), [0, 0]);
+        assert_eq!(counts(&loads), [0, 0]);
+    }
+
+    #[test]
+    fn a_shard_that_does_not_listen_yet_is_given_none() {
+        let loads = Loads::new(3);
+        loads.open(1);
+        let seats: Vec<Seat> = (0..8).map(|_| loads.take_seat(1)).collect();
+        assert_eq!(counts(&loads), [0, 8, 0]);
+        loads.open(2);
+        let later: Vec<Seat> = (0..8).map(|_| loads.take_seat(1)).collect();
+        assert_eq!(counts(&loads), [0, 9, 7]);
+        drop((seats, later));
     }
 }

@@ -346,6 +346,7 @@ impl Shell {
                 Err(error) => drop(self.events.send(Event::Failed(self.id, format!("cannot listen: {error}")))),
             }
         }
+        self.loads.open(self.id.0 as usize);
         let _ = self.events.send(Event::Ready(self.id));
     }
 
