@@ -64,10 +64,14 @@ fn storm(campaign: &Campaign, weather: Weather, time: Duration) -> Told<Vec<Stri
     let dir = scratch()?;
     let mut setting =
         Setting::new(dir.path(), load(campaign.seed)).set("shards", 2).set("queue.segment_bytes", 8 << 20);
+    // Where nothing stalls the relay is to wait for what is late, and so deliver it once.
+    let patience_ms = if weather.stall > 0.0 { 3000 } else { 60_000 };
     for timeout in ["connect", "greeting", "hello", "mail", "rcpt", "data", "data_block", "data_end"] {
-        setting = setting.set(&format!("timeout.{timeout}_ms"), 3000);
+        setting = setting.set(&format!("timeout.{timeout}_ms"), patience_ms);
     }
     let setting = setting.set("relay.data_idle_ms", 5000).set("site.default.messages_per_connection", 20);
+    // The proxy knows the end of a message by its dot.
+    let setting = setting.set("site.default.chunking", weather.reset_behind_dot == 0.0);
     let outside = free_address();
     let inward = Proxy::anywhere(setting.listen, weather, campaign.seed)?;
     let outward = Proxy::anywhere(outside, weather, campaign.seed + 1)?;
