@@ -304,8 +304,8 @@ fn what_dns_says_of_failure() {
 fn explain_says_what_is_done() {
     let dir = tempfile::tempdir().unwrap();
     let records = [
-        "told.test. 60 IN MX 20 second.test.",
-        "told.test. 60 IN MX 10 first.test.",
+        "told.test. 20 IN MX 20 second.test.",
+        "told.test. 20 IN MX 10 first.test.",
         "first.test. 60 IN A 127.0.0.11",
         "second.test. 60 IN A 127.0.0.12",
         "no.test. 60 IN MX 0 .",
@@ -321,7 +321,7 @@ fn explain_says_what_is_done() {
     let text = told(&["someone@Told.test", "--set", "tls.domains..test=encrypt"]);
     assert!(text.starts_with("told.test: deliver\n"), "{text}");
     for line in [
-        "2 hosts, good for 60 s  [MX of told.test]",
+        "2 hosts, good for 20 s  [MX of told.test]",
         "encrypt  [tls.domains..test (--set)]",
         "[site.default.connections (default)]",
     ] {

@@ -462,16 +462,18 @@ fn a_message_goes_through_byte_for_byte() {
     world.nothing_left();
 }
 
-/// QUE-01: the 250 comes when the write is done, and not before.
+/// QUE-01, SES-28: the 250 comes when the write is done, not before, and waits for nothing else.
 #[test]
 fn no_reply_before_it_is_durable() {
     let mut world = World::new(&[]);
     world.hold_writes = true;
     assert_eq!(world.send(&["to@dest.test"], "x\r\n"), "");
     assert!(world.taken.is_empty(), "nothing is sent before it is ours");
+    let written = world.now.mono;
     world.release_writes();
     let conn = world.last_opened.unwrap();
     assert!(world.clients[&conn].starts_with("250 2.0.0"));
+    assert_eq!(world.now.mono, written, "no time passes in between");
     assert_eq!(world.taken.len(), 1);
 }
 
