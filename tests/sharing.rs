@@ -135,8 +135,7 @@ fn mail_goes_through_a_socks_server() {
     assert!(sink.mails().is_empty(), "without its proxy mail leaves by no other way");
     let program = need("microsocks", "microsocks");
     let port = proxy.port().to_string();
-    let _server =
-        Running::start(Command::new(program).args(["-q", "-i", "127.0.0.1", "-b", "127.0.0.91", "-p", &port]));
+    let _server = Running::start(Command::new(program).args(["-i", "127.0.0.1", "-b", "127.0.0.91", "-p", &port]));
     let mails = sink.wait_for(5, ARRIVAL_LONGEST);
     assert!(mails.iter().all(|mail| (mail.peer, &*mail.hello) == (local(91), "away.out.test")), "{mails:?}");
     relay.stop();
