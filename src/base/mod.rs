@@ -3,6 +3,7 @@
 //! Nothing here does I/O, reads a clock or takes a lock.
 
 pub mod bytes;
+pub mod checksum;
 pub mod histogram;
 pub mod ids;
 pub mod limits;

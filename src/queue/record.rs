@@ -8,6 +8,7 @@
 
 use std::ops::Range;
 
+use crate::base::checksum::crc32c;
 use crate::base::ids::{MessageId, Position, ShardId};
 use crate::base::limits::{DISK_ALIGN_BYTES, VERDICT_TEXT_MAX_BYTES};
 use crate::base::time::UnixMs;
@@ -89,7 +90,7 @@ pub fn seal(record: &mut [u8], kind: Kind, position: Position, durable: Position
 }
 
 fn checksum(record: &[u8]) -> u32 {
-    crc32c::crc32c_append(crc32c::crc32c(&record[..CRC_AT]), &record[HEADER_BYTES..])
+    crc32c(&[&record[..CRC_AT], &record[HEADER_BYTES..]])
 }
 
 /// Reads a header, without its checksum: for finding out how long the record claims to be.

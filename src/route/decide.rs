@@ -11,6 +11,7 @@ use rustc_hash::FxHashMap;
 use super::mx::{self, MxPolicy, Plan};
 use super::table::DomainTable;
 use super::{Answer, NextHop};
+use crate::base::checksum::crc32c;
 use crate::config::{HostPort, Settings, SiteMatch, SiteRule, SiteSettings, SourceId, SourceSettings, TlsPolicy};
 use crate::schedule::hosts::KnownTarget;
 use crate::shard::parcel::SiteName;
@@ -242,14 +243,16 @@ fn mail_hosts_name(prefix: &str, targets: &[KnownTarget]) -> String {
     if hosts.len() == 1 {
         return format!("{prefix} {best}");
     }
-    let mut sum = 0;
+    let mut listed = Vec::new();
     let mut before = None;
     let mut rank = 0u8;
     for (preference, host) in &hosts {
         rank = rank.saturating_add(u8::from(before.is_some_and(|before| before != preference)));
         before = Some(preference);
-        sum = crc32c::crc32c_append(crc32c::crc32c_append(sum, &[0, rank]), host.as_bytes());
+        listed.extend([0, rank]);
+        listed.extend(host.as_bytes());
     }
+    let sum = crc32c(&[&listed]);
     format!("{prefix} {best} +{} {sum:08x}", hosts.len() - 1)
 }
 

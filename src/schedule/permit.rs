@@ -21,6 +21,7 @@ use std::collections::VecDeque;
 
 use rustc_hash::FxHashMap;
 
+use crate::base::checksum::crc32c;
 use crate::base::ids::ShardId;
 use crate::shard::parcel::{Parcel, SiteName};
 
@@ -28,7 +29,7 @@ use crate::shard::parcel::{Parcel, SiteName};
 pub fn home_of(site: &str, shards: u16) -> ShardId {
     assert!(shards > 0, "a relay has shards");
     // The checksum's low bits follow the name's last bytes closely; the product spreads them before the high ones count.
-    let hash = crc32c::crc32c(site.as_bytes()).wrapping_mul(0x9e37_79b1);
+    let hash = crc32c(&[site.as_bytes()]).wrapping_mul(0x9e37_79b1);
     ShardId(((u64::from(hash) * u64::from(shards)) >> 32) as u16)
 }
 

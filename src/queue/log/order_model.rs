@@ -9,6 +9,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::*;
 use crate::base::bytes::HeapBlocks;
+use crate::base::checksum::crc32c;
 use crate::base::limits::{SEGMENT_RETRY_MS, VERDICT_DELAY_MS};
 use crate::base::search::{Model, search};
 use crate::base::time::UnixMs;
@@ -270,7 +271,7 @@ impl World {
     /// All that the future depends on, as a number.
     fn essence(&self) -> u64 {
         let (mut hasher, log) = (DefaultHasher::new(), &self.log);
-        self.disk.iter().for_each(|file| file.as_ref().map(|bytes| crc32c::crc32c(bytes)).hash(&mut hasher));
+        self.disk.iter().for_each(|file| file.as_ref().map(|bytes| crc32c(&[bytes])).hash(&mut hasher));
         for order in &self.orders {
             match order {
                 DiskOrder::Write { slot, offset_bytes, block, .. } => {
