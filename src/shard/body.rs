@@ -85,18 +85,17 @@ pub(super) fn fill(out: &mut Outbox, view: Option<&mut View>, name: u64, slice: 
     filled
 }
 
-/// Gives a slice as the view shows it.
+/// Gives a slice as the view shows it: as parts of it, but a copy of all behind so many that they would be crumbs.
 fn see(view: &mut View, slice: &Slice, give: &mut dyn FnMut(Slice)) {
-    let before = view.clone();
-    let count = view.view(slice).count();
-    if count * SLICE_LEAST_BYTES > slice.len() + SLICE_LEAST_BYTES {
-        let seen: Vec<u8> = { before }.view(slice).flatten().copied().collect();
-        let length = seen.len();
-        return give(Slice::new(heap_block(seen), 0, length));
-    }
     let base = slice.as_ptr() as usize;
-    for part in { before }.view(slice) {
+    let mut parts = view.view(slice);
+    for part in parts.by_ref().take(1 + slice.len() / SLICE_LEAST_BYTES) {
         let start = part.as_ptr() as usize - base;
         give(slice.part(start, start + part.len()));
+    }
+    let rest: Vec<u8> = parts.flatten().copied().collect();
+    if !rest.is_empty() {
+        let length = rest.len();
+        give(Slice::new(heap_block(rest), 0, length));
     }
 }

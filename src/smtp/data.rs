@@ -12,13 +12,19 @@
 //! for CRs, LFs and 8-bit octets (a loop that the compiler turns into wide instructions). The length of lines is looked
 //! at in leaps of the longest permitted one. No sweep looks at bytes one at a time. Pure; the naive twins are in the tests.
 
+use std::sync::LazyLock;
+
 use memchr::{memchr_iter, memmem, memrchr_iter};
+use multiversion::multiversion;
 
 use crate::base::limits::DATA_LINE_MAX_BYTES;
 use crate::mail::text::{Form, Text};
 
 /// The line that ends data, without the CRLF before it, which is the text's own (DAT-07).
 pub const END_OF_DATA: &[u8] = b".\r\n";
+
+/// Finds dots behind an LF: at the start of a line, if a CR stands before.
+static LINE_DOT: LazyLock<memmem::Finder<'static>> = LazyLock::new(|| memmem::Finder::new(b"\n."));
 
 /// What a step of the decoder gave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,18 +53,93 @@ enum Edge {
     Text,
 }
 
-/// Takes one message's data in whatever pieces it comes.
+/// What is watched of every text, piece after piece: its line ends, its longest line, its octets.
 #[derive(Clone, Debug, Default)]
-pub struct DataDecoder {
+struct Lines {
     edge: Edge,
-    /// Bytes of the open line, not counting a dot at its start.
-    line_bytes: usize,
-    wire_bytes: u64,
-    /// Dots at line starts, which the plain text has not.
-    dots: u64,
+    /// Bytes of the open line; in wire form without a dot at its start.
+    open_bytes: usize,
     eight_bit: bool,
     bare_line_end: bool,
     long_line: bool,
+}
+
+impl Lines {
+    /// Takes the next piece of a text in this form.
+    fn take(&mut self, piece: &[u8], form: Form) {
+        let (Some(&first), Some(&last)) = (piece.first(), piece.last()) else { return };
+        self.measure(piece, form);
+        let (apart, octets) = sweep(piece);
+        self.bare_line_end |= apart || (self.edge == Edge::Cr) != (first == b'\n');
+        self.eight_bit |= !octets.is_ascii();
+        self.edge = match last {
+            b'\r' => Edge::Cr,
+            b'\n' if self.ends_line(piece, piece.len() - 1) => Edge::LineStart,
+            _ => Edge::Text,
+        };
+    }
+
+    /// True if the LF at `newline` stands behind a CR.
+    fn ends_line(&self, piece: &[u8], newline: usize) -> bool {
+        if newline > 0 { piece[newline - 1] == b'\r' } else { self.edge == Edge::Cr }
+    }
+
+    /// Looks for lines that are too long, from the last line end that a permitted line could have to the next, so that
+    /// of most lines nothing is looked at.
+    fn measure(&mut self, piece: &[u8], form: Form) {
+        let not_counted = |from: usize| usize::from(form == Form::Wire && piece.get(from) == Some(&b'.'));
+        // Where the open line's counted bytes begin, less what earlier pieces brought of it.
+        let opening = if self.edge == Edge::LineStart { not_counted(0) } else { 0 };
+        let mut line_start = opening as isize - self.open_bytes as isize;
+        let mut from = 0;
+        loop {
+            let reach = (line_start + DATA_LINE_MAX_BYTES as isize).max(0) as usize;
+            let (newline, long) = if reach < piece.len() {
+                match self.last_line_end(piece, from, reach) {
+                    Some(newline) => (Some(newline), false),
+                    None => (self.first_line_end(piece, reach), true),
+                }
+            } else {
+                (self.last_line_end(piece, from, piece.len()), false)
+            };
+            self.long_line |= long;
+            let Some(newline) = newline else { break };
+            from = newline + 1;
+            line_start = (from + not_counted(from)) as isize;
+        }
+        self.open_bytes = (piece.len() as isize - line_start) as usize;
+    }
+
+    /// The last LF of a CR LF in `from..to`.
+    fn last_line_end(&self, piece: &[u8], from: usize, to: usize) -> Option<usize> {
+        memrchr_iter(b'\n', &piece[from..to]).map(|at| from + at).find(|&at| self.ends_line(piece, at))
+    }
+
+    /// The first LF of a CR LF from `from` on.
+    fn first_line_end(&self, piece: &[u8], from: usize) -> Option<usize> {
+        memchr_iter(b'\n', &piece[from..]).map(|at| from + at).find(|&at| self.ends_line(piece, at))
+    }
+}
+
+/// Whether a CR stands without LF or an LF without CR inside the piece, and all its octets, one over the other. Simple
+/// enough for the compiler to take many bytes at a time, as many as the machine can.
+#[multiversion(targets("x86_64+avx512f+avx512bw", "x86_64+avx2"))]
+fn sweep(piece: &[u8]) -> (bool, u8) {
+    let (mut apart, mut octets) = (false, *piece.last().unwrap_or(&0));
+    for (&byte, &next) in piece.iter().zip(piece.get(1..).unwrap_or_default()) {
+        apart |= (byte == b'\r') != (next == b'\n');
+        octets |= byte;
+    }
+    (apart, octets)
+}
+
+/// Takes one message's data in whatever pieces it comes.
+#[derive(Clone, Debug, Default)]
+pub struct DataDecoder {
+    lines: Lines,
+    wire_bytes: u64,
+    /// Dots at line starts, which the plain text has not.
+    dots: u64,
 }
 
 impl DataDecoder {
@@ -71,9 +152,9 @@ impl DataDecoder {
     pub fn step<'b>(&mut self, input: &mut &'b [u8]) -> Step<'b> {
         loop {
             let Some(&byte) = input.first() else { return Step::More };
-            match (self.edge, byte) {
-                (Edge::LineStart, b'.') if END_OF_DATA.starts_with(head(input)) => self.edge = Edge::Dot,
-                (Edge::Dot, b'\r') => self.edge = Edge::DotCr,
+            match (self.lines.edge, byte) {
+                (Edge::LineStart, b'.') if END_OF_DATA.starts_with(head(input)) => self.lines.edge = Edge::Dot,
+                (Edge::Dot, b'\r') => self.lines.edge = Edge::DotCr,
                 (Edge::DotCr, b'\n') => {
                     *input = &input[1..];
                     return Step::End;
@@ -89,20 +170,19 @@ impl DataDecoder {
     /// Gives out what was held back because it looked like the end, and was not.
     fn late_dot(&mut self, held: &'static [u8]) -> Step<'static> {
         self.dots += 1;
-        self.line_bytes = held.len() - 1;
+        self.lines.open_bytes = held.len() - 1;
         self.wire_bytes += held.len() as u64;
-        self.edge = if held.len() == 1 { Edge::Text } else { Edge::Cr };
+        self.lines.edge = if held.len() == 1 { Edge::Text } else { Edge::Cr };
         Step::Piece(held)
     }
 
     /// Takes all of the input, or all up to a line that ends the data or may turn out to.
     fn scan<'b>(&mut self, input: &mut &'b [u8]) -> Step<'b> {
         let chunk = *input;
-        let opens_with_dot = self.edge == Edge::LineStart && chunk[0] == b'.';
-        self.dots += u64::from(opens_with_dot);
+        self.dots += u64::from(self.lines.edge == Edge::LineStart && chunk[0] == b'.');
         let mut end = chunk.len();
-        for newline in memmem::find_iter(chunk, b"\n.") {
-            if !self.ends_line(chunk, newline) {
+        for newline in LINE_DOT.find_iter(chunk) {
+            if !self.lines.ends_line(chunk, newline) {
                 continue;
             }
             if END_OF_DATA.starts_with(head(&chunk[newline + 1..])) {
@@ -113,68 +193,9 @@ impl DataDecoder {
         }
         let piece = &chunk[..end];
         *input = &chunk[end..];
-        self.measure_lines(piece, opens_with_dot);
-        self.judge(piece);
-        Step::Piece(piece)
-    }
-
-    /// True if the LF at `newline` stands behind a CR.
-    fn ends_line(&self, chunk: &[u8], newline: usize) -> bool {
-        if newline > 0 { chunk[newline - 1] == b'\r' } else { self.edge == Edge::Cr }
-    }
-
-    /// Looks for lines that are too long, from the last line end that a permitted line could have to the next, so that
-    /// of most lines nothing is looked at.
-    fn measure_lines(&mut self, piece: &[u8], opens_with_dot: bool) {
-        // Where the open line's counted bytes begin, less what earlier pieces brought of it.
-        let mut line_start = usize::from(opens_with_dot) as isize - self.line_bytes as isize;
-        let mut from = 0;
-        loop {
-            let reach = (line_start + DATA_LINE_MAX_BYTES as isize).max(0) as usize;
-            let (newline, long) = if reach < piece.len() {
-                match self.last_line_end(piece, from, reach) {
-                    Some(newline) => (Some(newline), false),
-                    None => (self.first_line_end(piece, reach), true),
-                }
-            } else {
-                (self.last_line_end(piece, from, piece.len()), false)
-            };
-            self.long_line |= long;
-            let Some(newline) = newline else { break };
-            from = newline + 1;
-            line_start = (from + usize::from(piece.get(from) == Some(&b'.'))) as isize;
-        }
-        self.line_bytes = (piece.len() as isize - line_start) as usize;
-    }
-
-    /// The last LF of a CR LF in `from..to`.
-    fn last_line_end(&self, piece: &[u8], from: usize, to: usize) -> Option<usize> {
-        memrchr_iter(b'\n', &piece[from..to]).map(|at| from + at).find(|&at| self.ends_line(piece, at))
-    }
-
-    /// The first LF of a CR LF from `from` on.
-    fn first_line_end(&self, piece: &[u8], from: usize) -> Option<usize> {
-        memchr_iter(b'\n', &piece[from..]).map(|at| from + at).find(|&at| self.ends_line(piece, at))
-    }
-
-    /// Looks for CR and LF that are not together, and for 8-bit octets.
-    fn judge(&mut self, piece: &[u8]) {
-        let (first, last) = (piece[0], piece[piece.len() - 1]);
-        self.bare_line_end |= (self.edge == Edge::Cr) != (first == b'\n');
-        let (mut apart, mut octets) = (false, last);
-        // Simple enough for the compiler to take many bytes at a time.
-        for (&byte, &next) in piece.iter().zip(&piece[1..]) {
-            apart |= (byte == b'\r') != (next == b'\n');
-            octets |= byte;
-        }
-        self.bare_line_end |= apart;
-        self.eight_bit |= !octets.is_ascii();
+        self.lines.take(piece, Form::Wire);
         self.wire_bytes += piece.len() as u64;
-        self.edge = match last {
-            b'\r' => Edge::Cr,
-            b'\n' if self.ends_line(piece, piece.len() - 1) => Edge::LineStart,
-            _ => Edge::Text,
-        };
+        Step::Piece(piece)
     }
 
     /// Bytes of the text as the author wrote it: CRLFs counted, doubled dots not (EXT-01; RFC 1870 5).
@@ -189,71 +210,47 @@ impl DataDecoder {
 
     /// An octet over 127 was seen.
     pub fn eight_bit(&self) -> bool {
-        self.eight_bit
+        self.lines.eight_bit
     }
 
     /// A CR without LF or an LF without CR was seen (DAT-03).
     pub fn bare_line_end(&self) -> bool {
-        self.bare_line_end
+        self.lines.bare_line_end
     }
 
     /// A line over `limits::DATA_LINE_MAX_BYTES` was seen (SIZ-06).
     pub fn long_line(&self) -> bool {
-        self.long_line
+        self.lines.long_line
     }
 }
 
 /// Judges one message's plain text in whatever pieces it comes.
 #[derive(Clone, Debug, Default)]
 pub struct PlainScan {
-    edge: Edge,
-    /// Bytes of the open line.
-    line_bytes: usize,
+    lines: Lines,
     bytes: u64,
     dots: bool,
-    eight_bit: bool,
-    bare_line_end: bool,
-    long_line: bool,
 }
 
 impl PlainScan {
     /// Looks at the next bytes.
     pub fn feed(&mut self, piece: &[u8]) {
-        let mut carried_bytes = self.line_bytes;
-        let mut pairs = 0;
-        let mut line_start = 0;
-        self.dots |= self.edge == Edge::LineStart && piece.first() == Some(&b'.');
-        for newline in memchr_iter(b'\n', piece) {
-            let behind_cr = if newline > 0 { piece[newline - 1] == b'\r' } else { self.edge == Edge::Cr };
-            if !behind_cr {
-                self.bare_line_end = true;
-                continue;
-            }
-            pairs += 1;
-            self.long_line |= carried_bytes + newline + 1 - line_start > DATA_LINE_MAX_BYTES;
-            carried_bytes = 0;
-            line_start = newline + 1;
-            self.dots |= piece.get(line_start) == Some(&b'.');
-        }
-        self.line_bytes = carried_bytes + piece.len() - line_start;
-        self.long_line |= self.line_bytes > DATA_LINE_MAX_BYTES;
-        let cr_before = usize::from(self.edge == Edge::Cr && !piece.is_empty());
-        let cr_open = usize::from(piece.ends_with(b"\r"));
-        self.bare_line_end |= cr_before + memchr_iter(b'\r', piece).count() - cr_open != pairs;
-        self.eight_bit = self.eight_bit || !piece.is_ascii();
+        self.dots = self.dots
+            || (self.lines.edge == Edge::LineStart && piece.first() == Some(&b'.'))
+            || LINE_DOT.find_iter(piece).any(|newline| self.lines.ends_line(piece, newline));
+        self.lines.take(piece, Form::Plain);
         self.bytes += piece.len() as u64;
-        self.edge = self.edge.behind(piece);
     }
 
     /// The text is whole: a CR at its very end is a bare one.
     pub fn end(&mut self) {
-        self.bare_line_end |= self.edge == Edge::Cr;
+        self.lines.bare_line_end |= self.lines.edge == Edge::Cr;
     }
 
     /// What the text is like. One that reads the same in both forms counts as wire form.
     pub fn text(&self, binary: bool) -> Text {
         let open_end = self.open_end();
-        Text { eight_bit: self.eight_bit, plain: binary || open_end || self.dots, binary, open_end }
+        Text { eight_bit: self.lines.eight_bit, plain: binary || open_end || self.dots, binary, open_end }
     }
 
     /// Bytes looked at.
@@ -263,7 +260,7 @@ impl PlainScan {
 
     /// An octet over 127 was seen.
     pub fn eight_bit(&self) -> bool {
-        self.eight_bit
+        self.lines.eight_bit
     }
 
     /// A dot at a line start was seen, which the wire form doubles.
@@ -273,17 +270,17 @@ impl PlainScan {
 
     /// The last line lacks its CRLF.
     pub fn open_end(&self) -> bool {
-        self.edge != Edge::LineStart
+        self.lines.edge != Edge::LineStart
     }
 
     /// A CR without LF or an LF without CR was seen (DAT-03).
     pub fn bare_line_end(&self) -> bool {
-        self.bare_line_end
+        self.lines.bare_line_end
     }
 
     /// A line over `limits::DATA_LINE_MAX_BYTES` was seen (SIZ-06).
     pub fn long_line(&self) -> bool {
-        self.long_line
+        self.lines.long_line
     }
 }
 
@@ -417,7 +414,15 @@ struct Slices<'b> {
 
 impl<'b> Slices<'b> {
     fn new(text: &'b [u8], first_dot: Option<usize>, doubled: usize) -> Slices<'b> {
-        Slices { text, start: 0, first_dot, breaks: memmem::find_iter(text, b"\r\n."), doubled }
+        Slices { text, start: 0, first_dot, breaks: LINE_DOT.find_iter(text), doubled }
+    }
+}
+
+impl Slices<'_> {
+    /// The next dot at the start of a line that starts in this text.
+    fn next_dot(&mut self) -> Option<usize> {
+        let text = self.text;
+        self.breaks.by_ref().find(|&newline| newline > 0 && text[newline - 1] == b'\r').map(|newline| newline + 1)
     }
 }
 
@@ -427,7 +432,7 @@ impl<'b> Iterator for Slices<'b> {
     fn next(&mut self) -> Option<&'b [u8]> {
         while self.start < self.text.len() {
             let from = self.start;
-            let to = match self.first_dot.take().or_else(|| self.breaks.next().map(|at| at + 2)) {
+            let to = match self.first_dot.take().or_else(|| self.next_dot()) {
                 Some(dot) => {
                     self.start = dot + 1 - self.doubled;
                     dot + self.doubled
