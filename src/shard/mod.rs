@@ -210,6 +210,9 @@ impl Shard {
 
     /// Takes one input at a moment that is never earlier than the last, and appends what is to be done.
     pub fn step(&mut self, now: Now, input: Input<'_>, effects: &mut Vec<Effect>) {
+        if !matches!(input, Input::Tick) {
+            self.wake_reclaim();
+        }
         match input {
             Input::Accepted { peer, local: _, role } => self.client_connected(now, peer.ip(), role, effects),
             Input::Received { conn, bytes } => self.received(now, conn, bytes, effects),

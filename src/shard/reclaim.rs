@@ -53,21 +53,30 @@ pub(super) struct Reclaim {
     copies: Vec<Copy>,
     moved: VecDeque<Moved>,
     next_look: Mono,
+    /// There was nothing to copy, and nothing has come to the shard since then.
+    at_rest: bool,
 }
 
 impl Shard {
     pub(super) fn next_reclaim_due(&self) -> Mono {
-        if self.log.straggler().is_some() { self.reclaim.next_look } else { Mono::NEVER }
+        if self.reclaim.at_rest || self.draining.is_some() { Mono::NEVER } else { self.reclaim.next_look }
+    }
+
+    /// Something came that may have changed the log: it is worth another look.
+    pub(super) fn wake_reclaim(&mut self) {
+        self.reclaim.at_rest = false;
     }
 
     /// Looks for stragglers now and then, and for copies that became durable.
     pub(super) fn reclaim(&mut self, now: Now, effects: &mut Vec<Effect>) {
         self.finish_moves();
-        if now.mono < self.reclaim.next_look || self.draining.is_some() {
+        if self.reclaim.at_rest || now.mono < self.reclaim.next_look || self.draining.is_some() {
             return;
         }
-        let Some(life) = self.log.straggler() else { return };
         self.reclaim.next_look = now.mono.plus_ms(LOOK_EVERY_MS);
+        let straggler = self.log.straggler();
+        self.reclaim.at_rest = straggler.is_none();
+        let Some(life) = straggler else { return };
         let room = COPIES_MAX.saturating_sub(self.reclaim.copies.len() + self.reclaim.moved.len());
         let stands_there = |message: &Message| {
             message.place.position.life() == life || message.chunks.iter().any(|c| c.position.life() == life)
