@@ -355,6 +355,11 @@ static KEYS: &[Key] = &[
         limits::SOCKET_BUFFER_CEILING_BYTES,
         "What the kernel buffers of what was written to a connection. 0: as much as it thinks right (`net.ipv4.tcp_wmem`).",
     ),
+    Key {
+        name: "socket.by_core",
+        kind: Kind::Flag { default: false },
+        manual: "A connection goes to the shard on the core that its first packet came to, where the interface spreads packets over the cores.",
+    },
     // ---- routing ----
     text(
         "route.default",

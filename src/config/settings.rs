@@ -289,11 +289,13 @@ pub struct SocketSettings {
     pub receive_bytes: usize,
     /// Bytes buffered behind us; 0: the system's choice.
     pub send_bytes: usize,
+    /// A connection goes to the shard on the core that its first packet came to.
+    pub by_core: bool,
 }
 
 impl Default for SocketSettings {
     fn default() -> Self {
-        SocketSettings { backlog: limits::LISTEN_BACKLOG, receive_bytes: 0, send_bytes: 0 }
+        SocketSettings { backlog: limits::LISTEN_BACKLOG, receive_bytes: 0, send_bytes: 0, by_core: false }
     }
 }
 
@@ -529,6 +531,7 @@ impl Settings {
                 backlog: small(values, "listen.backlog"),
                 receive_bytes: values.number("socket.receive_bytes") as usize,
                 send_bytes: values.number("socket.send_bytes") as usize,
+                by_core: values.flag("socket.by_core"),
             },
             site: site(values, "default"),
             sites: sites(values)?,

@@ -31,13 +31,17 @@ pub(crate) struct Door {
     pub(crate) role: Role,
 }
 
-/// A socket per shard for one endpoint; gives the endpoint too, with the port the kernel chose for port 0.
-pub(crate) fn bind(endpoint: &Endpoint, shards: usize, wanted: &SocketSettings) -> io::Result<(Endpoint, Vec<Socket>)> {
+/// A socket per shard, whose cores are given, for one endpoint; gives the endpoint too, with the port the kernel chose for port 0.
+pub(crate) fn bind(
+    endpoint: &Endpoint,
+    cores: &[usize],
+    wanted: &SocketSettings,
+) -> io::Result<(Endpoint, Vec<Socket>)> {
     match endpoint {
         Endpoint::Tcp(address) => {
-            bind_tcp(*address, shards, wanted).map(|(bound, sockets)| (Endpoint::Tcp(bound), sockets))
+            bind_tcp(*address, cores, wanted).map(|(bound, sockets)| (Endpoint::Tcp(bound), sockets))
         }
-        Endpoint::Unix(path) => bind_unix(path, shards).map(|sockets| (endpoint.clone(), sockets)),
+        Endpoint::Unix(path) => bind_unix(path, cores.len()).map(|sockets| (endpoint.clone(), sockets)),
     }
 }
 
@@ -55,7 +59,7 @@ fn bind_unix(path: &Path, shards: usize) -> io::Result<Vec<Socket>> {
     (0..shards).map(|_| socket.try_clone()).collect()
 }
 
-fn bind_tcp(address: SocketAddr, shards: usize, wanted: &SocketSettings) -> io::Result<(SocketAddr, Vec<Socket>)> {
+fn bind_tcp(address: SocketAddr, cores: &[usize], wanted: &SocketSettings) -> io::Result<(SocketAddr, Vec<Socket>)> {
     if address.port() != 0 {
         // With SO_REUSEPORT a second relay would quietly take part of the first one's mail.
         let alone = socket(address, wanted)?;
@@ -63,10 +67,14 @@ fn bind_tcp(address: SocketAddr, shards: usize, wanted: &SocketSettings) -> io::
         alone.listen(1)?;
     }
     let mut bound = address;
-    let mut sockets = Vec::with_capacity(shards);
-    for _ in 0..shards {
+    let mut sockets = Vec::with_capacity(cores.len());
+    for core in cores {
         let socket = socket(address, wanted)?;
         socket.set_reuse_port(true)?;
+        if wanted.by_core {
+            // Of all sockets that could take a connection, the kernel prefers those of the core it is working on.
+            socket.set_cpu_affinity(*core)?;
+        }
         socket.bind(&bound.into())?;
         if let Some(local) = socket.local_addr()?.as_socket() {
             bound = local;
@@ -143,19 +151,42 @@ mod tests {
     #[test]
     fn shards_share_a_port_and_a_stranger_does_not() {
         let wanted = SocketSettings { receive_bytes: 64 << 10, send_bytes: 32 << 10, ..SocketSettings::default() };
-        let (address, sockets) = bind_tcp("127.0.0.1:0".parse().unwrap(), 3, &wanted).unwrap();
+        let (address, sockets) = bind_tcp("127.0.0.1:0".parse().unwrap(), &[0, 1, 2], &wanted).unwrap();
         assert_eq!(sockets.len(), 3);
         sockets.iter().for_each(|socket| socket.listen(16).unwrap());
         assert!(sockets.iter().all(|socket| socket.local_addr().unwrap().as_socket() == Some(address)));
         // The kernel doubles what is asked for, for its own bookkeeping.
         assert_eq!(sockets[0].recv_buffer_size().unwrap(), 128 << 10);
         assert_eq!(sockets[0].send_buffer_size().unwrap(), 64 << 10);
-        let second = bind_tcp(address, 1, &wanted).unwrap_err();
+        let second = bind_tcp(address, &[0], &wanted).unwrap_err();
         assert_eq!(second.kind(), io::ErrorKind::AddrInUse);
         drop(sockets);
-        bind_tcp(address, 2, &wanted).unwrap();
-        if let Ok((six, _)) = bind_tcp("[::1]:0".parse().unwrap(), 1, &wanted) {
+        bind_tcp(address, &[0, 1], &wanted).unwrap();
+        if let Ok((six, _)) = bind_tcp("[::1]:0".parse().unwrap(), &[0], &wanted) {
             assert!(six.is_ipv6());
+        }
+    }
+
+    #[test]
+    fn a_connection_goes_to_the_shard_on_the_core_it_came_to() {
+        let cores = crate::runtime::allowed_cores().unwrap();
+        let wanted = SocketSettings { by_core: true, ..SocketSettings::default() };
+        let (address, sockets) = bind_tcp("127.0.0.1:0".parse().unwrap(), &cores, &wanted).unwrap();
+        for socket in &sockets {
+            socket.listen(64).unwrap();
+            socket.set_nonblocking(true).unwrap();
+        }
+        for (own, core) in cores.into_iter().enumerate() {
+            let client = glommio::LocalExecutorBuilder::new(glommio::Placement::Fixed(core))
+                .spawn(move || async move {
+                    (0..8).map(|_| std::net::TcpStream::connect(address).unwrap()).collect::<Vec<_>>()
+                })
+                .unwrap();
+            let connections = client.join().unwrap();
+            for (index, socket) in sockets.iter().enumerate() {
+                let taken = std::iter::from_fn(|| socket.accept().ok()).count();
+                assert_eq!(taken, if index == own { connections.len() } else { 0 }, "core {core}, shard {index}");
+            }
         }
     }
 

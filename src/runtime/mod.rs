@@ -151,11 +151,12 @@ impl Crew {
     /// Binds every address and starts a shard on a core for each of `builds`.
     pub fn start(options: Options, builds: Vec<Build>, ask: &Ask, reporter: Reporter) -> Result<Crew, Failure> {
         probe::io_uring().map_err(Failure)?;
-        let cores = &options.cores;
+        // The core of each shard.
+        let places: Vec<usize> = options.cores.iter().copied().cycle().take(builds.len()).collect();
         let mut listeners = Vec::new();
         let mut doors: Vec<Vec<Door>> = builds.iter().map(|_| Vec::new()).collect();
         for Listener { endpoint, role } in &options.listen {
-            let (endpoint, made) = listen::bind(endpoint, builds.len(), &options.socket)
+            let (endpoint, made) = listen::bind(endpoint, &places, &options.socket)
                 .map_err(|error| Failure(format!("cannot listen on {endpoint}: {error}")))?;
             let role = *role;
             listeners.push(Listener { endpoint, role });
@@ -183,7 +184,7 @@ impl Crew {
                 build,
             };
             let note = EndNote(id, sender.clone());
-            let thread = LocalExecutorBuilder::new(Placement::Fixed(cores[number % cores.len()]))
+            let thread = LocalExecutorBuilder::new(Placement::Fixed(places[number]))
                 .name("shard")
                 .io_memory(IO_MEMORY_BYTES)
                 .spawn(move || async move {

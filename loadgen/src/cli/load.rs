@@ -355,7 +355,7 @@ pub(super) struct FaultArguments {
     /// Sink threads
     #[arg(long, default_value_t = 1)]
     sink_workers: usize,
-    /// Core of the first sink thread
+    /// Core of the first sink thread; each takes the connections that are made on its core
     #[arg(long)]
     sink_core: Option<usize>,
 }

@@ -324,10 +324,11 @@ impl Sink {
         let wanted = plan.listen_all();
         let mut addresses = wanted.clone();
         let mut listeners = Vec::new();
-        for _ in 0..workers {
+        for index in 0..workers {
+            let core = plan.core.map(|core| core + index);
             let mut own = Vec::new();
             for address in &mut addresses {
-                let listener = worker::listen(*address, workers > 1)?;
+                let listener = worker::listen(*address, workers > 1, core)?;
                 *address = listener.local_addr()?;
                 own.push(listener);
             }

@@ -35,12 +35,13 @@ const TURN: Duration = Duration::from_millis(50);
 const READS_MAX: usize = 4;
 const LISTENER_BASE: usize = CONNECTIONS_MAX;
 
-/// Opens a listener.
-pub(super) fn listen(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
+/// Opens a listener. One that is shared takes what comes in on its worker's core, if there is one.
+pub(super) fn listen(address: SocketAddr, shared: bool, core: Option<usize>) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     if shared {
         socket.set_reuse_port(true)?;
+        core.map_or(Ok(()), |core| socket.set_cpu_affinity(core))?;
     }
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
