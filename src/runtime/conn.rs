@@ -365,9 +365,10 @@ fn write(shell: &Rc<Shell>, conn: &Rc<Conn>) -> Written {
     let mut turn_bytes = 0;
     while turn_bytes < WRITE_TURN_BYTES {
         let sent = shell.with_outbox(conn.id, |outbox| {
+            let Some(outbox) = outbox.filter(|outbox| outbox.sendable()) else { return Ok(0) };
             let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-            let filled = outbox.map_or(0, |outbox| outbox.gather(&mut slices));
-            if filled == 0 { Ok(0) } else { send(conn.fd, &slices[..filled]) }
+            let filled = outbox.gather(&mut slices);
+            send(conn.fd, &slices[..filled])
         });
         match sent {
             Ok(0) => {
