@@ -141,8 +141,10 @@ pub const RECEIVE_BYTES: usize = 256 << 10;
 
 /// Connections to one site over all shards (`site.default.connections`).
 pub const SITE_CONNECTIONS: u32 = 20;
-/// Outbound connections of one shard. Full: jobs wait.
+/// Outbound connections of one shard (`route.connections`). Full: sites without one wait for their turn.
 pub const CONNECTIONS_OUT_MAX: usize = 10_000;
+/// One in so many of them is only for sites that have none yet: one that comes later need not wait until slow ones end.
+pub const CONNECTIONS_OUT_RESERVE: usize = 8;
 /// Messages over one outbound connection (`site.default.messages_per_connection`) (RTE-20).
 pub const CONNECTION_MESSAGES_MAX: u32 = 10_000;
 /// A connection whose permit another shard waits for ends after so many messages, when it has nothing to do, or at

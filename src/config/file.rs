@@ -379,6 +379,13 @@ static KEYS: &[Key] = &[
         manual: "Deliver to mail hosts (MX) with loopback, private or link-local addresses. Next hops named here are \
                  never checked.",
     },
+    number(
+        "route.connections",
+        limits::CONNECTIONS_OUT_MAX as u64,
+        1,
+        1_000_000,
+        "Outbound connections of one shard. While it has so many, sites without one wait for their turn.",
+    ),
     number("route.mx_port", 25, 1, 65_535, "Port of mail hosts found by MX; another than 25 is for tests."),
     texts("dns.servers", &[], "Name servers, as `address:port`. Empty: those of the system."),
     texts(

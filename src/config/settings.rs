@@ -196,6 +196,8 @@ pub struct RouteSettings {
     pub allow_private: bool,
     /// Port of mail hosts found by MX.
     pub mx_port: u16,
+    /// Outbound connections of one shard, at least 1.
+    pub connections: usize,
 }
 
 /// TLS (`tls.*`, `site.default.tls`).
@@ -655,6 +657,7 @@ fn route(values: &Values) -> Result<RouteSettings, ConfigError> {
         domains,
         allow_private: values.flag("route.allow_private"),
         mx_port: values.number("route.mx_port") as u16,
+        connections: values.number("route.connections") as usize,
     })
 }
 

@@ -61,6 +61,10 @@ pub struct Site {
     fed: Mono,
     /// How long they wait for it, smoothed, in microseconds.
     reply_us: u64,
+    /// It is among those that wait for an outbound connection of the shard's to end.
+    pub waits_for_slot: bool,
+    /// It is among those that have, or lately had, a connection with nothing to do.
+    pub at_rest: bool,
     /// When jobs left to them are looked at again.
     pub claims_watched: Mono,
     /// Until when its addresses are good, as the last answer about a destination had it.
@@ -114,6 +118,8 @@ impl Site {
             hungry: 0,
             fed: Mono::default(),
             reply_us: limits::RIDE_WAIT_MS * 1000,
+            waits_for_slot: false,
+            at_rest: false,
             claims_watched: Mono::default(),
             good_until: Mono::default(),
             hosts: Hosts::default(),

@@ -338,6 +338,7 @@ impl Shard {
 
     /// True if the connection should take no more transactions; once it should, that stands.
     fn should_end(&mut self, now: Mono, outbound: &mut Outbound) -> bool {
+        let (scarce, share) = (!self.waiting_for_slot.is_empty(), self.even_share());
         let site = &mut self.sites.table[outbound.site as usize];
         let age_ms = now.ms_since(outbound.dialled);
         // A turn serves one message at least, however long the next hop took to be ready: else shards that share one
@@ -356,6 +357,8 @@ impl Shard {
             || outbound.client.transactions_max().is_some_and(|most| outbound.transactions >= most)
             || (outbound.transactions > 0 && age_ms >= site.limits.age_ms)
             || (turn_over && self.sites.permits.owed(&site.name) > 0)
+            || (scarce
+                && (site.ready.is_empty() && site.loading == 0 || (site.connections - site.ending) as usize > share))
             || ((outbound.transactions > 0 || site.ready.is_empty()) && site.hosts.makes_way(now, outbound.address));
         site.ending += u32::from(outbound.ending);
         outbound.ending
@@ -399,6 +402,7 @@ impl Shard {
                 let entry = &mut self.sites.table[site as usize];
                 conn.deadline = now.mono.plus_ms(entry.limits.idle_ms);
                 entry.idle.push(id);
+                self.note_rest(site);
                 break;
             }
         }
@@ -495,6 +499,7 @@ impl Shard {
         let outbound = conn.outbound();
         let entry = &mut self.sites.table[site as usize];
         entry.connections -= 1;
+        self.sites.connected -= usize::from(entry.connections == 0);
         entry.ending -= u32::from(outbound.ending);
         if !outbound.was_ready {
             entry.opening -= 1;

@@ -25,9 +25,66 @@ impl Shard {
         loop {
             self.find_sites(now, effects);
             self.pump_sites(now, effects);
-            if self.to_find.is_empty() {
+            let next = if self.free_slots() > 0 { self.waiting_for_slot.pop_front() } else { None };
+            if let Some(site) = next {
+                self.slot_is_free(site);
+            } else if self.to_find.is_empty() {
                 return;
             }
+        }
+    }
+
+    /// Outbound connections that may still be opened.
+    fn free_slots(&self) -> usize {
+        self.settings.route.connections.saturating_sub(self.conns.outbound)
+    }
+
+    /// The connections of the shard that a site may have while there are too few for all: an even part.
+    pub(super) fn even_share(&self) -> usize {
+        let sites = self.sites.connected + self.waiting_for_slot.len();
+        (self.settings.route.connections / sites.max(1)).max(1)
+    }
+
+    /// The site has its turn; should it not need the connection any more, the next one has it.
+    fn slot_is_free(&mut self, site: SiteId) {
+        if let Some(entry) = self.sites.table.get_mut(site as usize) {
+            entry.waits_for_slot = false;
+            self.want_pump(site);
+        }
+    }
+
+    /// True if the site may have one more of the shard's connections. If it has none, and there is none, it gets in line.
+    fn has_slot(&mut self, now: Now, site: SiteId, effects: &mut Vec<Effect>) -> bool {
+        let free = self.free_slots();
+        let connections = self.sites.table[site as usize].connections as usize;
+        if connections > 0 {
+            let all = self.settings.route.connections;
+            return free > all / limits::CONNECTIONS_OUT_RESERVE && connections < self.even_share();
+        }
+        if free == 0 && !std::mem::replace(&mut self.sites.table[site as usize].waits_for_slot, true) {
+            self.waiting_for_slot.push_back(site);
+            self.end_one_at_rest(now, effects);
+        }
+        free > 0
+    }
+
+    /// Ends one connection that has nothing to do, whichever site's it is.
+    fn end_one_at_rest(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        while let Some(site) = self.sites_at_rest.pop_front() {
+            let Some(entry) = self.sites.table.get_mut(site as usize) else { continue };
+            entry.at_rest = false;
+            let Some(id) = entry.idle.pop() else { continue };
+            if !entry.idle.is_empty() {
+                self.note_rest(site);
+            }
+            return self.use_idle(now, id, effects);
+        }
+    }
+
+    /// A site has a connection with nothing to do, which may have to make room.
+    pub(super) fn note_rest(&mut self, site: SiteId) {
+        if !std::mem::replace(&mut self.sites.table[site as usize].at_rest, true) {
+            self.sites_at_rest.push_back(site);
         }
     }
 
@@ -121,7 +178,6 @@ impl Shard {
             || (probing && entry.connections > 0)
             || entry.connections >= entry.allowed()
             || entry.throttle.holds(now.mono).is_some()
-            || self.conns.outbound >= limits::CONNECTIONS_OUT_MAX
         {
             return false;
         }
@@ -131,6 +187,9 @@ impl Shard {
             assert!(known.is_none(), "a site is good for as long as any destination that leads to it");
             return false;
         }
+        if !self.has_slot(now, site, effects) {
+            return false;
+        }
         let name = self.sites.table[site as usize].name.clone();
         self.want_permits(site, wanted, effects);
         if !self.sites.permits.take(&name) {
@@ -138,6 +197,7 @@ impl Shard {
         }
         let entry = &mut self.sites.table[site as usize];
         entry.connections += 1;
+        self.sites.connected += usize::from(entry.connections == 1);
         entry.opening += 1;
         let address = entry.hosts.choose(now.mono, &mut self.rng).expect("a reachable site has addresses");
         let proxied = self.settings.sources[usize::from(entry.source)].proxy.is_some();

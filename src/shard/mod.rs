@@ -131,6 +131,10 @@ pub struct Shard {
     queries_max: usize,
     /// Destinations that could not ask because too many questions were on their way.
     waiting_to_ask: VecDeque<DestinationId>,
+    /// Sites with mail and without a connection, while the shard has all that it may; some may be gone by now.
+    waiting_for_slot: VecDeque<SiteId>,
+    /// Sites with connections that could make room, each once; some may have none any more, or be gone.
+    sites_at_rest: VecDeque<SiteId>,
     reclaim: reclaim::Reclaim,
     /// Clients that are not read from because too much waits for the disk.
     held_back: Vec<ConnId>,
@@ -187,6 +191,8 @@ impl Shard {
             next_query: 0,
             queries_max: (limits::DNS_WAITING_MAX / usize::from(settings.shards)).max(1),
             waiting_to_ask: VecDeque::new(),
+            waiting_for_slot: VecDeque::new(),
+            sites_at_rest: VecDeque::new(),
             reclaim: reclaim::Reclaim::default(),
             held_back: Vec::new(),
             to_find: Vec::new(),

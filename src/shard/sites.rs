@@ -31,6 +31,8 @@ use crate::smtp::client::Needs;
 /// The sites and what is needed to find them.
 pub(super) struct Sites {
     pub(super) table: Slab<Site>,
+    /// Those of them that have connections.
+    pub(super) connected: usize,
     pub(super) by_name: FxHashMap<SiteName, SiteId>,
     pub(super) destinations: Slab<Destination>,
     destinations_by_name: FxHashMap<SiteName, DestinationId>,
@@ -62,6 +64,7 @@ impl Sites {
     pub(super) fn new(me: ShardId, settings: &Settings) -> Sites {
         Sites {
             table: Slab::new(),
+            connected: 0,
             by_name: FxHashMap::default(),
             destinations: Slab::new(),
             destinations_by_name: FxHashMap::default(),

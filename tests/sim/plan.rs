@@ -200,6 +200,8 @@ fn settings(dice: &mut Dice, shards: usize, smart_host: bool) -> Settings {
     settings.relay.command_idle_ms = 30_000;
     settings.relay.data_idle_ms = 20_000;
     settings.site.connections = dice.pick(&[1, 1, 2, 3, 20]);
+    // Few enough at times that sites have to take turns.
+    settings.route.connections = dice.pick(&[1, 2, 4, 10_000, 10_000]);
     settings.site.messages_per_second = dice.pick(&[0, 0, 0, 3, 20]);
     settings.site.messages_per_connection = dice.pick(&[1, 3, 10_000]);
     settings.site.recipients = dice.pick(&[1, 2, 100]);

@@ -38,6 +38,58 @@ fn domains_with_the_same_mail_hosts_share_connections() {
     assert_eq!((world.shard.sites.table.len(), world.shard.sites.destinations.len()), (0, 0), "all is forgotten");
 }
 
+/// With fewer connections than sites all of them have their turn, and no few of them take all there are.
+#[test]
+fn sites_take_turns_at_the_connections_of_a_shard() {
+    let slots = ["route.connections=8", "site.default.connections=4", "site.default.idle_ms=600000"];
+    let mut world = by_mx(&slots);
+    world.hold_questions = true;
+    for number in 0..240 {
+        world.send(&[&format!("a@d{}.test", number % 40)], "x\r\n");
+    }
+    let mut asked = 0;
+    while let Some(query) = world.questions.pop_front() {
+        asked += 1;
+        let answer = Answer::Mail {
+            hosts: vec![MailHost {
+                preference: 1,
+                name: format!("mx{asked}.test").into(),
+                addresses: vec![format!("192.0.2.{asked}").parse().unwrap()],
+            }],
+            ttl_s: 600,
+        };
+        world.input(Input::Resolved { query, answer });
+        assert!(world.shard.conns.outbound <= 8, "{} connections", world.shard.conns.outbound);
+    }
+    assert_eq!((asked, world.shard.sites.table.len()), (40, 40));
+    world.pass(20_000);
+    assert_eq!(world.taken.len(), 240, "{:?}", world.reports);
+    assert!(world.shard.waiting_for_slot.is_empty());
+}
+
+/// Hosts that never answer may have what they want as long as there is enough, but a site that comes later finds a connection.
+#[test]
+fn silent_sites_leave_connections_for_others() {
+    let mut world = by_mx(&["route.connections=64", "site.default.connections=30", "timeout.connect_ms=600000"]);
+    world.silent = (1..=8u8).map(|last| IpAddr::from([192, 0, 2, last])).collect();
+    world.hold_questions = true;
+    for number in 0..400 {
+        world.send(&[&format!("a@d{}.test", number % 8)], "x\r\n");
+    }
+    world.send(&["good@d99.test"], "x\r\n");
+    let mut asked = 0u8;
+    while let Some(query) = world.questions.pop_front() {
+        asked += 1;
+        let address = IpAddr::from([192, 0, 2, asked]);
+        let hosts = vec![MailHost { preference: 1, name: format!("mx{asked}.test").into(), addresses: vec![address] }];
+        world.input(Input::Resolved { query, answer: Answer::Mail { hosts, ttl_s: 600 } });
+    }
+    assert_eq!(asked, 9);
+    world.pass(1000);
+    assert_eq!(world.taken.len(), 1, "{:?}", world.reports);
+    assert!(world.shard.conns.outbound > 50, "{} connections", world.shard.conns.outbound);
+}
+
 /// Mail that waits when a domain moves goes to where it is by then; what DNS said is not used for longer than its TTL.
 #[test]
 fn a_domain_that_moves_takes_its_mail_along() {
