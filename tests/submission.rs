@@ -5,75 +5,22 @@
 mod common;
 
 use std::io::{Read, Write};
-use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use common::client::Client;
 use common::mail::plain;
-use common::programs::{need, run, script, shown, succeed};
-use common::relay::{Relay, Setup, program};
+use common::office::{Office, PASSWORD};
+use common::programs::{need, python, run, script, shown, succeed};
+use common::relay::Setup;
 use common::sink::{Mail, Sink};
 use common::{free_address, wait_until};
 
 const ARRIVAL_LONGEST: Duration = Duration::from_secs(60);
 const PROGRAM_LONGEST: Duration = Duration::from_secs(90);
-/// Nothing that a log or a reply may show.
-const PASSWORD: &str = "corr3ct-horse";
-
-/// A relay with all roles, and its users: alice with a SCRAM verifier, bob with an argon2 one.
-struct Office {
-    setup: Setup,
-    relay: Relay,
-    submission: SocketAddr,
-    submissions: SocketAddr,
-}
-
-fn user_line(name: &str, more: &[&str]) -> String {
-    let mut command = Command::new(program());
-    command.args(["user", "add", name]).args(more).stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    child.stdin.take().unwrap().write_all(format!("{PASSWORD}\n").as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    assert!(output.status.success(), "{}", shown(&output.stdout, &output.stderr));
-    let line = String::from_utf8(output.stdout).unwrap();
-    assert!(line.starts_with(name) && line.ends_with('\n') && !line.contains(PASSWORD), "{line}");
-    line
-}
-
-fn users_file(setup: &Setup) -> PathBuf {
-    let path = setup.dir().join("users");
-    let alice = user_line("alice", &["--senders", "alice@example.com"]);
-    std::fs::write(&path, alice + &user_line("bob", &["--argon2"])).unwrap();
-    path
-}
-
-impl Office {
-    fn open(sink: &Sink, change: impl FnOnce(Setup) -> Setup) -> Office {
-        let (submission, submissions) = (free_address(), free_address());
-        let setup = Setup::to(sink.address())
-            .set("listen.submission", submission)
-            .set("listen.submissions", submissions)
-            .set("auth.failure_delay_ms", 50);
-        let users = users_file(&setup);
-        let setup = change(setup.set("auth.users", users.display()));
-        let relay = setup.start();
-        Office { setup, relay, submission, submissions }
-    }
-
-    /// Ends the relay; no secret is in what it reported.
-    fn close(self) {
-        let errors = self.relay.errors();
-        let encoded = ["Y29ycjNjdC1ob3JzZ", "ycjNjdC1ob3JzZ", "b3JyM2N0LWhvcnNl", "cnIzY3QtaG9yc2"];
-        for secret in [PASSWORD].iter().chain(&encoded) {
-            assert!(!errors.contains(secret), "AUT-08: {errors}");
-        }
-        self.relay.stop();
-    }
-}
 
 fn subjects(mails: &[Mail]) -> Vec<String> {
     let subject = |mail: &Mail| {
@@ -151,6 +98,25 @@ fn clients_of_others_submit() {
         assert!(output.status.success(), "{subject}: {}", shown(&output.stdout, &output.stderr));
         wanted.push(subject);
     }
+
+    // GNU SASL by itself: bound to what TLS 1.3 exports, and without a binding in TLS 1.2, where none is offered.
+    let gsasl = need("gsasl", "gsasl");
+    for (priority, mechanism) in
+        [("NORMAL:-VERS-ALL:+VERS-TLS1.3", "SCRAM-SHA-256-PLUS"), ("NORMAL:-VERS-ALL:+VERS-TLS1.2", "SCRAM-SHA-256")]
+    {
+        let mut command = Command::new(&gsasl);
+        command.args(["--smtp", "--starttls", "--x509-ca-file=", &format!("--priority={priority}")]);
+        command.args(["--authentication-id=alice", &format!("--password={PASSWORD}"), "--authorization-id="]);
+        command.arg(format!("--connect=127.0.0.1:{}", office.submission.port()));
+        let said = succeed(&mut command, PROGRAM_LONGEST);
+        assert!(said.contains(&format!("\nAUTH {mechanism}")), "{mechanism}: {said}");
+    }
+
+    // Bound to the server's certificate.
+    let mut command = Command::new(python());
+    command.arg(script("scram_plus.py")).args([&office.submissions.port().to_string(), PASSWORD]);
+    succeed(&mut command, PROGRAM_LONGEST);
+    wanted.push("scramp".to_owned());
 
     let python = need("python3", "python3");
     let mut command = Command::new(python);

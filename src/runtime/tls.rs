@@ -8,6 +8,8 @@
 //!
 //! TLS 1.2 and 1.3 only, with rustls' suites (TLS-08). Whatever a peer sends is a `Broken` at worst; panics are ours.
 
+mod binding;
+
 use std::io::{self, IoSlice, Write as _};
 use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -45,11 +47,19 @@ static VERSIONS: [&SupportedProtocolVersion; 2] = [&rustls::version::TLS13, &rus
 #[derive(Clone)]
 pub struct Keys {
     /// For clients; `None`: STARTTLS is not offered.
-    server: Option<Arc<ServerConfig>>,
+    server: Option<ServerKeys>,
     /// For next hops whose certificate nobody asks for.
     any: Arc<ClientConfig>,
     /// For next hops that must prove their name; `None`: no policy asks for it.
     proven: Option<Arc<ClientConfig>>,
+}
+
+/// What clients get to see of us.
+#[derive(Clone)]
+struct ServerKeys {
+    config: Arc<ServerConfig>,
+    /// What binds an exchange of AUTH to our certificate.
+    end_point: Option<Arc<[u8]>>,
 }
 
 impl Keys {
@@ -61,7 +71,7 @@ impl Keys {
         let mut note = None;
         let server = match (&tls.pair, tls.offer) {
             (_, false) => None,
-            (Some((certificate, key)), true) => Some(server_config(certificate, key, clients)?),
+            (Some((certificate, key)), true) => Some(server_keys(certificate, key, clients)?),
             (None, true) => {
                 let (certificate, key) = own_files(&settings.queue.dir);
                 if !certificate.exists() || !key.exists() {
@@ -72,7 +82,7 @@ impl Keys {
                         certificate.display()
                     ));
                 }
-                Some(server_config(&certificate, &key, clients)?)
+                Some(server_keys(&certificate, &key, clients)?)
             }
         };
         let proven =
@@ -83,7 +93,7 @@ impl Keys {
     /// Looks whether the files that the settings name can be used, and makes none.
     pub fn check(settings: &Settings) -> Result<(), Failure> {
         if let (Some((certificate, key)), true) = (&settings.tls.pair, settings.tls.offer) {
-            server_config(certificate, key, settings.tls.client_roots.as_deref())?;
+            server_keys(certificate, key, settings.tls.client_roots.as_deref())?;
         }
         if settings.tls.policies.verifies() {
             roots("tls.roots", &settings.tls.roots)?;
@@ -93,10 +103,12 @@ impl Keys {
 
     /// The TLS of one connection, before its handshake. The first records of a client wait in it.
     pub(crate) fn begin(&self, role: TlsRole, peer: IpAddr) -> Result<Tls, Broken> {
+        let mut end_point = None;
         let side = match role {
             TlsRole::Server => {
-                let config = self.server.as_ref().expect("the shard offers STARTTLS where there is a certificate");
-                Side::Server(Box::new(UnbufferedServerConnection::new(config.clone())?))
+                let keys = self.server.as_ref().expect("the shard offers STARTTLS where there is a certificate");
+                end_point.clone_from(&keys.end_point);
+                Side::Server(Box::new(UnbufferedServerConnection::new(keys.config.clone())?))
             }
             TlsRole::Client { host, verify } => {
                 let config = match (verify, &self.proven) {
@@ -111,6 +123,8 @@ impl Keys {
         let mut tls = Tls {
             side,
             peer,
+            exporter: None,
+            end_point,
             secured: false,
             broken: false,
             incoming: Vec::new(),
@@ -137,10 +151,11 @@ fn trouble(what: &str, path: &Path, error: impl std::fmt::Display) -> Failure {
 }
 
 /// With `clients`, those who show a certificate from these authorities are known by it; nobody has to.
-fn server_config(certificate: &Path, key: &Path, clients: Option<&Path>) -> Result<Arc<ServerConfig>, Failure> {
+fn server_keys(certificate: &Path, key: &Path, clients: Option<&Path>) -> Result<ServerKeys, Failure> {
     let chain = CertificateDer::pem_file_iter(certificate)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(|error| trouble("tls.certificate", certificate, error))?;
+    let end_point = chain.first().and_then(|certificate| binding::end_point(certificate));
     let private = PrivateKeyDer::from_pem_file(key).map_err(|error| trouble("tls.key", key, error))?;
     let verifier = match clients {
         None => WebPkiClientVerifier::no_client_auth(),
@@ -153,8 +168,9 @@ fn server_config(certificate: &Path, key: &Path, clients: Option<&Path>) -> Resu
         .with_protocol_versions(&VERSIONS)
         .and_then(|builder| builder.with_client_cert_verifier(verifier).with_single_cert(chain, private))
         .map_err(|error| trouble("tls.certificate", certificate, error))?;
+    config.key_log = Arc::new(binding::Ear);
     config.ticketer = aws_lc_rs::Ticketer::new().map_err(|error| Failure(format!("no keys for tickets: {error}")))?;
-    Ok(Arc::new(config))
+    Ok(ServerKeys { config: Arc::new(config), end_point })
 }
 
 fn roots(key: &str, path: &Path) -> Result<RootCertStore, Failure> {
@@ -280,6 +296,9 @@ pub(crate) struct Tls {
     side: Side,
     /// Who is at the other end: a socket that failed cannot tell any more.
     peer: IpAddr,
+    /// What an AUTH exchange can be bound to once the handshake is done: what one comes from, and the other.
+    exporter: Option<binding::Secret>,
+    end_point: Option<Arc<[u8]>>,
     /// The handshake is done.
     secured: bool,
     /// The connection is of no use any more; rustls is not asked again.
@@ -366,7 +385,13 @@ impl Tls {
     fn turn(&mut self, records: &mut [u8], plain: &mut Vec<u8>) -> (usize, Result<Turn, Broken>) {
         let out = &mut self.outgoing;
         match &mut self.side {
-            Side::Server(server) => turn(server.process_tls_records(records), plain, out),
+            Side::Server(server) => {
+                let result = turn(server.process_tls_records(records), plain, out);
+                if !self.secured {
+                    self.exporter = binding::told().or(self.exporter.take());
+                }
+                result
+            }
             Side::Client(client) => turn(client.process_tls_records(records), plain, out),
         }
     }
@@ -384,7 +409,8 @@ impl Tls {
         }
         self.secured = true;
         let cipher = suite.map_or("unknown", |suite| registered_name(suite.suite()));
-        let binding = ChannelBinding::default();
+        let exporter = self.exporter.take().zip(suite).and_then(|(secret, suite)| binding::exporter(suite, &secret));
+        let binding = ChannelBinding { exporter, end_point: self.end_point.take() };
         Some(TlsInfo { cipher, resumed: kind == Some(HandshakeKind::Resumed), binding, certified })
     }
 

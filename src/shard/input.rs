@@ -126,7 +126,7 @@ pub enum Input<'a> {
 }
 
 /// What the two sides of a TLS connection agreed on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsInfo {
     /// The cipher suite by its registered name.
     pub cipher: &'static str,

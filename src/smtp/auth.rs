@@ -24,7 +24,7 @@ pub enum Mechanism {
     Login,
     /// RFC 5802, RFC 7677: proof that one knows the password.
     ScramSha256,
-    /// The same, bound to the TLS session (RFC 9266).
+    /// The same, bound to the TLS session (RFC 9266, RFC 5929).
     ScramSha256Plus,
     /// RFC 7628: a bearer token.
     OauthBearer,
@@ -102,10 +102,29 @@ impl Mechanisms {
 }
 
 /// What binds an exchange to the TLS session it is made in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct ChannelBinding {
     /// `tls-exporter` (RFC 9266), if the session gives one.
     pub exporter: Option<[u8; 32]>,
+    /// `tls-server-end-point` (RFC 5929), if our certificate has one.
+    pub end_point: Option<Arc<[u8]>>,
+}
+
+impl ChannelBinding {
+    /// True if mechanisms that bind may be offered: only where there is what every client that binds can bind to. In TLS 1.2 that would
+    /// be `tls-unique` (RFC 5802 6.1, RFC 9266 3), which we do not have.
+    pub fn suffices(&self) -> bool {
+        self.exporter.is_some()
+    }
+
+    /// The data of a binding by its registered name; `None` if the session does not have it.
+    pub fn data(&self, name: &str) -> Option<&[u8]> {
+        match name {
+            "tls-exporter" => self.exporter.as_ref().map(|data| &data[..]),
+            "tls-server-end-point" => self.end_point.as_deref(),
+            _ => None,
+        }
+    }
 }
 
 /// Who was authenticated.
@@ -187,8 +206,8 @@ pub struct AuthRequest {
     pub state: Option<ExchangeState>,
     /// The client's address.
     pub peer: IpAddr,
-    /// Of the TLS session, if it is inside one.
-    pub binding: Option<ChannelBinding>,
+    /// Of the TLS session; empty outside of one.
+    pub binding: ChannelBinding,
     /// Mechanisms with a channel binding are offered too (RFC 5802 6).
     pub plus_offered: bool,
 }

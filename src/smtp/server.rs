@@ -164,7 +164,7 @@ pub struct Server {
     ends_after_verdict: bool,
     /// Inside TLS: the cipher suite.
     cipher: Option<&'static str>,
-    binding: Option<ChannelBinding>,
+    binding: ChannelBinding,
     user: Option<Arc<User>>,
     /// The exchange of AUTH that is on.
     exchange: Option<Exchange>,
@@ -204,7 +204,7 @@ impl Server {
             greeted: false,
             ends_after_verdict: false,
             cipher: None,
-            binding: None,
+            binding: ChannelBinding::default(),
             user: None,
             exchange: None,
             request: None,
@@ -316,7 +316,7 @@ impl Server {
     pub fn secured(&mut self, cipher: &'static str, binding: ChannelBinding, out: &mut Vec<u8>) {
         assert_eq!(self.waiting, Waiting::Handshake, "a handshake was agreed on");
         self.cipher = Some(cipher);
-        self.binding = Some(binding);
+        self.binding = binding;
         self.user = None;
         if !self.greeted {
             self.greet(out);

@@ -6,6 +6,7 @@
 
 pub(crate) mod client;
 pub(crate) mod mail;
+pub(crate) mod office;
 pub(crate) mod programs;
 pub(crate) mod relay;
 pub(crate) mod sink;

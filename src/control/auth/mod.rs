@@ -25,7 +25,7 @@ use crate::smtp::auth::{AuthAnswer, AuthRequest, ExchangeState, Mechanism, User}
 use crate::smtp::sasl::{self, Bearer};
 
 use limiter::{Key, Limiter};
-use scram::{First, Pending, Proof};
+use scram::{First, Misfit, Pending, Proof};
 use service::Services;
 use tokens::Tokens;
 use users::Users;
@@ -251,8 +251,15 @@ impl Checker {
 
     fn scram_first(&self, request: &AuthRequest, message: &[u8]) -> Judged {
         let plus = request.mechanism == Mechanism::ScramSha256Plus;
-        let Some(first) = First::read(message, plus, request.plus_offered, request.binding) else {
-            return AuthAnswer::Malformed.into();
+        let first = match First::read(message, plus, request.plus_offered, &request.binding) {
+            Ok(first) => first,
+            Err(Misfit::Malformed) => return AuthAnswer::Malformed.into(),
+            Err(Misfit::NoSuchBinding) => return AuthAnswer::Refused.into(),
+            Err(Misfit::OfferTaken) => {
+                let text = format!("{} saw no offer of SCRAM-SHA-256-PLUS: somebody between may have taken it away", request.peer);
+                (self.report)(LogLevel::Warning, text);
+                return AuthAnswer::Refused.into();
+            }
         };
         let name: Name = first.user().into();
         if self.blocks(&[Key::User(name.clone())]) {

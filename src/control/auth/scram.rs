@@ -95,24 +95,35 @@ pub(super) struct First<'a> {
     binding: Vec<u8>,
 }
 
+/// Why an exchange ends with its first message.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Misfit {
+    /// It does not fit the grammar, or the mechanism that was chosen.
+    Malformed,
+    /// It binds to what this session does not have.
+    NoSuchBinding,
+    /// The client can bind, and saw no offer of ours to do so although we made one: somebody in between took it away.
+    OfferTaken,
+}
+
 impl<'a> First<'a> {
-    /// Reads the first message. `plus`: the mechanism that was chosen binds to the TLS session. `None`: it does not fit.
+    /// Reads the first message, with the channel binding's flag judged by the rules of RFC 5802 6. `plus`: the mechanism that was
+    /// chosen binds to the TLS session; `plus_offered`: it was offered.
     pub(super) fn read(
         message: &'a [u8],
         plus: bool,
         plus_offered: bool,
-        channel: Option<ChannelBinding>,
-    ) -> Option<First<'a>> {
-        let message = sasl::scram_first(message)?;
+        channel: &ChannelBinding,
+    ) -> Result<First<'a>, Misfit> {
+        let message = sasl::scram_first(message).ok_or(Misfit::Malformed)?;
         let mut binding = message.header.as_bytes().to_vec();
         match message.binding {
-            Binding::To("tls-exporter") if plus => binding.extend_from_slice(&channel?.exporter?),
-            // It saw no offer of ours to bind: somebody in between took it away (RFC 5802 6).
-            Binding::ServerLacks if plus_offered => return None,
+            Binding::To(name) if plus => binding.extend_from_slice(channel.data(name).ok_or(Misfit::NoSuchBinding)?),
+            Binding::ServerLacks if plus_offered && !plus => return Err(Misfit::OfferTaken),
             Binding::No | Binding::ServerLacks if !plus => {}
-            _ => return None,
+            _ => return Err(Misfit::Malformed),
         }
-        Some(First { message, binding })
+        Ok(First { message, binding })
     }
 
     /// Who the client says it is.
@@ -187,7 +198,7 @@ mod tests {
     fn the_example_of_the_rfc_runs() {
         let salt = STANDARD.decode("W22ZaJ0SNY7soEsUEjb6gQ==").unwrap();
         let verifier = Verifier::derive(b"pencil", &salt, 4096);
-        let first = First::read(b"n,,n=user,r=rOprNGfwEbeRWgbNEkqO", false, false, None).unwrap();
+        let first = First::read(b"n,,n=user,r=rOprNGfwEbeRWgbNEkqO", false, false, &ChannelBinding::default()).unwrap();
         let (text, pending) = first.answer_with(verifier.clone(), "%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0");
         assert_eq!(
             String::from_utf8(text).unwrap(),
@@ -206,17 +217,54 @@ mod tests {
         assert!(Verifier::parse(&verifier.to_string()) == Some(verifier));
     }
 
+    /// AUT-01: RFC 5802 6, every flag with and without PLUS, with and without the offer.
     #[test]
     fn bindings_are_what_was_agreed_on() {
-        let channel = Some(ChannelBinding { exporter: Some([7; 32]) });
-        let read = |text: &'static str, plus, offered| First::read(text.as_bytes(), plus, offered, channel).is_some();
-        assert!(read("p=tls-exporter,,n=u,r=x", true, true));
-        assert!(!read("p=tls-unique,,n=u,r=x", true, true));
-        assert!(!read("n,,n=u,r=x", true, true), "PLUS without a binding");
-        assert!(!read("p=tls-exporter,,n=u,r=x", false, true), "a binding without PLUS");
-        assert!(!read("y,,n=u,r=x", false, true), "the offer was taken away");
-        assert!(read("y,,n=u,r=x", false, false) && read("n,,n=u,r=x", false, true));
-        assert!(First::read(b"p=tls-exporter,,n=u,r=x", true, true, None).is_none());
+        let channel = ChannelBinding { exporter: Some([7; 32]), end_point: Some([8u8; 48].as_slice().into()) };
+        let none = ChannelBinding::default();
+        let read = |flag: &str, plus, offered, channel: &ChannelBinding| {
+            let first = format!("{flag},,n=u,r=x");
+            First::read(first.as_bytes(), plus, offered, channel).map(|first| first.binding)
+        };
+        let bound = |flag: &str, data: &[u8]| Ok([flag.as_bytes(), b",,", data].concat());
+        let (exporter, end_point) = ("p=tls-exporter", "p=tls-server-end-point");
+        assert_eq!(read(exporter, true, true, &channel), bound(exporter, &[7; 32]));
+        assert_eq!(read(end_point, true, true, &channel), bound(end_point, &[8; 48]));
+        assert_eq!(read("y", false, false, &none), bound("y", b""));
+        assert_eq!(read("n", false, false, &none), bound("n", b""));
+        assert_eq!(read("n", false, true, &channel), bound("n", b""), "it cannot bind");
+        assert_eq!(read("y", false, true, &channel), Err(Misfit::OfferTaken));
+        assert_eq!(read("y", true, true, &channel), Err(Misfit::Malformed), "it saw the offer that it says was not there");
+        assert_eq!(read("n", true, true, &channel), Err(Misfit::Malformed), "PLUS without a binding");
+        assert_eq!(read(exporter, false, true, &channel), Err(Misfit::Malformed), "a binding without PLUS");
+        for unknown in ["p=tls-unique", "p=x", "p=TLS-EXPORTER"] {
+            assert_eq!(read(unknown, true, true, &channel), Err(Misfit::NoSuchBinding), "{unknown}");
+        }
+        assert_eq!(read(exporter, true, true, &none), Err(Misfit::NoSuchBinding));
+    }
+
+    /// A proof made for one session is none in another: who sits in between has two.
+    #[test]
+    fn a_proof_is_bound_to_its_session() {
+        let salt = [5; 16];
+        let verifier = Verifier::derive(b"pencil", &salt, 4096);
+        let channel = ChannelBinding { exporter: Some([7; 32]), end_point: None };
+        let first = First::read(b"p=tls-exporter,,n=user,r=abc", true, true, &channel).unwrap();
+        let (text, pending) = first.answer_with(verifier, "def");
+        let prove = |data: &[u8]| {
+            let mut salted = [0; 32];
+            pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, 4096.try_into().unwrap(), &salt, b"pencil", &mut salted);
+            let client_key = keyed(&salted, b"Client Key");
+            let binding = STANDARD.encode([b"p=tls-exporter,,", data].concat());
+            let without = format!("c={binding},r=abcdef");
+            let signed = format!("n=user,r=abc,{},{without}", String::from_utf8(text.clone()).unwrap());
+            let signature = keyed(&hashed(&client_key), signed.as_bytes());
+            let proof: Vec<u8> = client_key.iter().zip(signature).map(|(byte, mask)| byte ^ mask).collect();
+            pending.judge(format!("{without},p={}", STANDARD.encode(proof)).as_bytes())
+        };
+        assert!(matches!(prove(&[7; 32]), Proof::Good(_)));
+        assert_eq!(prove(&[6; 32]), Proof::Bad);
+        assert_eq!(prove(b""), Proof::Bad);
     }
 
     #[test]

@@ -36,7 +36,7 @@ impl World {
             response: response.map(|response| Zeroizing::new(response.to_vec())),
             state,
             peer: "192.0.2.1".parse().unwrap(),
-            binding: None,
+            binding: Default::default(),
             plus_offered: false,
         };
         self.authenticator.ask(Box::new(request), Box::new(move |answer| drop(sender.send(answer))));

@@ -288,6 +288,49 @@ proptest! {
     }
 }
 
+/// AUT-01: the channel binding is what another's stack makes of the same session (RFC 9266), in both hashes, and in TLS 1.2 too that
+/// of the certificate (RFC 5929).
+#[test]
+fn sessions_are_bound_to_what_both_ends_export() {
+    use rustls::crypto::aws_lc_rs::cipher_suite as suites;
+    let cases = [
+        (suites::TLS13_AES_128_GCM_SHA256, true),
+        (suites::TLS13_AES_256_GCM_SHA384, true),
+        (suites::TLS13_CHACHA20_POLY1305_SHA256, true),
+        (suites::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, false),
+    ];
+    for (suite, bound) in cases {
+        let provider = Arc::new(CryptoProvider { cipher_suites: vec![suite], ..aws_lc_rs::default_provider() });
+        let verifier = Arc::new(AnyCertificate(provider.clone()));
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[if bound { &rustls::version::TLS13 } else { &rustls::version::TLS12 }])
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(verifier)
+            .with_no_client_auth();
+        let name = ServerName::try_from("relay.example").unwrap();
+        let mut client = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
+        let mut ours = End::new(server());
+        while client.is_handshaking() || ours.secured.is_none() {
+            let mut said = Vec::new();
+            client.write_tls(&mut said).unwrap();
+            if !said.is_empty() {
+                ours.read(&said).unwrap();
+            }
+            let answer = ours.take(usize::MAX);
+            client.read_tls(&mut &answer[..]).unwrap();
+            client.process_new_packets().unwrap();
+        }
+        let exported = client.export_keying_material([0; 32], b"EXPORTER-Channel-Binding", Some(b"")).unwrap();
+        let binding = ours.secured.unwrap().binding;
+        assert_eq!(binding.exporter, bound.then_some(exported), "{suite:?}");
+        // Our own certificates are signed with SHA-256.
+        let certificate = &client.peer_certificates().unwrap()[0];
+        let hash = ::aws_lc_rs::digest::digest(&::aws_lc_rs::digest::SHA256, certificate);
+        assert_eq!(binding.end_point.as_deref(), Some(hash.as_ref()), "{suite:?}");
+    }
+}
+
 /// A client's certificate lets it relay if it is from an authority for clients; who has none is let in without.
 #[test]
 fn clients_are_known_by_certificates() {
