@@ -19,6 +19,7 @@ use socket2::SockRef;
 
 use super::balance::Seat;
 use super::executor::Shell;
+use super::gate::Place;
 use super::tls::{self, Opened, Tls};
 use crate::base::ids::ConnId;
 use crate::shard::{CloseReason, Input};
@@ -47,6 +48,8 @@ pub(crate) struct Conn {
     /// Inside TLS, or on the way there: `tls` holds it. A flag of its own, so that the path in clear looks at nothing else.
     sealed: Cell<bool>,
     tls: RefCell<Option<Box<Tls>>>,
+    /// In the line of handshakes.
+    place: Place,
     /// A client's place on this shard.
     _seat: Option<Seat>,
 }
@@ -78,6 +81,7 @@ impl Conn {
             writer: RefCell::new(None),
             sealed: Cell::new(false),
             tls: RefCell::new(None),
+            place: Place::default(),
             _seat: seat,
         })
     }
@@ -249,12 +253,17 @@ fn poll_read(shell: &Rc<Shell>, conn: &Rc<Conn>, cx: &mut Context<'_>) -> Poll<b
     }
 }
 
-/// One read inside TLS: at most one flight of a handshake, which waits for our answer, so that a core does one
-/// handshake's work between others' turns (TLS-13).
+/// One read inside TLS: at most one flight of a handshake, which waits for our answer and has to be let in by the gate, so that a
+/// core does few handshakes' work between others' turns (TLS-13).
 fn poll_read_sealed(shell: &Rc<Shell>, conn: &Rc<Conn>, cx: &mut Context<'_>) -> Poll<bool> {
     let mut scratch = shell.scratch.borrow_mut();
     let mut place = conn.tls.borrow_mut();
     let tls = place.as_mut().expect("a sealed connection has its TLS");
+    let handshake = !tls.can_seal();
+    if handshake && !shell.gate.is_open(&conn.place, cx) {
+        conn.remember(&conn.reader, cx);
+        return Poll::Pending;
+    }
     let kept = tls.kept();
     let count = match Pin::new(&mut *conn.stream.borrow_mut()).poll_read(cx, &mut scratch[kept..]) {
         Poll::Pending => {
@@ -266,6 +275,9 @@ fn poll_read_sealed(shell: &Rc<Shell>, conn: &Rc<Conn>, cx: &mut Context<'_>) ->
     };
     let mut plain = shell.plain.borrow_mut();
     plain.clear();
+    if handshake {
+        shell.gate.pass(&conn.place);
+    }
     let opened = match &count {
         Ok(count) if *count > 0 => tls.open(&mut scratch, *count, &mut plain),
         _ => Ok(Opened::default()),

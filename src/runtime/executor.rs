@@ -22,6 +22,7 @@ use super::clock::{Alarm, Clock};
 use super::conn::{self, Conn};
 use super::disk::{Disk, DmaBlocks};
 use super::listen::Door;
+use super::gate::Gate;
 use super::mesh::{Injection, InjectionReply, Letter, Mailbox};
 use super::report::Reporter;
 use super::tls::{Broken, Keys};
@@ -69,6 +70,7 @@ pub(crate) struct Shell {
     keys: Keys,
     effects: RefCell<VecDeque<Effect>>,
     fresh: RefCell<Vec<Effect>>,
+    pub(super) gate: Rc<Gate>,
     performing: Cell<bool>,
     conns: RefCell<FxHashMap<ConnId, Rc<Conn>>>,
     /// The connection just accepted, until the shard opens or refuses it.
@@ -110,6 +112,7 @@ pub(crate) async fn live(berth: Berth) {
         performing: Cell::new(false),
         conns: RefCell::default(),
         arrived: RefCell::new(None),
+        gate: Rc::default(),
         disk: Rc::new(Disk::new(&berth.spool, berth.id, berth.segment_bytes)),
         injections: RefCell::default(),
         injections_seen: Cell::new(0),

@@ -4,7 +4,8 @@
 //! what they and the signals say; it carries no mail.
 //!
 //! - `probe`: is io_uring there, and what to do if not. `report`: lines for the operator.
-//! - `executor`: the shell of a shard. `listen`, `conn`, `dial`: its sockets. `balance`: which shard takes a fresh connection. `disk`: its segments.
+//! - `executor`: the shell of a shard. `listen`, `conn`, `dial`: its sockets. `balance`: which shard takes a fresh connection.
+//!   `proxy`: what a load balancer says of one. `gate`: how many handshakes a turn has. `disk`: its segments.
 //! - `survey`: how a disk commits, for `ringpost tune`.
 //! - `tls`: the only file that names rustls; keys, and one connection's records.
 //! - `ring`: how glommio's rings are made. `mesh`: what comes from other threads, through a `mailbox`. `clock`: the moment of a step, and the one timer.
@@ -16,6 +17,7 @@ mod dial;
 mod disk;
 mod executor;
 mod listen;
+mod gate;
 mod mailbox;
 mod mesh;
 pub mod probe;
