@@ -25,7 +25,7 @@ use ringpost::queue::spool::{self, SpoolSettings};
 use ringpost::route::{self, Answer, QueryId};
 use ringpost::runtime::report::Reporter;
 use ringpost::runtime::tls::Keys;
-use ringpost::runtime::{self, Ask, Authenticate, Build, Crew, Options};
+use ringpost::runtime::{self, Ask, Authenticate, Build, Crew, Options, Sockets, privileges};
 use ringpost::shard::{Level, Setup, Shard};
 use ringpost::smtp::auth::AuthAnswer;
 use ringpost::tune::topology::Topology;
@@ -162,6 +162,10 @@ fn run(configuration: &Configuration) -> Result<(), Trouble> {
     runtime::probe::io_uring().map_err(Trouble::Failed)?;
     runtime::probe::raise_open_files();
     let reporter = Reporter::start(settings.log_level).map_err(failed)?;
+    let sockets = Sockets::bind(&settings.listen, settings.shards.into(), &cores, &settings.socket).map_err(failed)?;
+    if let Some(user) = &settings.user {
+        privileges::become_user(user).map_err(failed)?;
+    }
     let (_lock, starts) = spool::open_spool(&SpoolSettings {
         dir: settings.queue.dir.clone(),
         shards: settings.shards,
@@ -175,9 +179,13 @@ fn run(configuration: &Configuration) -> Result<(), Trouble> {
     note.into_iter().for_each(|note| reporter.report(Level::Info, note));
     let ask = resolver(&settings, &reporter);
     let authenticate = authenticator(&settings, &reporter)?;
-    let mut crew =
-        Crew::start(options(&settings, cores, keys, authenticate), builds(&settings, starts), &ask, reporter.clone())
-            .map_err(failed)?;
+    let mut crew = Crew::start(
+        options(&settings, sockets, keys, authenticate),
+        builds(&settings, starts),
+        &ask,
+        reporter.clone(),
+    )
+    .map_err(failed)?;
     runtime::watch_signals(crew.events()).map_err(failed)?;
     if crew.wait_ready().map_err(failed)? {
         say(&ready_line(&settings, crew.listeners()))?;
@@ -190,14 +198,14 @@ fn run(configuration: &Configuration) -> Result<(), Trouble> {
     Ok(())
 }
 
-fn options(settings: &Settings, cores: Vec<usize>, keys: Keys, authenticate: Authenticate) -> Options {
+fn options(settings: &Settings, sockets: Sockets, keys: Keys, authenticate: Authenticate) -> Options {
     Options {
-        listen: settings.listen.clone(),
+        sockets,
         authenticate,
+        proxies: settings.relay.proxies.clone(),
         keys,
         queue_dir: settings.queue.dir.clone(),
         segment_bytes: settings.queue.segment_bytes,
-        cores,
         socket: settings.socket,
         drain_ms: settings.drain_ms,
     }

@@ -183,7 +183,8 @@ fn wrong_settings_are_explained() {
 fn what_is_taken_is_named() {
     let setup = Setup::to(free_address());
     let relay = setup.start();
-    let arguments = setup.arguments();
+    let mut arguments = setup.arguments();
+    arguments.extend(["--set".to_owned(), format!("listen.relay={}", free_address())]);
     let output = ringpost(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
     let text = shown(&output.stdout, &output.stderr);
     assert_eq!(output.status.code(), Some(1), "{text}");

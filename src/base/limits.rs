@@ -59,6 +59,10 @@ pub const SHARDS_MAX: u16 = 256;
 /// Inbound connections of one shard (`listen.connections`). Full: 421 4.3.2 as the greeting (SES-26). The same bound holds for one
 /// address and one network if nothing else is set (`listen.connections_per_address`, `listen.connections_per_network`): 421 4.7.0.
 pub const CONNECTIONS_IN_MAX: usize = 10_000;
+/// A PROXY header is awaited so long (PRX-01). Over: the connection is closed.
+pub const PROXY_HEADER_MS: u64 = 5_000;
+/// Connections of one shard whose PROXY header is awaited. Full: the connection is closed.
+pub const PROXY_HEADERS_MAX: usize = 1_024;
 /// Longest command line with CRLF: 512 and all extensions of SIZ-02 and SIZ-03 with room to spare. Longer: 500, skipped to CRLF (SIZ-04).
 pub const COMMAND_LINE_MAX_BYTES: usize = 2048;
 /// Longest line of an AUTH exchange with CRLF, either way of the client (AUT-03; RFC 4954 4). Longer: 500, skipped to CRLF.

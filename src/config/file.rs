@@ -99,6 +99,12 @@ static KEYS: &[Key] = &[
         &[],
         "Where mail is taken as by `listen.relay` and thrown away: for benchmarks of everything before the queue.",
     ),
+    texts(
+        "proxy.networks",
+        &[],
+        "Load balancers whose PROXY header (version 1 or 2) is believed at listeners that await one, as in \
+         `listen.relay = [\"192.0.2.1:2525 proxy\"]`. Whoever else connects there, or sends no header, is closed without a word.",
+    ),
     text("listen.http", "127.0.0.1:8025", "Address of the HTTP interface. Empty: none."),
     number(
         "listen.connections",
@@ -545,6 +551,12 @@ static KEYS: &[Key] = &[
     text("tenant.*.priority", "", "Class of its messages: `urgent`, `normal` or `bulk`. Not set: `normal`."),
     // ---- the rest ----
     text("log.level", "info", "What is logged: `error`, `warning`, `info` or `debug`, each with all before it."),
+    text(
+        "user",
+        "",
+        "The system's user whom the relay becomes, for good, once its sockets are bound; it must be able to write in `queue.dir` and to \
+         read all files named here, the certificate's key among them. Empty: whoever starts it.",
+    ),
     time("drain_ms", limits::DRAIN_MS, "On SIGTERM, deliveries on their way have so long to end."),
 ];
 

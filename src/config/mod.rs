@@ -5,7 +5,7 @@
 //! the value and the remedy; there are no warnings, and no input makes it panic.
 //!
 //! - [`mod@file`]: every key once, with default, bounds and manual text; reads a file and overrides into raw values.
-//! - [`settings`]: raw values become types that cannot hold anything wrong.
+//! - `auth`: the settings about users. [`settings`]: all others; raw values become types that cannot hold anything wrong.
 
 mod auth;
 pub mod file;

@@ -66,6 +66,8 @@ pub struct Settings {
     pub log_level: LogLevel,
     /// How long a drain waits for deliveries on their way.
     pub drain_ms: u64,
+    /// Whom the relay becomes once its sockets are bound.
+    pub user: Option<Box<str>>,
 }
 
 /// One place to listen at.
@@ -75,6 +77,8 @@ pub struct Listener {
     pub endpoint: Endpoint,
     /// For whom.
     pub role: Role,
+    /// Every connection begins with a PROXY header, and comes from `proxy.networks` (PRX-01).
+    pub proxied: bool,
 }
 
 /// Where clients connect to.
@@ -155,6 +159,8 @@ impl Role {
 pub struct RelaySettings {
     /// Whose clients may send anywhere.
     pub networks: Vec<IpNet>,
+    /// Whose word on a client's address is believed, where a listener awaits it.
+    pub proxies: Vec<IpNet>,
     /// Largest message, unstuffed.
     pub message_bytes_max: u64,
     /// Recipients of one transaction.
@@ -557,6 +563,7 @@ impl Settings {
             sources: sources(values, &hostname)?,
             log_level: log_level(values)?,
             drain_ms: values.number("drain_ms"),
+            user: optional(values, "user", |name| Ok(name.into()))?,
         };
         settings.check_submission()?;
         Ok(settings)
@@ -564,7 +571,7 @@ impl Settings {
 
     /// Who submits must be able to say who it is, and not so that all can hear it.
     fn check_submission(&self) -> Result<(), ConfigError> {
-        for Listener { endpoint, role } in self.listen.iter().filter(|listener| listener.role.is_submission()) {
+        for Listener { endpoint, role, .. } in self.listen.iter().filter(|listener| listener.role.is_submission()) {
             let key = format!("listen.{}", role.name());
             if self.auth.mechanisms.is_empty() {
                 let remedy =
@@ -598,12 +605,12 @@ fn hostname(values: &Values, machine: &Machine) -> Result<Box<str>, ConfigError>
 fn listen(values: &Values) -> Result<Vec<Listener>, ConfigError> {
     let mut listeners: Vec<Listener> = Vec::new();
     for (role, key) in Role::ALL.into_iter().zip(LISTEN_KEYS) {
-        for endpoint in each(values, key, Endpoint::parse)? {
+        for (endpoint, proxied) in each(values, key, listener)? {
             let any_port = matches!(endpoint, Endpoint::Tcp(address) if address.port() == 0);
             if !any_port && listeners.iter().any(|listener| listener.endpoint == endpoint) {
                 return Err(ConfigError::new(key, endpoint.to_string(), "is there twice; an address has one role"));
             }
-            listeners.push(Listener { endpoint, role });
+            listeners.push(Listener { endpoint, role, proxied });
         }
     }
     if listeners.is_empty() {
@@ -612,12 +619,21 @@ fn listen(values: &Values) -> Result<Vec<Listener>, ConfigError> {
     Ok(listeners)
 }
 
+/// An endpoint, and ` proxy` behind it if a PROXY header is awaited there.
+fn listener(text: &str) -> Result<(Endpoint, bool), &'static str> {
+    match text.strip_suffix(" proxy") {
+        Some(endpoint) => Ok((Endpoint::parse(endpoint.trim_end())?, true)),
+        None => Ok((Endpoint::parse(text)?, false)),
+    }
+}
+
 /// The keys of `Role::ALL`.
 const LISTEN_KEYS: [&str; 4] = ["listen.relay", "listen.submission", "listen.submissions", "listen.null"];
 
 fn relay(values: &Values) -> Result<RelaySettings, ConfigError> {
     Ok(RelaySettings {
         networks: each(values, "relay.networks", network)?,
+        proxies: each(values, "proxy.networks", network)?,
         message_bytes_max: values.number("relay.message_bytes"),
         recipients_max: values.number("relay.recipients") as usize,
         errors_max: small(values, "relay.errors"),

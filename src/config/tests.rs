@@ -24,7 +24,7 @@ fn it_works_without_a_file() {
     assert_eq!(settings.shards, 4);
     assert_eq!(
         settings.listen,
-        [Listener { endpoint: Endpoint::Tcp("127.0.0.1:2525".parse().unwrap()), role: Role::Relay }]
+        [Listener { endpoint: Endpoint::Tcp("127.0.0.1:2525".parse().unwrap()), role: Role::Relay, proxied: false }]
     );
     assert_eq!(settings.http, Some("127.0.0.1:8025".parse().unwrap()));
     assert_eq!(settings.queue.dir, Path::new("ringpost-queue"));
@@ -39,19 +39,24 @@ fn it_works_without_a_file() {
 #[test]
 fn listeners_have_roles_and_submission_has_users() {
     let sets = [
-        "listen.relay=unix:/run/ringpost/smtp,[::1]:25",
+        "listen.relay=unix:/run/ringpost/smtp,[::1]:25,127.0.0.1:26 proxy",
         "listen.submission=127.0.0.1:587",
         "listen.submissions=127.0.0.1:465",
         "listen.null=127.0.0.1:0,127.0.0.1:0",
         "auth.users=/etc/ringpost/users",
     ];
     let settings = with("", &sets).unwrap();
-    let shown: Vec<String> = settings.listen.iter().map(|l| format!("{} {}", l.role.name(), l.endpoint)).collect();
+    let shown: Vec<String> = settings
+        .listen
+        .iter()
+        .map(|l| format!("{} {}{}", l.role.name(), l.endpoint, if l.proxied { " proxied" } else { "" }))
+        .collect();
     assert_eq!(
         shown,
         [
             "relay unix:/run/ringpost/smtp",
             "relay [::1]:25",
+            "relay 127.0.0.1:26 proxied",
             "submission 127.0.0.1:587",
             "submissions 127.0.0.1:465",
             "null 127.0.0.1:0",

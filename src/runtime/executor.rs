@@ -9,11 +9,12 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, IntoRawFd as _};
 use std::rc::Rc;
 
 use glommio::net::TcpStream;
+use ipnet::IpNet;
 use rustc_hash::FxHashMap;
 use socket2::SockRef;
 
@@ -21,12 +22,12 @@ use super::balance::{Loads, Seat};
 use super::clock::{Alarm, Clock};
 use super::conn::{self, Conn};
 use super::disk::{Disk, DmaBlocks};
-use super::listen::Door;
 use super::gate::Gate;
+use super::listen::Door;
 use super::mesh::{Injection, InjectionReply, Letter, Mailbox};
 use super::report::Reporter;
 use super::tls::{Broken, Keys};
-use super::{Ask, Authenticate, Event, listen};
+use super::{Ask, Authenticate, Event, listen, proxy};
 use crate::base::bytes::{BlockSource, Outbox};
 use crate::base::ids::{ConnId, InjectionId, ShardId};
 use crate::base::limits;
@@ -46,6 +47,7 @@ pub(crate) struct Berth {
     pub(crate) segment_bytes: u32,
     pub(crate) doors: Vec<Door>,
     pub(crate) loads: Loads,
+    pub(crate) proxies: Vec<IpNet>,
     pub(crate) socket: SocketSettings,
     /// All shards' mailboxes, this one's among them.
     pub(crate) mailboxes: Vec<Mailbox>,
@@ -68,9 +70,9 @@ pub(crate) struct Shell {
     /// What one read held inside TLS, or what one write seals.
     pub(super) plain: RefCell<Vec<u8>>,
     keys: Keys,
+    pub(super) gate: Rc<Gate>,
     effects: RefCell<VecDeque<Effect>>,
     fresh: RefCell<Vec<Effect>>,
-    pub(super) gate: Rc<Gate>,
     performing: Cell<bool>,
     conns: RefCell<FxHashMap<ConnId, Rc<Conn>>>,
     /// The connection just accepted, until the shard opens or refuses it.
@@ -85,6 +87,9 @@ pub(crate) struct Shell {
     ask: Ask,
     authenticate: Authenticate,
     loads: Loads,
+    pub(super) proxies: Vec<IpNet>,
+    /// Connections whose PROXY header is awaited.
+    pub(super) headers_awaited: Cell<usize>,
     events: std::sync::mpsc::Sender<Event>,
     reporter: Reporter,
     /// Sockets that begin to listen when the shard is ready.
@@ -107,12 +112,12 @@ pub(crate) async fn live(berth: Berth) {
         scratch: RefCell::new(vec![0; limits::RECEIVE_BYTES].into_boxed_slice()),
         plain: RefCell::default(),
         keys: berth.keys,
+        gate: Rc::default(),
         effects: RefCell::default(),
         fresh: RefCell::default(),
         performing: Cell::new(false),
         conns: RefCell::default(),
         arrived: RefCell::new(None),
-        gate: Rc::default(),
         disk: Rc::new(Disk::new(&berth.spool, berth.id, berth.segment_bytes)),
         injections: RefCell::default(),
         injections_seen: Cell::new(0),
@@ -121,6 +126,8 @@ pub(crate) async fn live(berth: Berth) {
         ask: berth.ask,
         authenticate: berth.authenticate,
         loads: berth.loads,
+        proxies: berth.proxies,
+        headers_awaited: Cell::new(0),
         events: berth.events,
         reporter: berth.reporter,
         waiting: RefCell::new(berth.doors),
@@ -162,9 +169,9 @@ async fn read_mail(shell: &Rc<Shell>) {
                 Letter::Inject(injection) => shell.inject(*injection),
                 Letter::Report(reply) => reply(shell.report()),
                 Letter::Authenticated { conn, answer } => shell.give(Input::Authenticated { conn, answer }),
-                Letter::Client { socket, role, seat } => {
+                Letter::Client { socket, role, proxied, seat } => {
                     // SAFETY: the descriptor is a connection's and given away.
-                    shell.accepted(unsafe { TcpStream::from_raw_fd(socket.into_raw_fd()) }, role, seat);
+                    shell.accepted(unsafe { TcpStream::from_raw_fd(socket.into_raw_fd()) }, role, proxied, seat);
                 }
                 Letter::Drain => shell.give(Input::Drain),
                 Letter::Stop => return shell.stopped.set(true),
@@ -343,9 +350,11 @@ impl Shell {
         if doors.is_empty() {
             return;
         }
-        for Door { socket, role } in doors {
+        for Door { socket, role, proxied } in doors {
             match listen::listen(socket, self.socket.backlog) {
-                Ok(listener) => drop(glommio::spawn_local(listen::accept_loop(self.clone(), listener, role)).detach()),
+                Ok(listener) => {
+                    drop(glommio::spawn_local(listen::accept_loop(self.clone(), listener, role, proxied)).detach())
+                }
                 Err(error) => drop(self.events.send(Event::Failed(self.id, format!("cannot listen: {error}")))),
             }
         }
@@ -354,26 +363,42 @@ impl Shell {
     }
 
     /// A client has connected: it stays here, or goes to a shard with fewer.
-    pub(super) fn arrived(self: &Rc<Self>, stream: TcpStream, role: Role) {
+    pub(super) fn arrived(self: &Rc<Self>, stream: TcpStream, role: Role, proxied: bool) {
         let seat = self.loads.take_seat(self.id.0 as usize);
         if seat.shard() == self.id.0 as usize {
-            return self.accepted(stream, role, seat);
+            return self.accepted(stream, role, proxied, seat);
         }
         match descriptor(&stream).try_clone_to_owned() {
-            Ok(socket) => self.mailboxes[seat.shard()].post([Letter::Client { socket, role, seat }]),
+            Ok(socket) => self.mailboxes[seat.shard()].post([Letter::Client { socket, role, proxied, seat }]),
             // No descriptor is left for the moment of handing over.
-            Err(_) => self.accepted(stream, role, seat),
+            Err(_) => self.accepted(stream, role, proxied, seat),
         }
     }
 
     /// A client is this shard's from here on.
-    fn accepted(self: &Rc<Self>, stream: TcpStream, role: Role, seat: Seat) {
+    fn accepted(self: &Rc<Self>, stream: TcpStream, role: Role, proxied: bool, seat: Seat) {
         let descriptor = descriptor(&stream);
         let socket = SockRef::from(&descriptor);
         // A peer that is gone already has no address. Who comes by a unix socket has none either, and is of this machine.
         let (Ok(peer), Ok(local)) = (socket.peer_addr(), socket.local_addr()) else { return };
         let here = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let (peer, local) = (peer.as_socket().unwrap_or(here), local.as_socket().unwrap_or(here).ip());
+        if proxied {
+            proxy::await_header(self, stream, role, seat, peer, local);
+        } else {
+            self.introduce(stream, role, seat, peer, local);
+        }
+    }
+
+    /// It is known who the client is: the shard greets it.
+    pub(super) fn introduce(
+        self: &Rc<Self>,
+        stream: TcpStream,
+        role: Role,
+        seat: Seat,
+        peer: SocketAddr,
+        local: IpAddr,
+    ) {
         *self.arrived.borrow_mut() = Some((stream, seat));
         self.give(Input::Accepted { peer, local, role });
         assert!(self.arrived.borrow().is_none(), "an accepted connection was neither opened nor refused");

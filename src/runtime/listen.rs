@@ -8,7 +8,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{FromRawFd as _, IntoRawFd as _};
-use std::os::unix::fs::FileTypeExt as _;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
@@ -29,6 +29,8 @@ const ACCEPTS_PER_TURN: u32 = 64;
 pub(crate) struct Door {
     pub(crate) socket: Socket,
     pub(crate) role: Role,
+    /// See `Listener::proxied`.
+    pub(crate) proxied: bool,
 }
 
 /// A socket per shard, whose cores are given, for one endpoint; gives the endpoint too, with the port the kernel chose for port 0.
@@ -56,6 +58,8 @@ fn bind_unix(path: &Path, shards: usize) -> io::Result<Vec<Socket>> {
     }
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.bind(&address)?;
+    // Who may reach it is for its directory to say, whatever the mask of whoever starts us.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))?;
     (0..shards).map(|_| socket.try_clone()).collect()
 }
 
@@ -115,12 +119,12 @@ pub(crate) fn listen(socket: Socket, backlog: u32) -> io::Result<TcpListener> {
 }
 
 /// Takes connections for as long as the shard lives.
-pub(crate) async fn accept_loop(shell: Rc<Shell>, listener: TcpListener, role: Role) {
+pub(crate) async fn accept_loop(shell: Rc<Shell>, listener: TcpListener, role: Role, proxied: bool) {
     let mut taken = 0u32;
     loop {
         match listener.accept().await {
             // A peer that is gone already has no address; dropping the stream ends it.
-            Ok(stream) => shell.arrived(stream, role),
+            Ok(stream) => shell.arrived(stream, role, proxied),
             Err(error) => match error.raw_os_error() {
                 Some(errno @ (libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)) => {
                     let why = io::Error::from_raw_os_error(errno);

@@ -32,7 +32,7 @@ pub(crate) enum Letter {
     /// From whoever checks credentials.
     Authenticated { conn: ConnId, answer: AuthAnswer },
     /// From another shard: a fresh connection, nothing of which was read.
-    Client { socket: OwnedFd, role: Role, seat: Seat },
+    Client { socket: OwnedFd, role: Role, proxied: bool, seat: Seat },
     /// From the main thread: take no more work.
     Drain,
     /// From the main thread: end now.

@@ -8,6 +8,7 @@
 //!   `proxy`: what a load balancer says of one. `gate`: how many handshakes a turn has. `disk`: its segments.
 //! - `survey`: how a disk commits, for `ringpost tune`.
 //! - `tls`: the only file that names rustls; keys, and one connection's records.
+//! - `privileges`: what is given up at the start.
 //! - `ring`: how glommio's rings are made. `mesh`: what comes from other threads, through a `mailbox`. `clock`: the moment of a step, and the one timer.
 
 mod balance;
@@ -16,11 +17,13 @@ mod conn;
 mod dial;
 mod disk;
 mod executor;
-mod listen;
 mod gate;
+mod listen;
 mod mailbox;
 mod mesh;
+pub mod privileges;
 pub mod probe;
+mod proxy;
 pub mod report;
 mod ring;
 pub mod survey;
@@ -45,6 +48,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use glommio::{LocalExecutorBuilder, Placement};
+use ipnet::IpNet;
 
 use crate::base::bytes::BlockSource;
 use crate::base::ids::ShardId;
@@ -82,7 +86,7 @@ pub type Build = Box<dyn FnOnce(ShardId, Box<dyn BlockSource>, Now) -> Shard + S
 /// What the shell itself needs to know; everything else goes from the settings to the shards.
 pub struct Options {
     /// Where to listen.
-    pub listen: Vec<Listener>,
+    pub sockets: Sockets,
     /// Who knows the users.
     pub authenticate: Authenticate,
     /// For TLS, both ways.
@@ -91,8 +95,8 @@ pub struct Options {
     pub queue_dir: PathBuf,
     /// Size of a segment file.
     pub segment_bytes: u32,
-    /// The cores of the shards, in turn: what `placement` gives.
-    pub cores: Vec<usize>,
+    /// Whose PROXY header is believed.
+    pub proxies: Vec<IpNet>,
     /// What the kernel is asked for with every socket.
     pub socket: SocketSettings,
     /// A drain takes at most so long.
@@ -109,6 +113,36 @@ pub fn placement(settings: &Settings) -> Result<Vec<usize>, Failure> {
         Some(core) => Err(Failure(format!(
             "cores: core {core} is not one that this process may use; name some of {allowed:?}, or allow it (taskset, cpuset)"
         ))),
+    }
+}
+
+/// Sockets that are bound, with the rights of whoever started the relay, and do not listen yet.
+pub struct Sockets {
+    listeners: Vec<Listener>,
+    doors: Vec<Vec<Door>>,
+    /// The core of each shard.
+    cores: Vec<usize>,
+}
+
+impl Sockets {
+    /// Binds every endpoint, for so many shards; they run on these cores in turn, as `placement` gives them.
+    pub fn bind(
+        listen: &[Listener],
+        shards: usize,
+        cores: &[usize],
+        wanted: &SocketSettings,
+    ) -> Result<Sockets, Failure> {
+        let cores: Vec<usize> = cores.iter().copied().cycle().take(shards).collect();
+        let mut listeners = Vec::new();
+        let mut doors: Vec<Vec<Door>> = (0..shards).map(|_| Vec::new()).collect();
+        for Listener { endpoint, role, proxied } in listen {
+            let (endpoint, made) = listen::bind(endpoint, &cores, wanted)
+                .map_err(|error| Failure(format!("cannot listen on {endpoint}: {error}")))?;
+            let (role, proxied) = (*role, *proxied);
+            listeners.push(Listener { endpoint, role, proxied });
+            doors.iter_mut().zip(made).for_each(|(of_shard, socket)| of_shard.push(Door { socket, role, proxied }));
+        }
+        Ok(Sockets { listeners, doors, cores })
     }
 }
 
@@ -150,20 +184,11 @@ pub struct Crew {
 }
 
 impl Crew {
-    /// Binds every address and starts a shard on a core for each of `builds`.
+    /// Starts a shard on a core for each of `builds`.
     pub fn start(options: Options, builds: Vec<Build>, ask: &Ask, reporter: Reporter) -> Result<Crew, Failure> {
         probe::io_uring().map_err(Failure)?;
-        // The core of each shard.
-        let places: Vec<usize> = options.cores.iter().copied().cycle().take(builds.len()).collect();
-        let mut listeners = Vec::new();
-        let mut doors: Vec<Vec<Door>> = builds.iter().map(|_| Vec::new()).collect();
-        for Listener { endpoint, role } in &options.listen {
-            let (endpoint, made) = listen::bind(endpoint, &places, &options.socket)
-                .map_err(|error| Failure(format!("cannot listen on {endpoint}: {error}")))?;
-            let role = *role;
-            listeners.push(Listener { endpoint, role });
-            doors.iter_mut().zip(made).for_each(|(of_shard, socket)| of_shard.push(Door { socket, role }));
-        }
+        let Sockets { listeners, doors, cores } = options.sockets;
+        assert_eq!(doors.len(), builds.len(), "sockets were bound for so many shards");
         let loads = Loads::new(builds.len());
         let (sender, events) = channel();
         let mailboxes: Vec<Mailbox> = builds.iter().map(|_| Mailbox::default()).collect();
@@ -176,6 +201,7 @@ impl Crew {
                 segment_bytes: options.segment_bytes,
                 doors,
                 loads: loads.clone(),
+                proxies: options.proxies.clone(),
                 authenticate: options.authenticate.clone(),
                 socket: options.socket,
                 mailboxes: mailboxes.clone(),
@@ -186,7 +212,7 @@ impl Crew {
                 build,
             };
             let note = EndNote(id, sender.clone());
-            let thread = LocalExecutorBuilder::new(Placement::Fixed(places[number]))
+            let thread = LocalExecutorBuilder::new(Placement::Fixed(cores[number]))
                 .name("shard")
                 .io_memory(IO_MEMORY_BYTES)
                 .spawn(move || async move {

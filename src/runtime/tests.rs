@@ -37,16 +37,22 @@ fn keys(dir: &std::path::Path) -> Keys {
     Keys::load(&settings).unwrap().0
 }
 
+fn sockets(endpoint: &str, shards: usize) -> Result<Sockets, Failure> {
+    let endpoint = Endpoint::parse(endpoint).unwrap();
+    let listener = Listener { endpoint, role: Role::Relay, proxied: false };
+    Sockets::bind(&[listener], shards, &allowed_cores().unwrap(), &SocketSettings::default())
+}
+
 impl Relay {
     fn start(shards: usize) -> Relay {
         let dir = tempfile::tempdir().unwrap();
         let options = Options {
-            listen: vec![Listener { endpoint: Endpoint::parse("127.0.0.1:0").unwrap(), role: Role::Relay }],
+            sockets: sockets("127.0.0.1:0", shards).unwrap(),
+            proxies: Vec::new(),
             authenticate: Arc::new(|_, reply| reply(AuthAnswer::Refused)),
             keys: keys(dir.path()),
             queue_dir: dir.path().to_owned(),
             segment_bytes: SEGMENT_MIN_BYTES,
-            cores: allowed_cores().unwrap(),
             socket: SocketSettings::default(),
             drain_ms: 5000,
         };
@@ -172,20 +178,8 @@ fn a_slow_reader_gets_everything() {
 #[test]
 fn an_address_in_use_is_a_clear_failure() {
     let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
-    let dir = tempfile::tempdir().unwrap();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let options = Options {
-        listen: vec![Listener { endpoint: Endpoint::Tcp(taken.local_addr().unwrap()), role: Role::Relay }],
-        authenticate: Arc::new(|_, _| {}),
-        keys: keys(dir.path()),
-        queue_dir: "/nonexistent".into(),
-        segment_bytes: SEGMENT_MIN_BYTES,
-        cores: allowed_cores().unwrap(),
-        socket: SocketSettings::default(),
-        drain_ms: 1,
-    };
-    let ask: Ask = Arc::new(|_, _, _, _| {});
-    let failure = Crew::start(options, vec![build(1)], &ask, Reporter::start(Level::Error).unwrap()).err().unwrap();
+    let failure = sockets(&taken.local_addr().unwrap().to_string(), 1).err().unwrap();
     assert!(failure.to_string().contains("cannot listen on 127.0.0.1:"), "{failure}");
 }
 

@@ -15,6 +15,7 @@ pub mod data;
 pub mod dsn;
 pub mod line;
 pub mod message_id;
+pub mod proxy;
 pub mod record;
 pub mod recovery;
 pub mod reply;
@@ -39,6 +40,7 @@ pub const TARGETS: &[Target] = &[
     ("dsn", dsn::run),
     ("line", line::run),
     ("message_id", message_id::run),
+    ("proxy", proxy::run),
     ("record", record::run),
     ("recovery", recovery::run),
     ("reply", reply::run),
