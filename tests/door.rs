@@ -217,6 +217,35 @@ fn haproxy_speaks_for_its_clients() {
     office.relay.stop();
 }
 
+/// XCL-01, XCL-02 with swaks: whom it names is judged, and stands in the trace field; a user it names may submit.
+#[test]
+fn swaks_speaks_for_others() {
+    let sink = Sink::start();
+    let office = Office::open(&sink, |setup| {
+        setup.set("xclient.networks", "127.0.0.1").set("relay.networks", "192.0.2.0/24").set("tls.offer", true)
+    });
+    let swaks = |port: u16, more: &[&str]| {
+        let mut command = Command::new(need("swaks", "swaks"));
+        command.args(["--server", "127.0.0.1", "--port", &port.to_string(), "--ehlo", "swaks.example.com"]);
+        command.args(["--from", "alice@example.com", "--to", "to@example.org"]).args(more);
+        let output = run(&mut command, PROGRAM_LONGEST);
+        (output.status.success(), shown(&output.stdout, &output.stderr))
+    };
+    let relay = office.relay.address().port();
+    let named = ["--xclient-addr", "192.0.2.7", "--xclient-name", "c.example.com", "--xclient-port", "4000", "--xclient-proto", "ESMTP"];
+    let (sent, text) = swaks(relay, &named);
+    assert!(sent, "{text}");
+    let (sent, text) = swaks(relay, &["--xclient-addr", "198.51.100.7"]);
+    assert!(!sent && text.contains("550 5.7.1 Relay access denied"), "{text}");
+    let (sent, text) = swaks(office.submission.port(), &["--tls", "--xclient-addr", "198.51.100.7", "--xclient-login", "alice"]);
+    assert!(sent, "{text}");
+    let mails = sink.wait_for(2, ARRIVAL_LONGEST);
+    let text = |index: usize| String::from_utf8_lossy(&mails[index].wire).into_owned();
+    assert!(text(0).contains("from swaks.example.com ([192.0.2.7])") && text(0).contains(" with ESMTP\r\n"), "{}", text(0));
+    assert!(text(1).contains("from swaks.example.com ([198.51.100.7])") && text(1).contains(" with ESMTPSA "), "{}", text(1));
+    office.close();
+}
+
 /// Once its sockets are bound the relay is nobody special: its threads are the user's, and so is what it makes.
 #[test]
 fn rights_are_given_up() {

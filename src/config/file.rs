@@ -105,6 +105,17 @@ static KEYS: &[Key] = &[
         "Load balancers whose PROXY header (version 1 or 2) is believed at listeners that await one, as in \
          `listen.relay = [\"192.0.2.1:2525 proxy\"]`. Whoever else connects there, or sends no header, is closed without a word.",
     ),
+    texts(
+        "xclient.networks",
+        &[],
+        "Who may say by XCLIENT which client it speaks for: address, and user. That client's address is judged from then on, and the user \
+         believed.",
+    ),
+    texts(
+        "xforward.networks",
+        &[],
+        "Who may say by XFORWARD where a message came from before; it is shown with `log.level = \"debug\"`.",
+    ),
     text("listen.http", "127.0.0.1:8025", "Address of the HTTP interface. Empty: none."),
     number(
         "listen.connections",

@@ -161,6 +161,10 @@ pub struct RelaySettings {
     pub networks: Vec<IpNet>,
     /// Whose word on a client's address is believed, where a listener awaits it.
     pub proxies: Vec<IpNet>,
+    /// Who may say XCLIENT.
+    pub xclients: Vec<IpNet>,
+    /// Who may say XFORWARD.
+    pub xforwarders: Vec<IpNet>,
     /// Largest message, unstuffed.
     pub message_bytes_max: u64,
     /// Recipients of one transaction.
@@ -634,6 +638,8 @@ fn relay(values: &Values) -> Result<RelaySettings, ConfigError> {
     Ok(RelaySettings {
         networks: each(values, "relay.networks", network)?,
         proxies: each(values, "proxy.networks", network)?,
+        xclients: each(values, "xclient.networks", network)?,
+        xforwarders: each(values, "xforward.networks", network)?,
         message_bytes_max: values.number("relay.message_bytes"),
         recipients_max: values.number("relay.recipients") as usize,
         errors_max: small(values, "relay.errors"),

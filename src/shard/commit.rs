@@ -67,6 +67,9 @@ impl Shard {
                     match (client, waiter) {
                         (Some((conn_id, mut conn)), _) => {
                             let Conn { outbox, side: Side::In(inbound), .. } = &mut *conn else { unreachable!() };
+                            if let Some(forwarded) = inbound.server.forwarded() {
+                                effects.push(Effect::Report(Level::Debug, format!("{id} was forwarded: {forwarded}")));
+                            }
                             outbox.write(|out| inbound.server.accepted(proof, id, out));
                             self.counters.accepted_messages += 1;
                             self.go_on(now, conn_id, conn, effects);

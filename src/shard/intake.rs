@@ -8,6 +8,8 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use crate::base::ids::{ConnId, MessageId, Position};
 use crate::base::limits;
 use crate::base::time::{Now, UnixMs};
@@ -120,7 +122,10 @@ impl Shard {
         // Users of a submission listener are known by AUTH alone.
         let may_relay = !role.is_submission() && self.settings.relay.may_relay(peer);
         let settings = self.server_settings[role as usize].clone();
-        let peer_facts = Peer { address: peer, may_relay };
+        let relay = &self.settings.relay;
+        let listed = |networks: &[IpNet]| networks.iter().any(|network| network.contains(&peer));
+        let (may_convey, may_forward) = (listed(&relay.xclients), listed(&relay.xforwarders));
+        let peer_facts = Peer { address: peer, may_relay, may_convey, may_forward };
         let server = if sealed { Server::new_sealed(settings, peer_facts) } else { Server::new(settings, peer_facts) };
         let id = self.conns.insert(Side::In(Inbound {
             server,
@@ -229,6 +234,7 @@ impl Shard {
                     self.ask_who(id, conn, input, effects);
                     break;
                 }
+                ServerEvent::Conveyed => self.introduce(conn),
                 ServerEvent::Close => {
                     self.forget_body(inbound);
                     conn.closing = true;

@@ -22,6 +22,7 @@ mod body;
 mod bounce;
 mod commit;
 mod conns;
+mod conveyed;
 mod counters;
 mod crowd;
 mod delivery;

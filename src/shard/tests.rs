@@ -2,6 +2,7 @@
 
 mod auth;
 mod bodies;
+mod conveyed;
 mod hosts;
 mod injections;
 mod pacing;

@@ -69,6 +69,16 @@ pub enum Command<'a> {
         /// True if something followed the verb: an error, but one that the session judges.
         argument: bool,
     },
+    /// XCLIENT; who may say it is the session's to judge, before what it says (XCL-01).
+    XClient {
+        /// What followed the verb: `xclient::Claim`.
+        arguments: &'a [u8],
+    },
+    /// XFORWARD.
+    XForward {
+        /// What followed the verb: `xclient::Forwarded`.
+        arguments: &'a [u8],
+    },
 }
 
 /// Why a line is no command that a session can take.
@@ -86,7 +96,7 @@ pub enum CommandError {
     Recipient(AddressError),
 }
 
-/// The longest verb, STARTTLS.
+/// The longest verbs, STARTTLS and XFORWARD.
 const VERB_MAX_BYTES: usize = 8;
 
 /// Reads a line without its CRLF. Blanks at its end do not count (SES-21).
@@ -110,6 +120,8 @@ pub fn parse(line: &[u8]) -> Result<Command<'_>, CommandError> {
         b"HELP" => Ok(Command::Help),
         b"AUTH" => auth(argument),
         b"STARTTLS" => Ok(Command::StartTls { argument: !argument.is_empty() }),
+        b"XCLIENT" => Ok(Command::XClient { arguments: argument }),
+        b"XFORWARD" => Ok(Command::XForward { arguments: argument }),
         b"VRFY" if argument.is_empty() => Err(CommandError::Argument),
         b"VRFY" => Ok(Command::Verify),
         b"EXPN" | b"TURN" | b"SEND" | b"SOML" | b"SAML" | b"ETRN" | b"ATRN" | b"BURL" => {

@@ -11,3 +11,4 @@ pub mod reply;
 pub mod reply_parser;
 pub mod sasl;
 pub mod server;
+pub mod xclient;

@@ -10,6 +10,7 @@ use crate::base::ids::MessageId;
 use crate::base::time::UnixMs;
 use crate::mail::date::write_internet;
 use crate::smtp::auth::{self, Mechanisms};
+use crate::smtp::xclient::{XCLIENT_OFFER, XFORWARD_OFFER};
 
 /// A reply of fixed text: one or more lines, each with its CRLF.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +42,14 @@ macro_rules! replies {
 }
 
 replies! {
+    /// XFORWARD (XCL-01).
+    FORWARDED = "250 2.0.0 Noted";
+    /// XCLIENT or XFORWARD of a client that is not listed (XCL-01).
+    NOT_LISTED = "550 5.7.1 Not for you to say";
+    /// XCLIENT or XFORWARD in a transaction (XCL-02).
+    CONVEYED_IN_TRANSACTION = "503 5.5.1 Not inside a transaction";
+    /// XCLIENT: the client that was named has as many connections as it may (XCL-02, SES-26).
+    CONVEYED_TOO_MANY = "421 4.7.0 Too many connections of that client; closing";
     /// MAIL was taken.
     SENDER_OK = "250 2.1.0 Sender OK";
     /// RCPT was taken.
@@ -213,12 +222,15 @@ pub struct Offers<'a> {
     pub future_release: Option<(u32, UnixMs)>,
     /// AUTH (AUT-01).
     pub mechanisms: Mechanisms,
+    /// XCLIENT (XCL-01).
+    pub xclient: bool,
+    /// XFORWARD (XCL-01).
+    pub xforward: bool,
 }
 
 /// The reply to EHLO with the extensions offered (SES-03).
 pub fn write_offers(out: &mut Vec<u8>, offers: &Offers<'_>) {
-    let Offers { hostname, message_bytes_max, recipients_max, start_tls, require_tls, future_release, mechanisms } =
-        *offers;
+    let Offers { hostname, message_bytes_max, recipients_max, .. } = *offers;
     push(
         out,
         format_args!(
@@ -227,21 +239,27 @@ pub fn write_offers(out: &mut Vec<u8>, offers: &Offers<'_>) {
              250-LIMITS RCPTMAX={recipients_max}\r\n250-DELIVERBY\r\n250-MT-PRIORITY\r\n"
         ),
     );
-    if let Some((seconds, until)) = future_release {
+    if let Some((seconds, until)) = offers.future_release {
         push(out, format_args!("250-FUTURERELEASE {seconds} "));
         write_internet(out, until);
         out.extend_from_slice(b"\r\n");
     }
-    if require_tls {
+    if offers.require_tls {
         out.extend_from_slice(b"250-REQUIRETLS\r\n");
     }
-    if start_tls {
+    if offers.start_tls {
         out.extend_from_slice(b"250-STARTTLS\r\n");
     }
-    if !mechanisms.is_empty() {
+    if !offers.mechanisms.is_empty() {
         out.extend_from_slice(b"250-AUTH");
-        mechanisms.iter().for_each(|mechanism| push(out, format_args!(" {}", mechanism.name())));
+        offers.mechanisms.iter().for_each(|mechanism| push(out, format_args!(" {}", mechanism.name())));
         out.extend_from_slice(b"\r\n");
+    }
+    if offers.xclient {
+        push(out, format_args!("250-XCLIENT {XCLIENT_OFFER}\r\n"));
+    }
+    if offers.xforward {
+        push(out, format_args!("250-XFORWARD {XFORWARD_OFFER}\r\n"));
     }
     out.extend_from_slice(b"250 HELP\r\n");
 }

@@ -20,6 +20,7 @@
 
 mod auth;
 mod bdat;
+mod conveyed;
 
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -43,6 +44,7 @@ use crate::smtp::command::{
 use crate::smtp::data::{DataDecoder, PlainScan, Step};
 use crate::smtp::line::{Line, LineReader};
 use crate::smtp::reply::{self, Offers, Reply};
+use crate::smtp::xclient::{Claim, Forwarded};
 
 use auth::Exchange;
 use bdat::Bdat;
@@ -92,6 +94,17 @@ pub struct Peer {
     pub address: IpAddr,
     /// Whether we relay for it (SES-22).
     pub may_relay: bool,
+    /// It may say by XCLIENT who its own client is, whatever that one may (XCL-01).
+    pub may_convey: bool,
+    /// It may say by XFORWARD where a message came from (XCL-01).
+    pub may_forward: bool,
+}
+
+impl Peer {
+    /// A client that speaks for itself alone.
+    pub const fn new(address: IpAddr, may_relay: bool) -> Peer {
+        Peer { address, may_relay, may_convey: false, may_forward: false }
+    }
 }
 
 /// What happened in the session.
@@ -113,6 +126,8 @@ pub enum ServerEvent<'b> {
     StartTls,
     /// The client of an AUTH exchange said something: `take_request`, find out, then `authenticated`.
     Authenticate,
+    /// The client says that it speaks for another: look at `conveyed_address`, then `introduced`, before the next call.
+    Conveyed,
 }
 
 /// What the session waits for, so that the caller knows its deadline.
@@ -170,6 +185,10 @@ pub struct Server {
     exchange: Option<Exchange>,
     request: Option<Box<AuthRequest>>,
     auth_failures: u32,
+    /// What XCLIENT said, until `introduced`.
+    claim: Option<Claim>,
+    /// What XFORWARD said of the next message.
+    forwarded: Option<Box<Forwarded>>,
     /// Empty before EHLO or HELO.
     hello: Vec<u8>,
     protocol: Protocol,
@@ -209,6 +228,8 @@ impl Server {
             exchange: None,
             request: None,
             auth_failures: 0,
+            claim: None,
+            forwarded: None,
             hello: Vec::new(),
             protocol: Protocol::Smtp,
             in_transaction: false,
@@ -247,6 +268,7 @@ impl Server {
     ///
     /// After `MessageEnd` comes exactly one of `accepted` and `refused` before the next call.
     pub fn next<'b>(&mut self, input: &mut &'b [u8], out: &mut Vec<u8>) -> ServerEvent<'b> {
+        assert!(self.claim.is_none(), "who the client is was not answered");
         loop {
             let event = match self.waiting {
                 Waiting::Command => self.next_command(input, out),
@@ -317,13 +339,10 @@ impl Server {
         assert_eq!(self.waiting, Waiting::Handshake, "a handshake was agreed on");
         self.cipher = Some(cipher);
         self.binding = binding;
-        self.user = None;
+        self.begin_anew();
         if !self.greeted {
             self.greet(out);
         }
-        self.end_transaction();
-        self.hello.clear();
-        self.protocol = Protocol::Smtp;
         self.lines = LineReader::default();
         self.waiting = Waiting::Command;
     }
@@ -439,6 +458,10 @@ impl Server {
                     self.take_hello(extended, name, out);
                     return None;
                 }
+                Ok(Command::XClient { arguments }) => match self.take_claim(arguments) {
+                    Some(refusal) => refusal,
+                    None => return Some(ServerEvent::Conveyed),
+                },
                 Ok(command) => self.run(command),
                 Err(error) => refusal_of(error),
             },
@@ -454,10 +477,12 @@ impl Server {
     /// TLS is demanded first, and this is none of the commands that may come before (TLS-09; RFC 3207 4). BDAT is refused where
     /// its octets end.
     fn wants_tls_before(&self, command: &Command<'_>) -> bool {
-        let free = matches!(
-            command,
-            Command::Hello { .. } | Command::Noop | Command::StartTls { .. } | Command::Quit | Command::Bdat { .. }
-        );
+        let free = match command {
+            Command::Hello { .. } | Command::Noop | Command::StartTls { .. } | Command::Quit | Command::Bdat { .. } => true,
+            // Who is listed speaks for a client that is not here.
+            Command::XClient { .. } => self.peer.may_convey,
+            _ => false,
+        };
         !free && self.settings.auth.demanded && self.cipher.is_none() && self.mechanisms().is_empty()
     }
 
@@ -491,8 +516,10 @@ impl Server {
             Command::Noop => reply::NOOP,
             Command::Help => reply::HELP,
             Command::Verify => reply::CANNOT_VERIFY,
+            Command::XForward { arguments } => self.take_forwarded(arguments),
             Command::Quit
             | Command::Hello { .. }
+            | Command::XClient { .. }
             | Command::StartTls { .. }
             | Command::Bdat { .. }
             | Command::Auth { .. } => {
@@ -528,6 +555,8 @@ impl Server {
             require_tls: offered.require_tls,
             future_release: offered.future_release.then_some(future_release),
             mechanisms: self.mechanisms(),
+            xclient: self.peer.may_convey,
+            xforward: self.peer.may_forward,
         };
         reply::write_offers(out, &offers);
     }
@@ -759,6 +788,15 @@ impl Server {
         self.in_transaction = false;
         self.envelope.clear();
         self.storage_refusal = None;
+        self.forwarded = None;
+    }
+
+    /// Forgets all that was said, but for the count of errors (TLS-03, XCL-02).
+    fn begin_anew(&mut self) {
+        self.end_transaction();
+        self.user = None;
+        self.hello.clear();
+        self.protocol = Protocol::Smtp;
     }
 }
 

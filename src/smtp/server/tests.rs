@@ -48,8 +48,11 @@ fn settings() -> ServerSettings {
 }
 
 fn peer(may_relay: bool) -> Peer {
-    Peer { address: "192.0.2.1".parse().unwrap(), may_relay }
+    Peer::new("192.0.2.1".parse().unwrap(), may_relay)
 }
+
+/// Has as many connections as it may.
+const CROWDED: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 99));
 
 /// Knows alice with the password `secret`, who may send from a.example; whoever is called `down` cannot be looked up, and
 /// `blocked` failed too often.
@@ -84,7 +87,11 @@ fn judge(request: AuthRequest) -> AuthAnswer {
 
 impl Session {
     fn new(settings: ServerSettings, may_relay: bool) -> Session {
-        let server = Server::new(Rc::new(settings), peer(may_relay));
+        Session::of(settings, peer(may_relay))
+    }
+
+    fn of(settings: ServerSettings, peer: Peer) -> Session {
+        let server = Server::new(Rc::new(settings), peer);
         let (carry, out, body, stored) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut session = Session { server, carry, out, body, stored, dropped: 0, closed: false };
         session.server.greet(&mut session.out);
@@ -105,6 +112,14 @@ impl Session {
                 ServerEvent::Authenticate => {
                     let answer = judge(*self.server.take_request());
                     self.server.authenticated(answer, &mut self.out);
+                }
+                ServerEvent::Conveyed => {
+                    let may_relay = match self.server.conveyed_address() {
+                        Some(address) if address == CROWDED => None,
+                        Some(address) => Some(address == peer(true).address),
+                        None => Some(self.server.peer().may_relay),
+                    };
+                    self.server.introduced(may_relay, &mut self.out);
                 }
                 ServerEvent::Body(piece) => self.body.extend_from_slice(piece),
                 ServerEvent::MessageEnd => self.store(),

@@ -51,7 +51,7 @@ impl Session {
             submission: true,
             hold_max_s: 0,
         };
-        let peer = Peer { address: [192, 0, 2, 1].into(), may_relay: false };
+        let peer = Peer::new([192, 0, 2, 1].into(), false);
         let mut server = Server::new(Rc::new(settings), peer);
         let mut out = Vec::new();
         server.greet(&mut out);
@@ -74,6 +74,7 @@ impl Session {
                 ServerEvent::MessageEnd => self.server.discarded(&mut self.out),
                 ServerEvent::Body(_) | ServerEvent::MessageDropped => {}
                 ServerEvent::StartTls => unreachable!("TLS is not offered"),
+                ServerEvent::Conveyed => unreachable!("nobody is listed"),
                 ServerEvent::Close => {
                     self.closed = true;
                     break;

@@ -21,6 +21,7 @@ pub mod recovery;
 pub mod reply;
 pub mod server;
 pub mod trace;
+pub mod xclient;
 
 use ringpost::base::rng::Rng;
 
@@ -46,6 +47,7 @@ pub const TARGETS: &[Target] = &[
     ("reply", reply::run),
     ("server", server::run),
     ("trace", trace::run),
+    ("xclient", xclient::run),
 ];
 
 /// Randomness that follows from the input (FNV-1a).

@@ -2,6 +2,7 @@
 //! reply to each command (PIP-01, PIP-02, DAT-15), and keeps no more than the start of a line (SIZ-04).
 
 use std::cell::RefCell;
+use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
 
 use ringpost::base::bytes::HeapBlocks;
@@ -15,11 +16,15 @@ use ringpost::queue::{
 use ringpost::smtp::command::{Command, parse};
 use ringpost::smtp::server::{AuthSettings, Peer, Server, ServerEvent, ServerSettings, Waiting};
 
+/// Who may relay, if nobody else.
+const OURS: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+
 /// Any bytes are what a client sends. The first byte of the input decides what kind of client it is.
 pub fn run(data: &[u8]) {
-    let may_relay = data.first() != Some(&b'!');
-    let text = data.strip_prefix(b"!").unwrap_or(data);
-    let mut slow = Session::new(may_relay);
+    let (stranger, trusted) = (data.first() == Some(&b'!'), data.first() == Some(&b'@'));
+    let text = if stranger || trusted { &data[1..] } else { data };
+    let peer = Peer { may_convey: trusted, may_forward: trusted, ..Peer::new(OURS, !stranger) };
+    let mut slow = Session::of(peer);
     let mut data_ends = Vec::new();
     for (at, byte) in text.iter().enumerate() {
         let line = [&slow.carry[..], &[*byte]].concat();
@@ -41,13 +46,13 @@ pub fn run(data: &[u8]) {
     for mut cuts in [data_ends, at] {
         cuts.extend([0, text.len()]);
         cuts.sort_unstable();
-        let mut split = Session::new(may_relay);
+        let mut split = Session::of(peer);
         cuts.windows(2).for_each(|pair| split.receive(&text[pair[0]..pair[1]]));
         assert_eq!(String::from_utf8_lossy(&split.out), String::from_utf8_lossy(&slow.out));
         assert_eq!((&split.stored, split.dropped, split.closed), (&slow.stored, slow.dropped, slow.closed));
         assert_eq!(split.carry, slow.carry);
     }
-    let mut whole = Session::new(may_relay);
+    let mut whole = Session::of(peer);
     whole.receive(text);
     assert!(whole.stored.len() <= slow.stored.len(), "more in a rush than one by one");
     replies(&whole.out);
@@ -73,6 +78,10 @@ pub(crate) struct Session {
 
 impl Session {
     pub(crate) fn new(may_relay: bool) -> Session {
+        Session::of(Peer::new(OURS, may_relay))
+    }
+
+    fn of(peer: Peer) -> Session {
         let settings = ServerSettings {
             hostname: "relay.example".into(),
             message_bytes_max: 400,
@@ -86,7 +95,6 @@ impl Session {
             submission: false,
             hold_max_s: 1000,
         };
-        let peer = Peer { address: [192, 0, 2, 1].into(), may_relay };
         let mut session = Session {
             server: Server::new(Rc::new(settings), peer),
             carry: Vec::new(),
@@ -113,6 +121,12 @@ impl Session {
                     self.body.clear();
                     self.dropped += 1;
                 }
+                ServerEvent::Conveyed => {
+                    assert!(self.server.peer().may_convey, "who is not listed speaks for nobody");
+                    let may_relay = self.server.conveyed_address().map_or(self.server.peer().may_relay, |to| to == OURS);
+                    self.server.introduced(Some(may_relay), &mut self.out);
+                    assert!(self.server.hello().is_empty() && self.server.forwarded().is_none());
+                }
                 ServerEvent::StartTls | ServerEvent::Authenticate => unreachable!("neither TLS nor AUTH is offered"),
                 ServerEvent::Close => {
                     assert!(input.is_empty());
@@ -138,6 +152,7 @@ impl Session {
         }
         assert!(
             self.server.peer().may_relay
+                || self.server.user().is_some()
                 || envelope.recipients().all(|r| r.eq_ignore_ascii_case(b"postmaster@relay.example"))
         );
         self.stored.push(Stored {

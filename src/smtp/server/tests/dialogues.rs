@@ -28,10 +28,11 @@ impl<'t> Dialogue<'t> {
     /// Plays a file's text; false if it is not meant for this pace.
     fn play(name: &'t str, text: &str, pace: Pace) -> bool {
         let mut settings = settings();
-        let mut may_relay = true;
+        let (mut may_relay, mut trusted) = (true, false);
         for order in text.lines().filter_map(|line| line.strip_prefix("! ")) {
             match order.split_once(' ').unwrap_or((order, "")) {
                 ("stranger", "") => may_relay = false,
+                ("trusted", "") => trusted = true,
                 ("whole", "") if pace == Pace::SingleBytes => return false,
                 ("whole", "") => {}
                 ("tls", "") => settings.tls = true,
@@ -49,7 +50,8 @@ impl<'t> Dialogue<'t> {
                 other => panic!("{name}: no such order: {other:?}"),
             }
         }
-        let mut session = Session::new(settings, may_relay);
+        let peer = Peer { may_convey: trusted, may_forward: trusted, ..peer(may_relay) };
+        let mut session = Session::of(settings, peer);
         session.server.set_clock(UnixMs(1_000_000));
         let mut dialogue =
             Dialogue { name, pace, session, group: Vec::new(), replies: String::new(), messages_seen: 0 };

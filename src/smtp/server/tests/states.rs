@@ -32,8 +32,8 @@ use State::*;
 const FROM: [State; 6] = [New, Plain, Extended, Mail, Rcpt, Chunk];
 
 /// What leads there.
-fn reach(state: State, tls: bool) -> Session {
-    let mut session = Session::new(ServerSettings { tls, errors_max: 1000, ..settings() }, true);
+fn reach(state: State, peer: Peer, tls: bool) -> Session {
+    let mut session = Session::of(ServerSettings { tls, errors_max: 1000, ..settings() }, peer);
     session.say(match state {
         New => "",
         Plain => "HELO c.example\r\n",
@@ -75,9 +75,13 @@ const fn always(code: u16, state: State) -> [(u16, State); 6] {
 }
 
 fn check(rows: &[Row<'_>], tls: bool) {
+    check_as(peer(true), rows, tls);
+}
+
+fn check_as(peer: Peer, rows: &[Row<'_>], tls: bool) {
     for (command, outcomes) in rows {
         for (from, (code, after)) in FROM.into_iter().zip(outcomes) {
-            let mut session = reach(from, tls);
+            let mut session = reach(from, peer, tls);
             assert_eq!(state_of(&session), from);
             let replies = session.say(&format!("{command}\r\n"));
             // What a BDAT announced is the rest of its command.
@@ -127,6 +131,12 @@ fn every_verb_in_every_state() {
         ("VRFY", quiet(501)),
         ("EXPN list", quiet(502)),
         ("TURN", quiet(502)),
+        ("AUTH PLAIN AGFsaWNlAHNlY3JldA==", quiet(502)),
+        ("AUTH", quiet(501)),
+        ("XCLIENT ADDR=192.0.2.1", quiet(550)),
+        ("XCLIENT", quiet(550)),
+        ("XFORWARD ADDR=192.0.2.1", quiet(550)),
+        ("XFORWARD", quiet(550)),
         ("STARTTLS", quiet(454)),
         ("STARTTLS x", quiet(501)),
         ("QUIT", always(221, Over)),
@@ -138,6 +148,22 @@ fn every_verb_in_every_state() {
     ];
     check(rows, false);
     check(&[("STARTTLS", always(220, Handshake)), ("STARTTLS x", quiet(501))], true);
+}
+
+/// XCL-01, XCL-02: what a listed client may say of another, it may say between transactions.
+#[test]
+fn who_is_listed_speaks_for_others_between_transactions() {
+    #[rustfmt::skip]
+    let rows: &[Row<'_>] = &[
+        ("XCLIENT ADDR=192.0.2.1", [(220, New), (220, New), (220, New), (503, Mail), (503, Rcpt), (503, Chunk)]),
+        ("XCLIENT ADDR=192.0.2.99", [(421, Over), (421, Over), (421, Over), (503, Mail), (503, Rcpt), (503, Chunk)]),
+        ("XCLIENT ADDR=nowhere", [(501, New), (501, Plain), (501, Extended), (503, Mail), (503, Rcpt), (503, Chunk)]),
+        ("XCLIENT", [(501, New), (501, Plain), (501, Extended), (503, Mail), (503, Rcpt), (503, Chunk)]),
+        ("XFORWARD ADDR=192.0.2.1", [(250, New), (250, Plain), (250, Extended), (503, Mail), (503, Rcpt), (503, Chunk)]),
+        ("XFORWARD ADDR=nowhere", [(501, New), (501, Plain), (501, Extended), (503, Mail), (503, Rcpt), (503, Chunk)]),
+        ("XFORWARD", [(501, New), (501, Plain), (501, Extended), (503, Mail), (503, Rcpt), (503, Chunk)]),
+    ];
+    check_as(Peer { may_convey: true, may_forward: true, ..peer(true) }, rows, false);
 }
 
 /// SES-02: who was turned away is told so until QUIT.
