@@ -209,7 +209,8 @@ pub const TLS_FALLBACK_MS: u64 = 600_000;
 pub const TLS_FALLBACKS_MAX: usize = 16;
 /// No host of a domain could do what a message needs: others that need the same are not tried for so long (EXT-06, RTL-02).
 pub const UNABLE_MEMORY_MS: u64 = 300_000;
-/// TLS sessions remembered for resumption, for all next hops together; more: the longest unused is forgotten.
+/// TLS sessions remembered for resumption: of all next hops together, and for each role of listener of clients that take no tickets.
+/// More: the longest unused is forgotten.
 pub const TLS_SESSIONS_MAX: usize = 4096;
 /// Plain bytes sealed into TLS records at a time; a connection holds no more records than these.
 pub const TLS_SEAL_BYTES: usize = 64 << 10;

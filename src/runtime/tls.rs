@@ -21,7 +21,7 @@ use rustls::client::{Resumption, UnbufferedClientConnection};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::server::{UnbufferedServerConnection, WebPkiClientVerifier};
+use rustls::server::{ServerSessionMemoryCache, UnbufferedServerConnection, WebPkiClientVerifier};
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
 use rustls::{
     CipherSuite, ClientConfig, CommonState, HandshakeKind, RootCertStore, ServerConfig, SupportedProtocolVersion,
@@ -29,7 +29,7 @@ use rustls::{
 
 use super::Failure;
 use crate::base::limits;
-use crate::config::Settings;
+use crate::config::{Role, Settings};
 use crate::shard::{TlsInfo, TlsRole};
 use crate::smtp::auth::ChannelBinding;
 
@@ -57,7 +57,8 @@ pub struct Keys {
 /// What clients get to see of us.
 #[derive(Clone)]
 struct ServerKeys {
-    config: Arc<ServerConfig>,
+    /// For each role of a listener, at its number: each has ticket keys and remembered sessions of its own (TLS-11).
+    configs: [Arc<ServerConfig>; Role::ALL.len()],
     /// What binds an exchange of AUTH to our certificate.
     end_point: Option<Arc<[u8]>>,
 }
@@ -105,10 +106,10 @@ impl Keys {
     pub(crate) fn begin(&self, role: TlsRole, peer: IpAddr) -> Result<Tls, Broken> {
         let mut end_point = None;
         let side = match role {
-            TlsRole::Server => {
+            TlsRole::Server { listener } => {
                 let keys = self.server.as_ref().expect("the shard offers STARTTLS where there is a certificate");
                 end_point.clone_from(&keys.end_point);
-                Side::Server(Box::new(UnbufferedServerConnection::new(keys.config.clone())?))
+                Side::Server(Box::new(UnbufferedServerConnection::new(keys.configs[listener as usize].clone())?))
             }
             TlsRole::Client { host, verify } => {
                 let config = match (verify, &self.proven) {
@@ -169,8 +170,15 @@ fn server_keys(certificate: &Path, key: &Path, clients: Option<&Path>) -> Result
         .and_then(|builder| builder.with_client_cert_verifier(verifier).with_single_cert(chain, private))
         .map_err(|error| trouble("tls.certificate", certificate, error))?;
     config.key_log = Arc::new(binding::Ear);
-    config.ticketer = aws_lc_rs::Ticketer::new().map_err(|error| Failure(format!("no keys for tickets: {error}")))?;
-    Ok(ServerKeys { config: Arc::new(config), end_point })
+    let mut configs = Vec::new();
+    for _ in Role::ALL {
+        let mut config = config.clone();
+        config.ticketer = aws_lc_rs::Ticketer::new().map_err(|error| Failure(format!("no keys for tickets: {error}")))?;
+        config.session_storage = ServerSessionMemoryCache::new(limits::TLS_SESSIONS_MAX);
+        configs.push(Arc::new(config));
+    }
+    let configs = configs.try_into().expect("one for each role");
+    Ok(ServerKeys { configs, end_point })
 }
 
 fn roots(key: &str, path: &Path) -> Result<RootCertStore, Failure> {

@@ -7,6 +7,7 @@ use crate::base::bytes::Block;
 use crate::base::ids::{ConnId, InjectionId, MessageId, ShardId};
 use crate::base::time::Mono;
 pub use crate::config::LogLevel as Level;
+use crate::config::Role;
 use crate::queue::{Proof, ReadId, SegmentSlot, WriteId};
 use crate::route::QueryId;
 use crate::shard::parcel::Parcel;
@@ -17,7 +18,10 @@ use crate::smtp::reply::Reply;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TlsRole {
     /// The client began it.
-    Server,
+    Server {
+        /// What it came to our listener for: sessions resume within a role only (TLS-11).
+        listener: Role,
+    },
     /// We begin it.
     Client {
         /// The next hop's name, or its address if it has none.

@@ -510,7 +510,8 @@ impl Shard {
         }
         if conn.inbound().tls_due && conn.outbox.is_empty() {
             conn.inbound().tls_due = false;
-            effects.push(Effect::StartTls { conn: id, role: TlsRole::Server });
+            let listener = conn.inbound().role;
+            effects.push(Effect::StartTls { conn: id, role: TlsRole::Server { listener } });
         }
         let unread = conn.outbox.len() > limits::OUTBOX_MAX_BYTES;
         let crowded = self.log.crowded();

@@ -28,7 +28,7 @@ impl World {
         assert_eq!(conn.layer, Layer::Clear, "a connection goes inside TLS once");
         conn.layer = Layer::Handshake;
         match (&conn.peer, role) {
-            (Peer::Client(_), TlsRole::Server) => {}
+            (Peer::Client(_), TlsRole::Server { .. }) => {}
             (Peer::Hop(hop), TlsRole::Client { verify, .. }) => {
                 assert_ne!(policy, TlsPolicy::None, "a handshake that nobody wants");
                 assert_eq!(verify, policy == TlsPolicy::Verify);

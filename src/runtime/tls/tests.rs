@@ -38,7 +38,7 @@ fn client(host: &str, verify: bool) -> Tls {
 }
 
 fn server() -> Tls {
-    begin(keys(), TlsRole::Server)
+    begin(keys(), TlsRole::Server { listener: Role::Relay })
 }
 
 /// One end: its TLS, and what it read and learned.
@@ -173,7 +173,7 @@ fn sessions_resume() {
     let keys = fresh_keys();
     let connect = |verify| {
         let client = begin(&keys, TlsRole::Client { host: "relay.example".into(), verify });
-        let (mut client, mut server) = (End::new(client), End::new(begin(&keys, TlsRole::Server)));
+        let (mut client, mut server) = (End::new(client), End::new(begin(&keys, TlsRole::Server { listener: Role::Relay })));
         carry(&mut client, &mut server, usize::MAX).unwrap();
         client.say(b"x");
         carry(&mut client, &mut server, usize::MAX).unwrap();
@@ -183,6 +183,45 @@ fn sessions_resume() {
     assert!(!connect(false), "the first session is new");
     assert!(!connect(true), "each kind of trust begins with a session of its own");
     assert!(connect(false) && connect(true));
+}
+
+/// TLS-11: what resumes at one role of listener is a stranger at every other, in both versions.
+#[test]
+fn sessions_resume_within_a_role() {
+    let keys = fresh_keys();
+    for version in VERSIONS {
+        let verifier = Arc::new(AnyCertificate(provider()));
+        let config = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(verifier)
+            .with_no_client_auth();
+        let config = Arc::new(config);
+        let connect = |listener| {
+            let name = ServerName::try_from("relay.example").unwrap();
+            let mut client = rustls::ClientConnection::new(config.clone(), name).unwrap();
+            let mut ours = End::new(begin(&keys, TlsRole::Server { listener }));
+            // Once more behind the handshake, for tickets that come late.
+            let mut more = 1;
+            while more > 0 {
+                more -= usize::from(!client.is_handshaking() && ours.secured.is_some());
+                let mut said = Vec::new();
+                client.write_tls(&mut said).unwrap();
+                if !said.is_empty() {
+                    ours.read(&said).unwrap();
+                }
+                let answer = ours.take(usize::MAX);
+                client.read_tls(&mut &answer[..]).unwrap();
+                client.process_new_packets().unwrap();
+            }
+            ours.secured.unwrap().resumed
+        };
+        for role in Role::ALL {
+            assert!(!connect(role), "{version:?} {role:?}: new, whatever others gave it");
+            assert!(connect(role), "{version:?} {role:?}");
+        }
+    }
 }
 
 /// TLS-02, TLS-04: what is no TLS is an error at once, whatever it is.
@@ -358,7 +397,7 @@ fn clients_are_known_by_certificates() {
     ] {
         let name = ServerName::try_from("relay.example").unwrap();
         let mut client = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
-        let mut ours = End::new(begin(&keys, TlsRole::Server));
+        let mut ours = End::new(begin(&keys, TlsRole::Server { listener: Role::Relay }));
         let mut broken = false;
         while !broken && ours.secured.is_none() {
             let mut said = Vec::new();

@@ -28,7 +28,7 @@ fn a_user_submits_inside_tls() {
     let mut world = submitting(&["tls.offer=true"]);
     // A stranger to `relay.networks`.
     let conn = world.client_of("192.0.2.77:4000", Role::Submissions);
-    assert_eq!(world.handshakes, [TlsRole::Server]);
+    assert_eq!(world.handshakes, [TlsRole::Server { listener: Role::Submissions }]);
     assert_eq!(world.clients[&conn], "220 relay.test ESMTP Ringpost\r\n", "the greeting is inside TLS");
     let hello = world.say(conn, b"EHLO c.test\r\n");
     assert!(!hello.contains("STARTTLS") && hello.contains("AUTH SCRAM-SHA-256 PLAIN LOGIN\r\n"), "{hello}");

@@ -18,7 +18,7 @@ fn a_client_goes_inside_tls_and_begins_anew() {
     assert!(world.say(conn, b"EHLO before.test\r\n").contains("250-STARTTLS\r\n"));
     let replies = world.say(conn, b"MAIL FROM:<a@a.test>\r\nSTARTTLS\r\nRCPT TO:<injected@b.test>\r\n");
     assert!(replies.ends_with("220 2.0.0 Ready to start TLS\r\n"), "{replies}");
-    assert_eq!(world.handshakes, [TlsRole::Server]);
+    assert_eq!(world.handshakes, [TlsRole::Server { listener: Role::Relay }]);
     assert!(world.say(conn, b"MAIL FROM:<a@a.test>\r\n").starts_with("503"));
     let commands = b"EHLO c.test\r\nMAIL FROM:<a@a.test>\r\nRCPT TO:<b@b.test>\r\nDATA\r\n";
     assert!(world.say(conn, commands).ends_with("354 End with a line that holds only a dot\r\n"));
@@ -39,7 +39,7 @@ fn a_stalled_handshake_ends() {
         world.shard.step(world.now, Input::Received { conn, bytes: b"STARTTLS\r\n" }, &mut effects);
         let count = world.shard.outbox(conn).unwrap().len();
         world.shard.step(world.now, Input::Sent { conn, count }, &mut effects);
-        assert!(effects.iter().any(|effect| matches!(effect, Effect::StartTls { role: TlsRole::Server, .. })));
+        assert!(effects.iter().any(|effect| matches!(effect, Effect::StartTls { role: TlsRole::Server { .. }, .. })));
         let now = if stop { world.now } else { Now { mono: world.now.mono.plus_ms(1001), ..world.now } };
         effects.clear();
         world.shard.step(now, if stop { Input::Drain } else { Input::Tick }, &mut effects);
