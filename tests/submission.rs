@@ -5,6 +5,7 @@
 mod common;
 
 use std::io::{Read, Write};
+use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -14,6 +15,7 @@ use std::time::Duration;
 use common::client::Client;
 use common::mail::plain;
 use common::office::{Office, PASSWORD};
+use common::postfix::Postfix;
 use common::programs::{need, python, run, script, shown, succeed};
 use common::relay::Setup;
 use common::sink::{Mail, Sink};
@@ -99,25 +101,6 @@ fn clients_of_others_submit() {
         wanted.push(subject);
     }
 
-    // GNU SASL by itself: bound to what TLS 1.3 exports, and without a binding in TLS 1.2, where none is offered.
-    let gsasl = need("gsasl", "gsasl");
-    for (priority, mechanism) in
-        [("NORMAL:-VERS-ALL:+VERS-TLS1.3", "SCRAM-SHA-256-PLUS"), ("NORMAL:-VERS-ALL:+VERS-TLS1.2", "SCRAM-SHA-256")]
-    {
-        let mut command = Command::new(&gsasl);
-        command.args(["--smtp", "--starttls", "--x509-ca-file=", &format!("--priority={priority}")]);
-        command.args(["--authentication-id=alice", &format!("--password={PASSWORD}"), "--authorization-id="]);
-        command.arg(format!("--connect=127.0.0.1:{}", office.submission.port()));
-        let said = succeed(&mut command, PROGRAM_LONGEST);
-        assert!(said.contains(&format!("\nAUTH {mechanism}")), "{mechanism}: {said}");
-    }
-
-    // Bound to the server's certificate.
-    let mut command = Command::new(python());
-    command.arg(script("scram_plus.py")).args([&office.submissions.port().to_string(), PASSWORD]);
-    succeed(&mut command, PROGRAM_LONGEST);
-    wanted.push("scramp".to_owned());
-
     let python = need("python3", "python3");
     let mut command = Command::new(python);
     command
@@ -168,6 +151,90 @@ fn clients_of_others_submit() {
         let ids = text.lines().filter(|line| line.to_ascii_lowercase().starts_with("message-id:")).count();
         assert_eq!((dates, ids), (1, 1), "BLK-07: {text}");
     }
+    office.close();
+}
+
+/// FND-08, AUT-01: SCRAM bound to the TLS session: by GNU SASL to what TLS 1.3 exports, by scramp to the certificate. In TLS 1.2 no
+/// binding is offered.
+#[test]
+fn exchanges_are_bound_to_their_session() {
+    let sink = Sink::start();
+    let office = Office::open(&sink, |setup| setup);
+    let gsasl = need("gsasl", "gsasl");
+    for (priority, mechanism) in
+        [("NORMAL:-VERS-ALL:+VERS-TLS1.3", "SCRAM-SHA-256-PLUS"), ("NORMAL:-VERS-ALL:+VERS-TLS1.2", "SCRAM-SHA-256")]
+    {
+        let mut command = Command::new(&gsasl);
+        command.args(["--smtp", "--starttls", "--x509-ca-file=", &format!("--priority={priority}")]);
+        command.args(["--authentication-id=alice", &format!("--password={PASSWORD}"), "--authorization-id="]);
+        command.arg(format!("--connect=127.0.0.1:{}", office.submission.port()));
+        let said = succeed(&mut command, PROGRAM_LONGEST);
+        assert!(said.contains(&format!("\nAUTH {mechanism}")), "{mechanism}: {said}");
+    }
+
+    let mut command = Command::new(python());
+    command.arg(script("scram_plus.py")).args([&office.submissions.port().to_string(), PASSWORD]);
+    succeed(&mut command, PROGRAM_LONGEST);
+    assert_eq!(subjects(&sink.wait_for(1, ARRIVAL_LONGEST)), ["scramp"]);
+    assert!(office.relay.errors().contains("saw no offer of SCRAM-SHA-256-PLUS"), "{}", office.relay.errors());
+    office.close();
+}
+
+/// FND-02, FND-08: programs that people and other servers submit with.
+#[test]
+fn programs_of_others_submit() {
+    let sink = Sink::start();
+    let office = Office::open(&sink, |setup| setup.set("xforward.networks", "127.0.0.1").set("log.level", "debug"));
+    let mut wanted: Vec<String> = ["nodemailer starttls", "nodemailer tls"].map(str::to_owned).into();
+
+    let mut command = Command::new(need("node", "nodejs"));
+    command.arg(script("nodemailer_submit.js"));
+    command.args([office.submission, office.submissions].map(|a| a.port().to_string())).arg(PASSWORD);
+    succeed(&mut command, PROGRAM_LONGEST);
+
+    let mutt = need("mutt", "mutt");
+    for (scheme, port, starttls) in [("smtp", office.submission.port(), "yes"), ("smtps", office.submissions.port(), "no")] {
+        let subject = format!("mutt {scheme}");
+        let file = office.setup.dir().join("muttrc");
+        let certificate = office.setup.queue().join("tls-certificate.pem");
+        let text = format!(
+            "set smtp_url=\"{scheme}://alice@127.0.0.1:{port}/\" smtp_pass=\"{PASSWORD}\" from=alice@example.com use_from=yes\n\
+             set use_envelope_from=yes copy=no hostname=mutt.example.com ssl_starttls={starttls} ssl_force_tls=yes\n\
+             set ssl_verify_host=no certificate_file=\"{}\"\n",
+            certificate.display()
+        );
+        std::fs::write(&file, text).unwrap();
+        let mut command = Command::new(&mutt);
+        command.arg("-n").arg("-F").arg(&file).args(["-s", &subject, "to@example.org"]).env("HOME", office.setup.dir());
+        succeed(&mut command, PROGRAM_LONGEST);
+        wanted.push(subject);
+    }
+
+    let port = office.submission.port();
+    let more = format!(
+        "smtp_tls_security_level = encrypt\nsmtp_sasl_auth_enable = yes\nsmtp_sasl_tls_security_options = noanonymous\n\
+         smtp_sasl_password_maps = inline:{{ {{ [127.0.0.1]:{port} = alice:{PASSWORD} }} }}\nsmtp_send_xforward_command = yes\n"
+    );
+    let postfix = Postfix::start(port, &more);
+    if let Some(postfix) = &postfix {
+        let text = b"From: alice@example.com\r\nSubject: postfix\r\n\r\ntext\r\n";
+        let mut client = Client::connect(SocketAddr::from(([127, 0, 0, 1], postfix.port)));
+        let reply = client.deliver("alice@example.com", &["to@example.org"], text);
+        assert_eq!(reply.code, 250, "{reply:?}");
+        wanted.push("postfix".to_owned());
+    }
+
+    let mails = sink.wait_for(wanted.len(), ARRIVAL_LONGEST);
+    wanted.sort();
+    assert_eq!(subjects(&mails), wanted);
+    assert!(mails.iter().all(|mail| String::from_utf8_lossy(&mail.wire).contains(" with ESMTPSA tls TLS_")));
+    if postfix.is_some() {
+        // XCL-01: Postfix, as a client that was not written here, says where its message came from.
+        let noted = wait_until(ARRIVAL_LONGEST, || office.relay.errors().contains(" was forwarded: "));
+        let errors = office.relay.errors();
+        assert!(noted && errors.contains(" ADDR=127.0.0.1 ") && errors.contains(" SOURCE="), "{errors}");
+    }
+    drop(postfix);
     office.close();
 }
 

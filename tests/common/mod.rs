@@ -7,6 +7,7 @@
 pub(crate) mod client;
 pub(crate) mod mail;
 pub(crate) mod office;
+pub(crate) mod postfix;
 pub(crate) mod programs;
 pub(crate) mod relay;
 pub(crate) mod sink;
