@@ -161,11 +161,14 @@ fn run(configuration: &Configuration) -> Result<(), Trouble> {
     runtime::block_signals().map_err(failed)?;
     runtime::probe::io_uring().map_err(Trouble::Failed)?;
     runtime::probe::raise_open_files();
-    let reporter = Reporter::start(settings.log_level).map_err(failed)?;
     let sockets = Sockets::bind(&settings.listen, settings.shards.into(), &cores, &settings.socket).map_err(failed)?;
     if let Some(user) = &settings.user {
         privileges::become_user(user).map_err(failed)?;
     }
+    if settings.landlock {
+        privileges::confine(&settings).map_err(failed)?;
+    }
+    let reporter = Reporter::start(settings.log_level).map_err(failed)?;
     let (_lock, starts) = spool::open_spool(&SpoolSettings {
         dir: settings.queue.dir.clone(),
         shards: settings.shards,

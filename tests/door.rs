@@ -288,6 +288,45 @@ fn rights_are_given_up() {
     assert!(text.contains("no-such-user"), "{text}");
 }
 
+/// With landlock the relay works as before, and reads no file that lies elsewhere, whatever leads there.
+#[test]
+fn what_lies_elsewhere_is_out_of_sight() {
+    let sink = Sink::start();
+    let office = Office::open(&sink, |setup| {
+        let setup = setup.set("landlock", true).set("auth.allow_clear", true).set("auth.failures_per_user", 1_000_000);
+        setup.set("auth.failures_per_address", 1_000_000).set("auth.failures_per_network", 1_000_000)
+    });
+    let logs_in = || {
+        let mut client = Client::connect(office.submission);
+        client.say("EHLO c.example.com");
+        // \0alice\0corr3ct-horse
+        client.say("AUTH PLAIN AGFsaWNlAGNvcnIzY3QtaG9yc2U=").code
+    };
+    assert!(office.relay.client().deliver("s@example.com", &["r@example.org"], &plain("x")).is("250 2.0.0"));
+    sink.wait_for(1, ARRIVAL_LONGEST);
+    assert_eq!(logs_in(), 235);
+    let users = office.setup.dir().join("users");
+    let lines = std::fs::read_to_string(&users).unwrap();
+    let replace = |text: &str| {
+        let fresh = office.setup.dir().join("fresh");
+        std::fs::write(&fresh, text).unwrap();
+        std::fs::rename(&fresh, &users).unwrap();
+    };
+    // A file that is replaced is read again.
+    replace(&lines.lines().filter(|line| !line.starts_with("alice")).map(|line| format!("{line}\n")).collect::<String>());
+    assert!(wait_until(ANSWER_LONGEST, || logs_in() == 535), "alice is gone");
+    let elsewhere = tempfile::tempdir().unwrap();
+    std::fs::write(elsewhere.path().join("users"), &lines).unwrap();
+    std::fs::remove_file(&users).unwrap();
+    std::os::unix::fs::symlink(elsewhere.path().join("users"), &users).unwrap();
+    let refused = wait_until(ANSWER_LONGEST, || {
+        assert_ne!(logs_in(), 235, "read by way of a link");
+        office.relay.errors().contains("Permission denied")
+    });
+    assert!(refused, "{}", office.relay.errors());
+    office.relay.stop();
+}
+
 /// Sends messages over one session that stands; how many a second.
 fn fair_rate(client: &mut Client, messages: u32) -> f64 {
     let begun = Instant::now();

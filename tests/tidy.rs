@@ -50,6 +50,7 @@ fn crates_are_named_in_one_room() {
         ("rustls", &["src/runtime/tls"]),
         ("rcgen", &["src/runtime/tls", "src/control/auth/tokens.rs"]),
         ("libc", &["src/runtime/"]),
+        ("landlock", &["src/runtime/privileges.rs"]),
         ("ppp", &["src/smtp/proxy.rs"]),
         ("socket2", &["src/runtime/"]),
         ("crossbeam", &["src/runtime/"]),

@@ -568,6 +568,12 @@ static KEYS: &[Key] = &[
         "The system's user whom the relay becomes, for good, once its sockets are bound; it must be able to write in `queue.dir` and to \
          read all files named here, the certificate's key among them. Empty: whoever starts it.",
     ),
+    Key {
+        name: "landlock",
+        kind: Kind::Flag { default: false },
+        manual: "Once its sockets are bound, the kernel lets the relay write in `queue.dir` alone, read that, `/etc`, `/usr`, `/proc`, `/sys`, `/dev` \
+                 and the directories of files named here, and execute nothing. Linux 5.13 or newer.",
+    },
     time("drain_ms", limits::DRAIN_MS, "On SIGTERM, deliveries on their way have so long to end."),
 ];
 

@@ -68,6 +68,8 @@ pub struct Settings {
     pub drain_ms: u64,
     /// Whom the relay becomes once its sockets are bound.
     pub user: Option<Box<str>>,
+    /// The process confines itself to the files that it needs.
+    pub landlock: bool,
 }
 
 /// One place to listen at.
@@ -568,6 +570,7 @@ impl Settings {
             log_level: log_level(values)?,
             drain_ms: values.number("drain_ms"),
             user: optional(values, "user", |name| Ok(name.into()))?,
+            landlock: values.flag("landlock"),
         };
         settings.check_submission()?;
         Ok(settings)

@@ -1,11 +1,21 @@
-//! What the relay gives up once its sockets are bound: the rights of root.
+//! What the relay gives up once its sockets are bound: the rights of root, and the sight of files that it has no business with.
 //!
-//! On the main thread, before the spool is opened: what is made there is the user's. The C library changes all threads at once.
-//! Errors end the start; nothing is given up by half.
+//! On the main thread, before the spool is opened and before any other thread starts: what is made in the spool is the user's, and all
+//! threads inherit what is left. Errors end the start; nothing is given up by half.
 
 use std::ffi::CString;
+use std::path::{Path, PathBuf};
+
+use landlock::{
+    ABI, Access as _, AccessFs, Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, RulesetError, RulesetStatus,
+    path_beneath_rules,
+};
 
 use super::Failure;
+use crate::config::Settings;
+
+/// What is read of the system: names, authorities, users, time zones, the machine's disks.
+const SYSTEM: [&str; 6] = ["/etc", "/run/systemd/resolve", "/usr", "/proc", "/sys", "/dev"];
 
 /// Becomes a user of the system for good, with that user's groups.
 pub fn become_user(name: &str) -> Result<(), Failure> {
@@ -35,4 +45,43 @@ pub fn become_user(name: &str) -> Result<(), Failure> {
         assert!(uid == 0 || libc::setuid(0) != 0, "the rights of root are gone for good");
     }
     Ok(())
+}
+
+/// From here on only the queue's directory can be written, and read only that, the system's directories, and those of the files
+/// that the settings name, so that a file may be replaced. Nothing can be executed.
+pub fn confine(settings: &Settings) -> Result<(), Failure> {
+    let failed = |what: &str, error: &dyn std::fmt::Display| Failure(format!("landlock = true: {what}: {error}"));
+    let queue = &settings.queue.dir;
+    std::fs::create_dir_all(queue).map_err(|error| failed(&queue.display().to_string(), &error))?;
+    let status = restrict(queue, &named_files(settings)).map_err(|error| failed("cannot confine the process", &error))?;
+    match status {
+        RulesetStatus::NotEnforced => Err(failed("this kernel does not have it", &"set it to false, or boot with lsm=landlock")),
+        RulesetStatus::PartiallyEnforced | RulesetStatus::FullyEnforced => Ok(()),
+    }
+}
+
+/// Where the files are that the settings name.
+fn named_files(settings: &Settings) -> Vec<PathBuf> {
+    let tls = &settings.tls;
+    let pair = tls.pair.iter().flat_map(|(certificate, key)| [certificate, key]);
+    let auth = settings.auth.users.iter().chain(settings.auth.jwt.iter().map(|jwt| &jwt.key));
+    let files = pair.chain(&tls.client_roots).chain([&tls.roots]).chain(auth);
+    let folder = |file: &PathBuf| match file.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    files.map(folder).collect()
+}
+
+fn restrict(queue: &Path, read: &[PathBuf]) -> Result<RulesetStatus, RulesetError> {
+    let abi = ABI::V3;
+    let reading = AccessFs::ReadFile | AccessFs::ReadDir;
+    let status = Ruleset::default()
+        .handle_access(AccessFs::from_all(abi))?
+        .create()?
+        .add_rules(path_beneath_rules(SYSTEM, reading))?
+        .add_rules(path_beneath_rules(read, reading))?
+        .add_rules(path_beneath_rules([queue], AccessFs::from_all(abi) & !AccessFs::Execute))?
+        .restrict_self()?;
+    Ok(status.ruleset)
 }

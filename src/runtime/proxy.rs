@@ -32,7 +32,7 @@ pub(super) fn await_header(
     local: IpAddr,
 ) {
     // Dropping the stream ends the connection.
-    let closed = |shell: &Shell, why: &str| {
+    let closed = move |shell: &Shell, why: &str| {
         let text = format!("closed a connection from {} that should begin with a PROXY header: {why}", peer.ip());
         shell.report_seldom(Level::Info, text);
     };
