@@ -170,6 +170,8 @@ fn server_keys(certificate: &Path, key: &Path, clients: Option<&Path>) -> Result
         .and_then(|builder| builder.with_client_cert_verifier(verifier).with_single_cert(chain, private))
         .map_err(|error| trouble("tls.certificate", certificate, error))?;
     config.key_log = Arc::new(binding::Ear);
+    // All that we offer are sound; whose order counts is not for an attacker to say (TLS-08).
+    config.ignore_client_order = true;
     let mut configs = Vec::new();
     for _ in Role::ALL {
         let mut config = config.clone();
