@@ -232,17 +232,35 @@ fn swaks_speaks_for_others() {
         (output.status.success(), shown(&output.stdout, &output.stderr))
     };
     let relay = office.relay.address().port();
-    let named = ["--xclient-addr", "192.0.2.7", "--xclient-name", "c.example.com", "--xclient-port", "4000", "--xclient-proto", "ESMTP"];
+    let named = [
+        "--xclient-addr",
+        "192.0.2.7",
+        "--xclient-name",
+        "c.example.com",
+        "--xclient-port",
+        "4000",
+        "--xclient-proto",
+        "ESMTP",
+    ];
     let (sent, text) = swaks(relay, &named);
     assert!(sent, "{text}");
     let (sent, text) = swaks(relay, &["--xclient-addr", "198.51.100.7"]);
     assert!(!sent && text.contains("550 5.7.1 Relay access denied"), "{text}");
-    let (sent, text) = swaks(office.submission.port(), &["--tls", "--xclient-addr", "198.51.100.7", "--xclient-login", "alice"]);
+    let (sent, text) =
+        swaks(office.submission.port(), &["--tls", "--xclient-addr", "198.51.100.7", "--xclient-login", "alice"]);
     assert!(sent, "{text}");
     let mails = sink.wait_for(2, ARRIVAL_LONGEST);
     let text = |index: usize| String::from_utf8_lossy(&mails[index].wire).into_owned();
-    assert!(text(0).contains("from swaks.example.com ([192.0.2.7])") && text(0).contains(" with ESMTP\r\n"), "{}", text(0));
-    assert!(text(1).contains("from swaks.example.com ([198.51.100.7])") && text(1).contains(" with ESMTPSA "), "{}", text(1));
+    assert!(
+        text(0).contains("from swaks.example.com ([192.0.2.7])") && text(0).contains(" with ESMTP\r\n"),
+        "{}",
+        text(0)
+    );
+    assert!(
+        text(1).contains("from swaks.example.com ([198.51.100.7])") && text(1).contains(" with ESMTPSA "),
+        "{}",
+        text(1)
+    );
     office.close();
 }
 
@@ -313,7 +331,9 @@ fn what_lies_elsewhere_is_out_of_sight() {
         std::fs::rename(&fresh, &users).unwrap();
     };
     // A file that is replaced is read again.
-    replace(&lines.lines().filter(|line| !line.starts_with("alice")).map(|line| format!("{line}\n")).collect::<String>());
+    replace(
+        &lines.lines().filter(|line| !line.starts_with("alice")).map(|line| format!("{line}\n")).collect::<String>(),
+    );
     assert!(wait_until(ANSWER_LONGEST, || logs_in() == 535), "alice is gone");
     let elsewhere = tempfile::tempdir().unwrap();
     std::fs::write(elsewhere.path().join("users"), &lines).unwrap();

@@ -159,14 +159,15 @@ fn clients_of_others_submit() {
 #[test]
 fn exchanges_are_bound_to_their_session() {
     let sink = Sink::start();
-    let office = Office::open(&sink, |setup| setup);
+    let office =
+        Office::open(&sink, |setup| setup.set("auth.mechanisms", "SCRAM-SHA-256-PLUS,SCRAM-SHA-256,PLAIN,LOGIN"));
     let gsasl = need("gsasl", "gsasl");
-    for (priority, mechanism) in
-        [("NORMAL:-VERS-ALL:+VERS-TLS1.3", "SCRAM-SHA-256-PLUS"), ("NORMAL:-VERS-ALL:+VERS-TLS1.2", "SCRAM-SHA-256")]
-    {
+    for (version, mechanism, binds) in [("1.3", "SCRAM-SHA-256-PLUS", true), ("1.2", "SCRAM-SHA-256", false)] {
         let mut command = Command::new(&gsasl);
-        command.args(["--smtp", "--starttls", "--x509-ca-file=", &format!("--priority={priority}")]);
-        command.args(["--authentication-id=alice", &format!("--password={PASSWORD}"), "--authorization-id="]);
+        command.args(["--smtp", "--starttls", "--x509-ca-file="]);
+        command.arg(format!("--priority=NORMAL:-VERS-ALL:+VERS-TLS{version}"));
+        command.args((!binds).then_some("--no-cb"));
+        command.args(["--authentication-id=alice", &format!("--password={PASSWORD}")]);
         command.arg(format!("--connect=127.0.0.1:{}", office.submission.port()));
         let said = succeed(&mut command, PROGRAM_LONGEST);
         assert!(said.contains(&format!("\nAUTH {mechanism}")), "{mechanism}: {said}");
@@ -193,7 +194,9 @@ fn programs_of_others_submit() {
     succeed(&mut command, PROGRAM_LONGEST);
 
     let mutt = need("mutt", "mutt");
-    for (scheme, port, starttls) in [("smtp", office.submission.port(), "yes"), ("smtps", office.submissions.port(), "no")] {
+    for (scheme, port, starttls) in
+        [("smtp", office.submission.port(), "yes"), ("smtps", office.submissions.port(), "no")]
+    {
         let subject = format!("mutt {scheme}");
         let file = office.setup.dir().join("muttrc");
         let certificate = office.setup.queue().join("tls-certificate.pem");

@@ -106,7 +106,8 @@ pub(super) fn auth(values: &Values) -> Result<AuthSettings, ConfigError> {
     let named = each(values, "auth.mechanisms", |text| {
         Mechanism::of_name(text.as_bytes()).filter(|mechanism| possible(*mechanism)).ok_or(REMEDY)
     })?;
-    let all = || Mechanism::ALL.into_iter().filter(|mechanism| possible(*mechanism)).collect();
+    let usual = |mechanism: &Mechanism| possible(*mechanism) && *mechanism != Mechanism::ScramSha256Plus;
+    let all = || Mechanism::ALL.into_iter().filter(usual).collect();
     let chosen: Vec<Mechanism> = if named.is_empty() { all() } else { named };
     Ok(AuthSettings {
         mechanisms: chosen.into_iter().fold(Mechanisms::NONE, Mechanisms::with),

@@ -242,7 +242,8 @@ static KEYS: &[Key] = &[
         "auth.mechanisms",
         &[],
         "Mechanisms offered: PLAIN, LOGIN, SCRAM-SHA-256, SCRAM-SHA-256-PLUS, OAUTHBEARER, XOAUTH2. Empty: all that can be \
-         checked. SCRAM needs SCRAM verifiers: leave it out if users have argon2 ones.",
+         checked, but for SCRAM-SHA-256-PLUS, which some clients choose and cannot do. SCRAM needs SCRAM verifiers: leave it out if users \
+         have argon2 ones.",
     ),
     Key {
         name: "auth.allow_clear",

@@ -53,9 +53,12 @@ pub fn confine(settings: &Settings) -> Result<(), Failure> {
     let failed = |what: &str, error: &dyn std::fmt::Display| Failure(format!("landlock = true: {what}: {error}"));
     let queue = &settings.queue.dir;
     std::fs::create_dir_all(queue).map_err(|error| failed(&queue.display().to_string(), &error))?;
-    let status = restrict(queue, &named_files(settings)).map_err(|error| failed("cannot confine the process", &error))?;
+    let status =
+        restrict(queue, &named_files(settings)).map_err(|error| failed("cannot confine the process", &error))?;
     match status {
-        RulesetStatus::NotEnforced => Err(failed("this kernel does not have it", &"set it to false, or boot with lsm=landlock")),
+        RulesetStatus::NotEnforced => {
+            Err(failed("this kernel does not have it", &"set it to false, or boot with lsm=landlock"))
+        }
         RulesetStatus::PartiallyEnforced | RulesetStatus::FullyEnforced => Ok(()),
     }
 }

@@ -175,7 +175,8 @@ fn server_keys(certificate: &Path, key: &Path, clients: Option<&Path>) -> Result
     let mut configs = Vec::new();
     for _ in Role::ALL {
         let mut config = config.clone();
-        config.ticketer = aws_lc_rs::Ticketer::new().map_err(|error| Failure(format!("no keys for tickets: {error}")))?;
+        config.ticketer =
+            aws_lc_rs::Ticketer::new().map_err(|error| Failure(format!("no keys for tickets: {error}")))?;
         config.session_storage = ServerSessionMemoryCache::new(limits::TLS_SESSIONS_MAX);
         configs.push(Arc::new(config));
     }

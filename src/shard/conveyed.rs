@@ -28,7 +28,9 @@ impl Shard {
         let before = inbound.counted_user.take();
         outbox.write(|out| inbound.server.introduced(Some(may_relay), out));
         inbound.counted_user = inbound.server.user().cloned();
-        if let Some(before) = before.filter(|before| !inbound.counted_user.as_ref().is_some_and(|now| std::sync::Arc::ptr_eq(before, now))) {
+        if let Some(before) = before
+            .filter(|before| !inbound.counted_user.as_ref().is_some_and(|now| std::sync::Arc::ptr_eq(before, now)))
+        {
             self.crowd.leave_user(&before.name);
         }
     }

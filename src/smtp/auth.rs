@@ -308,7 +308,7 @@ mod tests {
             response: Some(Zeroizing::new(b"\0u\0geheim".to_vec())),
             state: Some(ExchangeState::new("geheim")),
             peer: "192.0.2.1".parse().unwrap(),
-            binding: None,
+            binding: ChannelBinding::default(),
             plus_offered: false,
         };
         assert!(!format!("{request:?}").contains("geheim"));

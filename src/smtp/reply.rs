@@ -359,6 +359,8 @@ mod tests {
                 require_tls: true,
                 future_release: Some((u32::MAX, UnixMs(253_402_300_799_000))),
                 mechanisms: Mechanism::ALL.into_iter().fold(Mechanisms::NONE, Mechanisms::with),
+                xclient: true,
+                xforward: true,
             },
         );
         write_hello(&mut out, &hostname);

@@ -478,10 +478,12 @@ impl Server {
     /// its octets end.
     fn wants_tls_before(&self, command: &Command<'_>) -> bool {
         let free = match command {
-            Command::Hello { .. } | Command::Noop | Command::StartTls { .. } | Command::Quit | Command::Bdat { .. } => true,
-            // Who is listed speaks for a client that is not here.
+            Command::Hello { .. } | Command::Noop | Command::StartTls { .. } | Command::Quit | Command::Bdat { .. } => {
+                true
+            }
+            // Who is listed speaks for a client that is not here, and for the user that it proved to be there.
             Command::XClient { .. } => self.peer.may_convey,
-            _ => false,
+            _ => self.user.is_some(),
         };
         !free && self.settings.auth.demanded && self.cipher.is_none() && self.mechanisms().is_empty()
     }

@@ -103,7 +103,8 @@ impl Forwarded {
 
 impl Display for Forwarded {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let told = XFORWARD_OFFER.split(' ').zip(&self.values).filter_map(|(name, value)| Some((name, value.as_ref()?)));
+        let told =
+            XFORWARD_OFFER.split(' ').zip(&self.values).filter_map(|(name, value)| Some((name, value.as_ref()?)));
         for (number, (name, value)) in told.enumerate() {
             write!(f, "{}{name}={value}", if number == 0 { "" } else { " " })?;
         }
@@ -129,7 +130,8 @@ fn attributes<'a>(arguments: &'a [u8], offer: &'static str) -> Option<Vec<(&'sta
 /// A value in xtext, read by `read` unless it says that it is unknown.
 fn told<T>(value: &[u8], later: bool, read: impl FnOnce(&[u8]) -> Option<T>) -> Option<Told<T>> {
     let text = decode_xtext(value);
-    let unavailable = text.eq_ignore_ascii_case(b"[UNAVAILABLE]") || later && text.eq_ignore_ascii_case(b"[TEMPUNAVAIL]");
+    let unavailable =
+        text.eq_ignore_ascii_case(b"[UNAVAILABLE]") || later && text.eq_ignore_ascii_case(b"[TEMPUNAVAIL]");
     if unavailable { Some(Told::Unavailable) } else { read(&text).map(Told::Is) }
 }
 

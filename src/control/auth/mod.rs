@@ -256,7 +256,10 @@ impl Checker {
             Err(Misfit::Malformed) => return AuthAnswer::Malformed.into(),
             Err(Misfit::NoSuchBinding) => return AuthAnswer::Refused.into(),
             Err(Misfit::OfferTaken) => {
-                let text = format!("{} saw no offer of SCRAM-SHA-256-PLUS: somebody between may have taken it away", request.peer);
+                let text = format!(
+                    "{} saw no offer of SCRAM-SHA-256-PLUS: somebody between may have taken it away",
+                    request.peer
+                );
                 (self.report)(LogLevel::Warning, text);
                 return AuthAnswer::Refused.into();
             }

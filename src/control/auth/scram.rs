@@ -234,7 +234,11 @@ mod tests {
         assert_eq!(read("n", false, false, &none), bound("n", b""));
         assert_eq!(read("n", false, true, &channel), bound("n", b""), "it cannot bind");
         assert_eq!(read("y", false, true, &channel), Err(Misfit::OfferTaken));
-        assert_eq!(read("y", true, true, &channel), Err(Misfit::Malformed), "it saw the offer that it says was not there");
+        assert_eq!(
+            read("y", true, true, &channel),
+            Err(Misfit::Malformed),
+            "it saw the offer that it says was not there"
+        );
         assert_eq!(read("n", true, true, &channel), Err(Misfit::Malformed), "PLUS without a binding");
         assert_eq!(read(exporter, false, true, &channel), Err(Misfit::Malformed), "a binding without PLUS");
         for unknown in ["p=tls-unique", "p=x", "p=TLS-EXPORTER"] {

@@ -95,7 +95,7 @@ pub(super) fn end_point(certificate: &[u8]) -> Option<Arc<[u8]>> {
 fn sequence(der: &[u8]) -> Option<(&[u8], &[u8])> {
     let (&[0x30, first], rest) = der.split_first_chunk()? else { return None };
     let (length, rest) = match first {
-        0..0x80 => (usize::from(first), rest),
+        0..=0x7f => (usize::from(first), rest),
         0x81..=0x83 => {
             let (digits, rest) = rest.split_at_checked(usize::from(first - 0x80))?;
             (digits.iter().fold(0, |length, digit| length << 8 | usize::from(*digit)), rest)

@@ -61,7 +61,7 @@ impl End {
         buffer[kept..kept + bytes.len()].copy_from_slice(bytes);
         let opened = self.tls.open(&mut buffer, bytes.len(), &mut self.plain)?;
         assert!(opened.secured.is_none() || self.secured.is_none(), "secured once");
-        self.secured = self.secured.or(opened.secured);
+        self.secured = self.secured.take().or(opened.secured);
         self.ended |= opened.ended;
         Ok(())
     }
@@ -107,8 +107,8 @@ fn a_handshake_and_text_come_through_every_split() {
     for piece in [1, 2, 3, 5, 7, 64, 1000, 16_384, 200_000] {
         let (mut client, mut server) = pair();
         carry(&mut client, &mut server, piece).unwrap();
-        let info = client.secured.expect("the handshake is done");
-        assert_eq!(server.secured.unwrap().cipher, info.cipher);
+        let info = client.secured.clone().expect("the handshake is done");
+        assert_eq!(server.secured.as_ref().unwrap().cipher, info.cipher);
         assert!(info.cipher.starts_with("TLS_"), "{info:?}");
         let text = if piece < 64 { &long[..40_000] } else { &long[..] };
         for part in text.chunks(limits::TLS_SEAL_BYTES) {
@@ -173,12 +173,14 @@ fn sessions_resume() {
     let keys = fresh_keys();
     let connect = |verify| {
         let client = begin(&keys, TlsRole::Client { host: "relay.example".into(), verify });
-        let (mut client, mut server) = (End::new(client), End::new(begin(&keys, TlsRole::Server { listener: Role::Relay })));
+        let (mut client, mut server) =
+            (End::new(client), End::new(begin(&keys, TlsRole::Server { listener: Role::Relay })));
         carry(&mut client, &mut server, usize::MAX).unwrap();
         client.say(b"x");
         carry(&mut client, &mut server, usize::MAX).unwrap();
-        assert_eq!(client.secured.unwrap().resumed, server.secured.unwrap().resumed);
-        client.secured.unwrap().resumed
+        let resumed = client.secured.unwrap().resumed;
+        assert_eq!(resumed, server.secured.unwrap().resumed);
+        resumed
     };
     assert!(!connect(false), "the first session is new");
     assert!(!connect(true), "each kind of trust begins with a session of its own");

@@ -2,8 +2,12 @@
 
 use super::*;
 
-const LISTED: &[&str] =
-    &["xclient.networks=127.0.0.1", "xforward.networks=127.0.0.1", "relay.networks=192.0.2.0/24", "auth.sessions_per_user=1"];
+const LISTED: &[&str] = &[
+    "xclient.networks=127.0.0.1",
+    "xforward.networks=127.0.0.1",
+    "relay.networks=192.0.2.0/24",
+    "auth.sessions_per_user=1",
+];
 
 /// XCL-01, XCL-02: the conveyed address may relay, stands in the trace field, and has its own bound of connections.
 #[test]
@@ -20,7 +24,8 @@ fn a_conveyed_client_is_judged_as_if_it_had_connected() {
     assert!(replies.contains("\n250 2.0.0 Noted") && replies.contains("\n354 "), "{replies}");
     assert!(world.say(conn, b"x\r\n.\r\n").starts_with("250 2.0.0 "));
     assert!(world.taken[0].data.contains(" ([192.0.2.77])"), "{}", world.taken[0].data);
-    let noted = world.reports.iter().filter(|text| text.ends_with(" was forwarded: ADDR=198.51.100.1 IDENT=abc")).count();
+    let noted =
+        world.reports.iter().filter(|text| text.ends_with(" was forwarded: ADDR=198.51.100.1 IDENT=abc")).count();
     assert_eq!(noted, 1, "{:?}", world.reports);
     // One connection for each of two others, then it is one too many; who went leaves room.
     let two = world.client();

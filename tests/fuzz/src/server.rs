@@ -123,7 +123,8 @@ impl Session {
                 }
                 ServerEvent::Conveyed => {
                     assert!(self.server.peer().may_convey, "who is not listed speaks for nobody");
-                    let may_relay = self.server.conveyed_address().map_or(self.server.peer().may_relay, |to| to == OURS);
+                    let may_relay =
+                        self.server.conveyed_address().map_or(self.server.peer().may_relay, |to| to == OURS);
                     self.server.introduced(Some(may_relay), &mut self.out);
                     assert!(self.server.hello().is_empty() && self.server.forwarded().is_none());
                 }
