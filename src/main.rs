@@ -182,13 +182,9 @@ fn run(configuration: &Configuration) -> Result<(), Trouble> {
     note.into_iter().for_each(|note| reporter.report(Level::Info, note));
     let ask = resolver(&settings, &reporter);
     let authenticate = authenticator(&settings, &reporter)?;
-    let mut crew = Crew::start(
-        options(&settings, sockets, keys, authenticate),
-        builds(&settings, starts),
-        &ask,
-        reporter.clone(),
-    )
-    .map_err(failed)?;
+    let mut crew =
+        Crew::start(options(&settings, sockets, keys, authenticate), builds(&settings, starts), &ask, reporter.clone())
+            .map_err(failed)?;
     runtime::watch_signals(crew.events()).map_err(failed)?;
     if crew.wait_ready().map_err(failed)? {
         say(&ready_line(&settings, crew.listeners()))?;

@@ -1,12 +1,104 @@
-//! Settings about users: who knows them, what they may prove themselves with, and how often they may fail (`auth.*`).
+//! Keys and settings about users: who knows them, what they may prove themselves with, and how often they may fail (`auth.*`).
 
 use std::path::PathBuf;
 
 use super::ConfigError;
-use super::file::Values;
+use super::file::{Key, Kind, Values, number, text, texts, time};
 use super::settings::{each, optional, small};
+use crate::base::limits;
 use crate::smtp::auth::{Mechanism, Mechanisms};
 use crate::smtp::server::AuthSettings as OfferedAuth;
+
+/// In the manual they stand behind all others.
+pub(super) static KEYS: &[Key] = &[
+    // ---- users ----
+    text(
+        "auth.users",
+        "",
+        "File with the users of `listen.submission` and `listen.submissions`, a line each, as `ringpost user add` makes them: \
+         name, verifier and, if need be, the senders it may use. Read again when it changes.",
+    ),
+    text(
+        "auth.url",
+        "",
+        "HTTP service that is asked about users who are not in `auth.users`: POST of `user`, `password`, `mechanism` and `address` \
+         in JSON. 200 with `{\"senders\": [...]}`: the user may send from these, or from anything without them. 401 or 403: no. \
+         Anything else: 454.",
+    ),
+    texts(
+        "auth.mechanisms",
+        &[],
+        "Mechanisms offered: PLAIN, LOGIN, SCRAM-SHA-256, SCRAM-SHA-256-PLUS, OAUTHBEARER, XOAUTH2. Empty: all that can be \
+         checked, but for SCRAM-SHA-256-PLUS, which some clients choose and cannot do. SCRAM needs SCRAM verifiers: leave it out if users \
+         have argon2 ones.",
+    ),
+    Key {
+        name: "auth.allow_clear",
+        kind: Kind::Flag { default: false },
+        manual: "Offer AUTH outside TLS too. Whoever listens then learns passwords.",
+    },
+    text(
+        "auth.jwt_key",
+        "",
+        "PEM file with the public key of whoever signs the tokens (JWT) of OAUTHBEARER and XOAUTH2.",
+    ),
+    text("auth.jwt_issuer", "", "What a token's `iss` must say. Empty: anything."),
+    text("auth.jwt_audience", "", "What a token's `aud` must say. Empty: anything."),
+    text(
+        "auth.introspection_url",
+        "",
+        "Where to ask about tokens that are no JWT, or without `auth.jwt_key` (RFC 7662).",
+    ),
+    text("auth.introspection_secret", "", "File with `name:secret` that the introspection service knows us by."),
+    text(
+        "auth.token_claim",
+        "sub",
+        "The claim of a token that names its user. The claim `senders` says what it may send from; without it, the user's name \
+         if that is an address, else anything.",
+    ),
+    time(
+        "auth.timeout_ms",
+        limits::AUTH_TIMEOUT_MS,
+        "What `auth.url` and `auth.introspection_url` may take; then 454.",
+    ),
+    number(
+        "auth.failure_delay_ms",
+        limits::AUTH_FAILURE_DELAY_MS,
+        0,
+        60_000,
+        "A failed authentication is answered no sooner than this.",
+    ),
+    number(
+        "auth.failures_per_address",
+        limits::AUTH_FAILURES_PER_ADDRESS,
+        1,
+        1_000_000,
+        "Failed authentications of one address, or one IPv6 network of 64 bits, within `auth.failures_window_ms`. More: 421 \
+         without a look.",
+    ),
+    number(
+        "auth.failures_per_network",
+        limits::AUTH_FAILURES_PER_NETWORK,
+        1,
+        1_000_000,
+        "The same of one network: 24 bits of IPv4, 48 of IPv6.",
+    ),
+    number(
+        "auth.failures_per_user",
+        limits::AUTH_FAILURES_PER_USER,
+        1,
+        1_000_000,
+        "The same for one user's name, from wherever.",
+    ),
+    number(
+        "auth.sessions_per_user",
+        limits::USER_SESSIONS_MAX,
+        1,
+        1_000_000,
+        "Sessions of one user on one shard. One more gets 421 4.7.0 in answer to AUTH.",
+    ),
+    time("auth.failures_window_ms", limits::AUTH_FAILURES_WINDOW_MS, "Failed authentications are counted so long."),
+];
 
 /// Users (`auth.*`), for listeners that submit.
 #[derive(Clone, Debug, PartialEq, Eq)]

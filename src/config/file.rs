@@ -54,21 +54,21 @@ pub struct Key {
     pub manual: &'static str,
 }
 
-const fn text(name: &'static str, default: &'static str, manual: &'static str) -> Key {
+pub(super) const fn text(name: &'static str, default: &'static str, manual: &'static str) -> Key {
     Key { name, kind: Kind::Text { default }, manual }
 }
 
-const fn texts(name: &'static str, default: &'static [&'static str], manual: &'static str) -> Key {
+pub(super) const fn texts(name: &'static str, default: &'static [&'static str], manual: &'static str) -> Key {
     Key { name, kind: Kind::Texts { default }, manual }
 }
 
-const fn number(name: &'static str, default: u64, least: u64, most: u64, manual: &'static str) -> Key {
+pub(super) const fn number(name: &'static str, default: u64, least: u64, most: u64, manual: &'static str) -> Key {
     assert!(least <= default && default <= most);
     Key { name, kind: Kind::Number { default, least, most }, manual }
 }
 
 /// A time: from 1 ms to a year, so that no sum of times overflows.
-const fn time(name: &'static str, default_ms: u64, manual: &'static str) -> Key {
+pub(super) const fn time(name: &'static str, default_ms: u64, manual: &'static str) -> Key {
     number(name, default_ms, 1, YEAR_MS, manual)
 }
 
@@ -102,19 +102,17 @@ static KEYS: &[Key] = &[
     texts(
         "proxy.networks",
         &[],
-        "Load balancers whose PROXY header (version 1 or 2) is believed at listeners that await one, as in \
-         `listen.relay = [\"192.0.2.1:2525 proxy\"]`. Whoever else connects there, or sends no header, is closed without a word.",
+        "Load balancers believed at listeners that await a PROXY header: `listen.relay = [\"192.0.2.1:2525 proxy\"]`.",
     ),
     texts(
         "xclient.networks",
         &[],
-        "Who may say by XCLIENT which client it speaks for: address, and user. That client's address is judged from then on, and the user \
-         believed.",
+        "Who may say by XCLIENT for whom it speaks: that address is judged, that user believed.",
     ),
     texts(
         "xforward.networks",
         &[],
-        "Who may say by XFORWARD where a message came from before; it is shown with `log.level = \"debug\"`.",
+        "Who may say by XFORWARD where a message came from; `log.level = \"debug\"` shows it.",
     ),
     text("listen.http", "127.0.0.1:8025", "Address of the HTTP interface. Empty: none."),
     number(
@@ -224,93 +222,6 @@ static KEYS: &[Key] = &[
         manual: "Policies of single domains in place of `site.default.tls`: `\"example.org\" = \"verify\"`; a leading dot, \
                  `\".example.org\"`, stands for every domain below.",
     },
-    // ---- users ----
-    text(
-        "auth.users",
-        "",
-        "File with the users of `listen.submission` and `listen.submissions`, a line each, as `ringpost user add` makes them: \
-         name, verifier and, if need be, the senders it may use. Read again when it changes.",
-    ),
-    text(
-        "auth.url",
-        "",
-        "HTTP service that is asked about users who are not in `auth.users`: POST of `user`, `password`, `mechanism` and `address` \
-         in JSON. 200 with `{\"senders\": [...]}`: the user may send from these, or from anything without them. 401 or 403: no. \
-         Anything else: 454.",
-    ),
-    texts(
-        "auth.mechanisms",
-        &[],
-        "Mechanisms offered: PLAIN, LOGIN, SCRAM-SHA-256, SCRAM-SHA-256-PLUS, OAUTHBEARER, XOAUTH2. Empty: all that can be \
-         checked, but for SCRAM-SHA-256-PLUS, which some clients choose and cannot do. SCRAM needs SCRAM verifiers: leave it out if users \
-         have argon2 ones.",
-    ),
-    Key {
-        name: "auth.allow_clear",
-        kind: Kind::Flag { default: false },
-        manual: "Offer AUTH outside TLS too. Whoever listens then learns passwords.",
-    },
-    text(
-        "auth.jwt_key",
-        "",
-        "PEM file with the public key of whoever signs the tokens (JWT) of OAUTHBEARER and XOAUTH2.",
-    ),
-    text("auth.jwt_issuer", "", "What a token's `iss` must say. Empty: anything."),
-    text("auth.jwt_audience", "", "What a token's `aud` must say. Empty: anything."),
-    text(
-        "auth.introspection_url",
-        "",
-        "Where to ask about tokens that are no JWT, or without `auth.jwt_key` (RFC 7662).",
-    ),
-    text("auth.introspection_secret", "", "File with `name:secret` that the introspection service knows us by."),
-    text(
-        "auth.token_claim",
-        "sub",
-        "The claim of a token that names its user. The claim `senders` says what it may send from; without it, the user's name \
-         if that is an address, else anything.",
-    ),
-    time(
-        "auth.timeout_ms",
-        limits::AUTH_TIMEOUT_MS,
-        "What `auth.url` and `auth.introspection_url` may take; then 454.",
-    ),
-    number(
-        "auth.failure_delay_ms",
-        limits::AUTH_FAILURE_DELAY_MS,
-        0,
-        60_000,
-        "A failed authentication is answered no sooner than this.",
-    ),
-    number(
-        "auth.failures_per_address",
-        limits::AUTH_FAILURES_PER_ADDRESS,
-        1,
-        1_000_000,
-        "Failed authentications of one address, or one IPv6 network of 64 bits, within `auth.failures_window_ms`. More: 421 \
-         without a look.",
-    ),
-    number(
-        "auth.failures_per_network",
-        limits::AUTH_FAILURES_PER_NETWORK,
-        1,
-        1_000_000,
-        "The same of one network: 24 bits of IPv4, 48 of IPv6.",
-    ),
-    number(
-        "auth.failures_per_user",
-        limits::AUTH_FAILURES_PER_USER,
-        1,
-        1_000_000,
-        "The same for one user's name, from wherever.",
-    ),
-    number(
-        "auth.sessions_per_user",
-        limits::USER_SESSIONS_MAX,
-        1,
-        1_000_000,
-        "Sessions of one user on one shard. One more gets 421 4.7.0 in answer to AUTH.",
-    ),
-    time("auth.failures_window_ms", limits::AUTH_FAILURES_WINDOW_MS, "Failed authentications are counted so long."),
     // ---- the queue ----
     text(
         "queue.dir",
@@ -566,21 +477,19 @@ static KEYS: &[Key] = &[
     text(
         "user",
         "",
-        "The system's user whom the relay becomes, for good, once its sockets are bound; it must be able to write in `queue.dir` and to \
-         read all files named here, the certificate's key among them. Empty: whoever starts it.",
+        "Whom the relay becomes once its sockets are bound; files are opened as that user. Empty: whoever starts it.",
     ),
     Key {
         name: "landlock",
         kind: Kind::Flag { default: false },
-        manual: "Once its sockets are bound, the kernel lets the relay write in `queue.dir` alone, read that, `/etc`, `/usr`, `/proc`, `/sys`, `/dev` \
-                 and the directories of files named here, and execute nothing. Linux 5.13 or newer.",
+        manual: "Once its sockets are bound, it writes in `queue.dir` alone, reads little else, executes nothing. Linux 5.13.",
     },
     time("drain_ms", limits::DRAIN_MS, "On SIGTERM, deliveries on their way have so long to end."),
 ];
 
 /// All keys, in the order of the manual.
-pub fn keys() -> &'static [Key] {
-    KEYS
+pub fn keys() -> impl Iterator<Item = &'static Key> + Clone {
+    KEYS.iter().chain(super::auth::KEYS)
 }
 
 /// A value of the right kind and within bounds; what it means is not known yet.
@@ -670,7 +579,7 @@ impl Values {
         };
         let (name, value) = (name.trim(), value.trim());
         self.reading = Origin::CommandLine;
-        let names = KEYS.iter().filter(|key| key.kind == Kind::Names);
+        let names = keys().filter(|key| key.kind == Kind::Names);
         for key in names {
             if let Some(domain) = name.strip_prefix(key.name).and_then(|rest| rest.strip_prefix('.')) {
                 let entry = Table::from_iter([(domain.to_owned(), plain_or_toml(value, Value::is_str))]);
@@ -761,7 +670,7 @@ impl Values {
 
     fn raw_named(&self, key: &str, name: &str) -> Option<&Raw> {
         // The table's own text of the key, since the map is keyed by it.
-        let key = KEYS.iter().find(|known| known.name == key).unwrap_or_else(|| panic!("{key} is no key"));
+        let key = keys().find(|known| known.name == key).unwrap_or_else(|| panic!("{key} is no key"));
         self.named.get(&(key.name, name.to_owned()))
     }
 
@@ -809,10 +718,10 @@ impl Values {
 
 /// The key of a name, and what stands in it for the key's `*`.
 fn find(name: &str) -> Option<(&'static Key, Option<&str>)> {
-    if let Some(key) = KEYS.iter().find(|key| key.name == name && !key.name.contains('*')) {
+    if let Some(key) = keys().find(|key| key.name == name && !key.name.contains('*')) {
         return Some((key, None));
     }
-    KEYS.iter().find_map(|key| {
+    keys().find_map(|key| {
         let (before, behind) = key.name.split_once('*')?;
         let inner = name.strip_prefix(before)?.strip_suffix(behind)?;
         (!matches!(inner, "" | "default")).then_some((key, Some(inner)))
@@ -820,12 +729,12 @@ fn find(name: &str) -> Option<(&'static Key, Option<&str>)> {
 }
 
 fn kind_of(name: &str) -> &'static Kind {
-    &KEYS.iter().find(|key| key.name == name).unwrap_or_else(|| panic!("{name} is no key")).kind
+    &keys().find(|key| key.name == name).unwrap_or_else(|| panic!("{name} is no key")).kind
 }
 
 /// True if keys begin with `name` and a dot, or with any name of the operator's where `name` has one.
 fn is_section(name: &str) -> bool {
-    KEYS.iter().any(|key| {
+    keys().any(|key| {
         let chosen = key.name.split_once('*').and_then(|(before, _)| name.strip_prefix(before));
         chosen.is_some_and(|chosen| chosen != "default")
             || key.name.strip_prefix(name).is_some_and(|rest| rest.starts_with('.'))
@@ -836,7 +745,7 @@ fn unknown(name: &str) -> ConfigError {
     // A right beginning and end with something left out between is nearer than any slip.
     let ends = |name: &str| (name.split('.').next().map(str::to_owned), name.rsplit('.').next().map(str::to_owned));
     let wrong = |key: &Key| if ends(name) == ends(key.name) { 0 } else { distance(name, key.name) };
-    let exact = KEYS.iter().filter(|key| !key.name.contains('*'));
+    let exact = keys().filter(|key| !key.name.contains('*'));
     let nearest = exact.map(|key| (wrong(key), key.name)).min().expect("there are keys");
     let remedy = match nearest {
         // A third of the letters wrong is still a slip; more is another word.

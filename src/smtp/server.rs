@@ -186,7 +186,7 @@ pub struct Server {
     request: Option<Box<AuthRequest>>,
     auth_failures: u32,
     /// What XCLIENT said, until `introduced`.
-    claim: Option<Claim>,
+    claim: Option<Box<Claim>>,
     /// What XFORWARD said of the next message.
     forwarded: Option<Box<Forwarded>>,
     /// Empty before EHLO or HELO.

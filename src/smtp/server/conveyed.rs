@@ -21,7 +21,7 @@ impl Server {
         if self.in_transaction {
             return Some(reply::CONVEYED_IN_TRANSACTION);
         }
-        self.claim = Claim::read(arguments);
+        self.claim = Claim::read(arguments).map(Box::new);
         if self.claim.is_none() { Some(reply::BAD_ARGUMENT) } else { None }
     }
 

@@ -38,7 +38,7 @@ fn naive(data: &[u8], name: &str) -> Option<String> {
     let mut decoded = parts.next().unwrap_or_default().as_bytes().to_vec();
     for part in parts {
         decoded.push(u8::from_str_radix(&part[..2], 16).expect("two digits"));
-        decoded.extend_from_slice(part[2..].as_bytes());
+        decoded.extend_from_slice(&part.as_bytes()[2..]);
     }
     Some(String::from_utf8(decoded).expect("UTF-8"))
 }
