@@ -73,6 +73,9 @@ pub(crate) struct Explain {
     /// For a message of this tenant.
     #[arg(long, value_name = "NAME")]
     pub(crate) tenant: Option<String>,
+    /// For a message from this mailbox.
+    #[arg(long)]
+    pub(crate) sender: Option<String>,
     #[command(flatten)]
     pub(crate) configuration: Configuration,
     /// Print JSON.

@@ -17,15 +17,16 @@ use clap::Parser as _;
 use cli::{Cli, Command, Configuration, Explain, Place, Queue, Spool, Tune, User};
 use ringpost::base::ids::MessageId;
 use ringpost::config::{self, Listener, Machine, Role, Settings, Values};
-use ringpost::control::auth::{self, Authenticator};
+use ringpost::control::auth::{self, Authenticator, Prover};
 use ringpost::control::resolver::{Resolver, ResolverSettings};
 use ringpost::mail::address::parse_forward_path;
 use ringpost::queue::ShardStart;
 use ringpost::queue::spool::{self, SpoolSettings};
+use ringpost::route::explain::Whose;
 use ringpost::route::{self, Answer, QueryId};
 use ringpost::runtime::report::Reporter;
 use ringpost::runtime::tls::Keys;
-use ringpost::runtime::{self, Ask, Authenticate, Build, Crew, Options, Sockets, privileges};
+use ringpost::runtime::{self, Ask, Authenticate, Build, Crew, Options, Prove, Sockets, privileges};
 use ringpost::shard::{Level, Setup, Shard};
 use ringpost::smtp::auth::AuthAnswer;
 use ringpost::tune::topology::Topology;
@@ -93,6 +94,7 @@ fn check(configuration: &Configuration) -> Result<(), Trouble> {
     let settings = load(configuration)?;
     runtime::probe::io_uring().map_err(Trouble::Failed)?;
     Keys::check(&settings).map_err(failed)?;
+    Prover::check(&settings.route.next_hops).map_err(Trouble::Failed)?;
     runtime::placement(&settings).map_err(|error| Trouble::Usage(error.to_string()))?;
     say(&format!("the configuration is right, and this machine can run it with {} shards\n", settings.shards))
 }
@@ -107,7 +109,8 @@ fn explain(wanted: &Explain) -> Result<(), Trouble> {
             place.ok_or_else(|| Trouble::Usage(format!("{name:?} is no tenant of the configuration")))? as u16 + 1
         }
     };
-    let answer = match route::explain::question(&settings, domain) {
+    let whose = Whose { tenant, sender: wanted.sender.as_deref().unwrap_or_default() };
+    let answer = match route::explain::question(&settings, domain, whose) {
         None => None,
         Some((name, address_only)) => {
             let dns = ResolverSettings { servers: settings.dns_servers.clone() };
@@ -119,7 +122,7 @@ fn explain(wanted: &Explain) -> Result<(), Trouble> {
             Some(answer.recv().map_err(failed)?)
         }
     };
-    let explanation = route::explain::explain(&settings, &values, domain, tenant, answer.as_ref());
+    let explanation = route::explain::explain(&settings, &values, domain, whose, answer.as_ref());
     if !wanted.json {
         return say(&explanation.to_string());
     }
@@ -182,9 +185,9 @@ fn run(configuration: &Configuration) -> Result<(), Trouble> {
     note.into_iter().for_each(|note| reporter.report(Level::Info, note));
     let ask = resolver(&settings, &reporter);
     let authenticate = authenticator(&settings, &reporter)?;
-    let mut crew =
-        Crew::start(options(&settings, sockets, keys, authenticate), builds(&settings, starts), &ask, reporter.clone())
-            .map_err(failed)?;
+    let prove = prover(&settings)?;
+    let options = options(&settings, sockets, keys, authenticate, prove);
+    let mut crew = Crew::start(options, builds(&settings, starts), &ask, reporter.clone()).map_err(failed)?;
     runtime::watch_signals(crew.events()).map_err(failed)?;
     if crew.wait_ready().map_err(failed)? {
         say(&ready_line(&settings, crew.listeners()))?;
@@ -197,11 +200,12 @@ fn run(configuration: &Configuration) -> Result<(), Trouble> {
     Ok(())
 }
 
-fn options(settings: &Settings, sockets: Sockets, keys: Keys, authenticate: Authenticate) -> Options {
+fn options(settings: &Settings, sockets: Sockets, keys: Keys, authenticate: Authenticate, prove: Prove) -> Options {
     Options {
         sockets,
         authenticate,
         proxies: settings.relay.proxies.clone(),
+        prove,
         keys,
         queue_dir: settings.queue.dir.clone(),
         segment_bytes: settings.queue.segment_bytes,
@@ -233,6 +237,13 @@ fn authenticator(settings: &Settings, reporter: &Reporter) -> Result<Authenticat
     let report = Arc::new(move |level, text| reporter.report(level, text));
     let authenticator = Authenticator::start(&settings.auth, report).map_err(Trouble::Failed)?;
     Ok(Arc::new(move |request, reply| authenticator.ask(request, reply)))
+}
+
+/// Who has our credentials.
+fn prover(settings: &Settings) -> Result<Prove, Trouble> {
+    Prover::check(&settings.route.next_hops).map_err(Trouble::Failed)?;
+    let prover = Prover::default();
+    Ok(Arc::new(move |request, reply| prover.ask(request, reply)))
 }
 
 /// How to make each shard, on its own thread.

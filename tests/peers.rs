@@ -396,8 +396,8 @@ fn postfix_takes_and_gives() {
     let sink = Sink::start();
     let last_setup = Setup::to(sink.address()).set("relay.hostname", "last.example.com");
     let last = last_setup.start();
-    let Some(postfix) = Postfix::start(last.address().port(), "") else { return };
-    let first_setup = Setup::to(SocketAddr::from(([127, 0, 0, 1], postfix.port)));
+    let Some(postfix) = Postfix::start(last.address().port(), "", "") else { return };
+    let first_setup = Setup::to(postfix.address());
     let first = first_setup.start();
     let mut client = first.client();
     let mut messages: Vec<Vec<u8>> = (0..50).map(|number| plain(&format!("chain-{number}"))).collect();

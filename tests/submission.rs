@@ -218,7 +218,7 @@ fn programs_of_others_submit() {
         "smtp_tls_security_level = encrypt\nsmtp_sasl_auth_enable = yes\nsmtp_sasl_tls_security_options = noanonymous\n\
          smtp_sasl_password_maps = inline:{{ {{ [127.0.0.1]:{port} = alice:{PASSWORD} }} }}\nsmtp_send_xforward_command = yes\n"
     );
-    let postfix = Postfix::start(port, &more);
+    let postfix = Postfix::start(port, &more, "");
     if let Some(postfix) = &postfix {
         let text = b"From: alice@example.com\r\nSubject: postfix\r\n\r\ntext\r\n";
         let mut client = Client::connect(SocketAddr::from(([127, 0, 0, 1], postfix.port)));

@@ -73,12 +73,13 @@ pub(super) const fn time(name: &'static str, default_ms: u64, manual: &'static s
 }
 
 /// A number of something that the operator names.
-const fn named_number(name: &'static str, least: u64, most: u64, manual: &'static str) -> Key {
+pub(super) const fn named_number(name: &'static str, least: u64, most: u64, manual: &'static str) -> Key {
     number(name, least, least, most, manual)
 }
 
-const YEAR_MS: u64 = 365 * 86_400_000;
+pub(super) const YEAR_MS: u64 = 365 * 86_400_000;
 
+/// The relay's own; those of delivery are in `outbound`.
 static KEYS: &[Key] = &[
     // ---- receiving ----
     texts(
@@ -289,189 +290,6 @@ static KEYS: &[Key] = &[
         kind: Kind::Flag { default: false },
         manual: "A connection goes to the shard on the core that its first packet came to, where the interface spreads packets over the cores.",
     },
-    // ---- routing ----
-    text(
-        "route.default",
-        "",
-        "Next hop for every domain that `route.domains` does not name, as `host:port` or `[v6 address]:port`. \
-         Empty: the mail hosts (MX) of the domain.",
-    ),
-    Key {
-        name: "route.domains",
-        kind: Kind::Names,
-        manual: "Next hops of single domains: `\"example.org\" = \"host:port\"`; a leading dot, `\".example.org\"`, \
-                 stands for every domain below.",
-    },
-    Key {
-        name: "route.allow_private",
-        kind: Kind::Flag { default: false },
-        manual: "Deliver to mail hosts (MX) with loopback, private or link-local addresses. Next hops named here are \
-                 never checked.",
-    },
-    number(
-        "route.connections",
-        limits::CONNECTIONS_OUT_MAX as u64,
-        1,
-        1_000_000,
-        "Outbound connections of one shard. While it has so many, sites without one wait for their turn.",
-    ),
-    number("route.mx_port", 25, 1, 65_535, "Port of mail hosts found by MX; another than 25 is for tests."),
-    texts("dns.servers", &[], "Name servers, as `address:port`. Empty: those of the system."),
-    texts(
-        "source.address",
-        &[],
-        "Addresses that outbound connections come from where no pool says otherwise, one of each family at most. Empty: the \
-         system chooses.",
-    ),
-    texts(
-        "source.pool",
-        &[],
-        "Names of sources from which one is drawn for each message of a tenant without `tenant.NAME.sources`. Empty: \
-         `source.address`.",
-    ),
-    texts(
-        "source.*.address",
-        &[],
-        "Addresses of this source, one of each family at most. A next hop without an address of the same family cannot be \
-         reached from it. If the machine has not got the address, mail waits.",
-    ),
-    text(
-        "source.*.proxy",
-        "",
-        "Connections from this source go through a proxy: `haproxy ADDRESS:PORT`, which is told source and next hop by the PROXY \
-         protocol, version 2; or `socks5 ADDRESS:PORT`, whose own address next hops see.",
-    ),
-    text("source.*.hello", "", "The name in EHLO for connections from this source. Not set: `relay.hostname`."),
-    named_number(
-        "source.*.weight",
-        0,
-        1000,
-        "How often the source is drawn from a pool, beside the others in it. Not set: 1. 0: not any more.",
-    ),
-    // ---- delivering ----
-    number(
-        "site.default.connections",
-        limits::SITE_CONNECTIONS as u64,
-        1,
-        1_000_000,
-        "Connections to one site over all shards.",
-    ),
-    number("site.default.messages_per_second", 0, 0, 1_000_000, "Messages a second to one site. 0: no limit."),
-    number(
-        "site.default.messages_per_connection",
-        limits::CONNECTION_MESSAGES_MAX as u64,
-        1,
-        1_000_000_000,
-        "Messages over one outbound connection; then it is closed and, if need be, another opened.",
-    ),
-    number(
-        "site.default.recipients",
-        limits::TRANSACTION_RECIPIENTS_MAX as u64,
-        1,
-        limits::RECIPIENTS_MAX as u64,
-        "Recipients in one outbound transaction.",
-    ),
-    text(
-        "site.default.tls",
-        "may",
-        "Whether mail goes to next hops inside TLS: `none`, never; `may`, if offered, with any certificate, and in clear if \
-         the handshake fails; `encrypt`, always, with any certificate; `verify`, always, with a certificate for the host's \
-         name from `tls.roots`. Where it cannot be met, mail waits.",
-    ),
-    Key {
-        name: "site.default.chunking",
-        kind: Kind::Flag { default: true },
-        manual: "Bodies go by BDAT to next hops that offer CHUNKING. If not: by DATA, but for binary ones, which cannot.",
-    },
-    time("site.default.idle_ms", limits::CONNECTION_IDLE_MS, "An idle outbound connection is kept so long."),
-    time(
-        "site.default.age_ms",
-        limits::CONNECTION_AGE_MS,
-        "An outbound connection takes messages so long; then it is closed.",
-    ),
-    time(
-        "retry.first_ms",
-        limits::RETRY_FIRST_MS,
-        "A recipient that failed for now is tried again after so long; the \
-         pause doubles each time.",
-    ),
-    time("retry.longest_ms", limits::RETRY_LONGEST_MS, "Two attempts of a recipient are at most so far apart."),
-    time(
-        "retry.expire_ms",
-        limits::EXPIRE_MS,
-        "A recipient still open so long after its message was accepted bounces.",
-    ),
-    time(
-        "retry.site_first_ms",
-        limits::SITE_PAUSE_FIRST_MS,
-        "First pause of a site that does not answer; it doubles \
-         each time.",
-    ),
-    time("retry.site_longest_ms", limits::SITE_PAUSE_LONGEST_MS, "Longest pause of a site that does not answer."),
-    time(
-        "report.delay_ms",
-        limits::DELAY_REPORT_MS,
-        "A sender who asked for it (NOTIFY=DELAY) is told once that a message of this age is still on its way.",
-    ),
-    time("timeout.connect_ms", limits::CONNECT_TIMEOUT_MS, "For a connection to a next hop to stand."),
-    time("timeout.greeting_ms", limits::GREETING_TIMEOUT_MS, "For a next hop's greeting."),
-    time("timeout.hello_ms", limits::HELLO_TIMEOUT_MS, "For the reply to EHLO, HELO or RSET."),
-    time("timeout.mail_ms", limits::MAIL_TIMEOUT_MS, "For the reply to MAIL."),
-    time("timeout.rcpt_ms", limits::RCPT_TIMEOUT_MS, "For the reply to each RCPT."),
-    time("timeout.data_ms", limits::DATA_TIMEOUT_MS, "For the reply to DATA."),
-    time("timeout.data_block_ms", limits::DATA_BLOCK_TIMEOUT_MS, "For each piece of message data to be taken."),
-    time(
-        "timeout.data_end_ms",
-        limits::DATA_END_TIMEOUT_MS,
-        "For the reply to the final dot. Shorter than 10 minutes \
-         makes duplicates.",
-    ),
-    time("timeout.quit_ms", limits::QUIT_TIMEOUT_MS, "For the reply to QUIT."),
-    time("timeout.tls_ms", limits::TLS_TIMEOUT_MS, "For a TLS handshake, with clients too."),
-    // ---- sites with limits of their own ----
-    texts(
-        "site.*.mail_hosts",
-        &[],
-        "Makes the rule one for sites whose best mail host is among these; a leading dot stands for every host below. The site \
-         is named after the rule. Rules for large providers are built in: [pacing.md](pacing.md).",
-    ),
-    named_number(
-        "site.*.connections",
-        1,
-        1_000_000,
-        "In place of `site.default.connections`, for the sites that the name stands for: a recipient domain, `.example.org` for every domain \
-         below, `host:port` of a smart host, or a provider.",
-    ),
-    named_number("site.*.messages_per_second", 0, 1_000_000, "In place of `site.default.messages_per_second`."),
-    named_number(
-        "site.*.messages_per_connection",
-        1,
-        1_000_000_000,
-        "In place of `site.default.messages_per_connection`.",
-    ),
-    named_number(
-        "site.*.recipients",
-        1,
-        limits::RECIPIENTS_MAX as u64,
-        "In place of `site.default.recipients`; more than that has no effect.",
-    ),
-    Key { name: "site.*.chunking", kind: Kind::Flag { default: true }, manual: "In place of `site.default.chunking`." },
-    named_number("site.*.idle_ms", 1, YEAR_MS, "In place of `site.default.idle_ms`."),
-    named_number("site.*.age_ms", 1, YEAR_MS, "In place of `site.default.age_ms`."),
-    // ---- tenants ----
-    texts(
-        "tenant.*.networks",
-        &[],
-        "Clients in these networks send for this tenant; the narrowest network of all tenants holds. Tenants share each site \
-         fairly: [pacing.md](pacing.md).",
-    ),
-    named_number("tenant.*.weight", 1, 1000, "Part of a site beside those of other tenants that wait. Not set: 1."),
-    texts(
-        "tenant.*.sources",
-        &[],
-        "Names of sources that the tenant's mail comes from, and from nowhere else. Not set: `source.pool`.",
-    ),
-    text("tenant.*.priority", "", "Class of its messages: `urgent`, `normal` or `bulk`. Not set: `normal`."),
     // ---- the rest ----
     text("log.level", "info", "What is logged: `error`, `warning`, `info` or `debug`, each with all before it."),
     text(
@@ -489,7 +307,7 @@ static KEYS: &[Key] = &[
 
 /// All keys, in the order of the manual.
 pub fn keys() -> impl Iterator<Item = &'static Key> + Clone {
-    KEYS.iter().chain(super::auth::KEYS)
+    KEYS.iter().chain(super::outbound::KEYS).chain(super::auth::KEYS)
 }
 
 /// A value of the right kind and within bounds; what it means is not known yet.

@@ -5,11 +5,14 @@
 //! the value and the remedy; there are no warnings, and no input makes it panic.
 //!
 //! - [`mod@file`]: every key once, with default, bounds and manual text; reads a file and overrides into raw values.
-//! - `auth`: the settings about users. [`settings`]: all others; raw values become types that cannot hold anything wrong.
+//! - `auth`: the settings about users. `routes`, `sharing`: where mail goes, and for whom. [`settings`]: all others; raw values
+//!   become types that cannot hold anything wrong.
 
 mod auth;
 pub mod file;
+mod outbound;
 mod reference;
+mod routes;
 pub mod settings;
 mod sharing;
 
@@ -18,10 +21,12 @@ use std::fmt;
 pub use auth::{AuthSettings, IntrospectionSettings, JwtSettings};
 pub use file::{Origin, Values};
 pub use reference::reference;
+pub use routes::{
+    HopAddress, Host, HostPort, NextHopSettings, Protocol, Route, RouteSettings, TlsPolicies, TlsPolicy, TlsSettings,
+};
 pub use settings::{
-    Endpoint, Host, HostPort, Listener, LogLevel, QueueSettings, RelaySettings, ReportSettings, RetrySettings, Role,
-    RouteSettings, Settings, SiteMatch, SiteRule, SiteSettings, SocketSettings, TimeoutSettings, TlsPolicies,
-    TlsPolicy, TlsSettings, parse_cores,
+    Endpoint, Listener, LogLevel, QueueSettings, RelaySettings, ReportSettings, RetrySettings, Role, Settings,
+    SiteMatch, SiteRule, SiteSettings, SocketSettings, TimeoutSettings, parse_cores,
 };
 pub use sharing::{SourceId, SourceSettings, TenantSettings};
 

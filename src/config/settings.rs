@@ -3,9 +3,8 @@
 //! Plain data, cloned to every shard when it starts. Texts are parsed here, once; relations between keys are
 //! checked here too. Every failure is a [`ConfigError`] with key, value and remedy; defaults never fail (a test).
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -13,6 +12,7 @@ use ipnet::IpNet;
 
 use super::auth::{AuthSettings, auth};
 use super::file::Values;
+use super::routes::{HostPort, RouteSettings, TlsPolicy, TlsSettings, route, tls};
 use super::sharing::{SourceId, SourceSettings, TenantSettings, pool, sources, tenants};
 use super::{ConfigError, Machine};
 use crate::base::limits;
@@ -121,7 +121,7 @@ impl fmt::Display for Endpoint {
 }
 
 /// The kernel takes no longer name of a socket.
-const UNIX_PATH_MAX_BYTES: usize = 107;
+pub(super) const UNIX_PATH_MAX_BYTES: usize = 107;
 
 /// What a listener is for; each has rules of its own (FND-02).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -194,88 +194,6 @@ impl RelaySettings {
     pub fn may_relay(&self, peer: IpAddr) -> bool {
         let peer = peer.to_canonical();
         self.networks.iter().any(|network| network.contains(&peer))
-    }
-}
-
-/// Next hops (`route.*`).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RouteSettings {
-    /// For every domain without a route of its own; none: by MX.
-    pub default: Option<HostPort>,
-    /// By domain in lower case, sorted; a leading dot stands for every domain below.
-    pub domains: Vec<(Box<str>, HostPort)>,
-    /// Mail hosts found by MX may have loopback, private or link-local addresses.
-    pub allow_private: bool,
-    /// Port of mail hosts found by MX.
-    pub mx_port: u16,
-    /// Outbound connections of one shard, at least 1.
-    pub connections: usize,
-}
-
-/// TLS (`tls.*`, `site.default.tls`).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TlsSettings {
-    /// Clients are offered STARTTLS.
-    pub offer: bool,
-    /// PEM files with certificate and key; none: a self-signed pair in the spool.
-    pub pair: Option<(PathBuf, PathBuf)>,
-    /// PEM file with the authorities trusted for `TlsPolicy::Verify`.
-    pub roots: PathBuf,
-    /// PEM file with the authorities whose certificates let clients relay.
-    pub client_roots: Option<PathBuf>,
-    /// By domain.
-    pub policies: TlsPolicies,
-}
-
-/// Which domains' mail goes inside TLS (TLS-07).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TlsPolicies {
-    /// Where nothing else is said.
-    pub default: TlsPolicy,
-    /// By domain in lower case; a leading dot stands for every domain below.
-    pub domains: BTreeMap<Box<str>, TlsPolicy>,
-}
-
-impl TlsPolicies {
-    /// True if certificates are verified for any domain.
-    pub fn verifies(&self) -> bool {
-        self.default == TlsPolicy::Verify || self.domains.values().any(|policy| *policy == TlsPolicy::Verify)
-    }
-}
-
-/// Whether mail goes to a next hop inside TLS (TLS-07).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TlsPolicy {
-    /// Never.
-    None,
-    /// If offered; with any certificate; in clear if the handshake fails (RFC 7435).
-    May,
-    /// Always, with any certificate.
-    Encrypt,
-    /// Always, with a certificate for the host's name from an authority we trust.
-    Verify,
-}
-
-impl TlsPolicy {
-    fn parse(text: &str) -> Result<TlsPolicy, &'static str> {
-        match text {
-            "none" => Ok(TlsPolicy::None),
-            "may" => Ok(TlsPolicy::May),
-            "encrypt" => Ok(TlsPolicy::Encrypt),
-            "verify" => Ok(TlsPolicy::Verify),
-            _ => Err("must be one of none, may, encrypt and verify"),
-        }
-    }
-}
-
-impl fmt::Display for TlsPolicy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            TlsPolicy::None => "none",
-            TlsPolicy::May => "may",
-            TlsPolicy::Encrypt => "encrypt",
-            TlsPolicy::Verify => "verify",
-        })
     }
 }
 
@@ -431,53 +349,6 @@ pub enum LogLevel {
     Debug,
 }
 
-/// A host and a port: a next hop as an operator names it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct HostPort {
-    /// Which host.
-    pub host: Host,
-    /// Which port, never 0.
-    pub port: u16,
-}
-
-/// A host, by address or by name.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Host {
-    /// Taken as it is.
-    Address(IpAddr),
-    /// A name in lower case, to be resolved (addresses only, no MX).
-    Name(Box<str>),
-}
-
-impl fmt::Display for HostPort {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.host {
-            Host::Address(address) => SocketAddr::new(*address, self.port).fmt(f),
-            Host::Name(name) => write!(f, "{name}:{}", self.port),
-        }
-    }
-}
-
-impl HostPort {
-    /// `host:port` or `[v6 address]:port`; the error says what to write.
-    pub fn parse(text: &str) -> Result<HostPort, &'static str> {
-        const REMEDY: &str = "must be host:port, for instance 127.0.0.1:2602, [2001:db8::1]:25 or mail.example.org:25";
-        let (host, port) = text.rsplit_once(':').ok_or(REMEDY)?;
-        let port: u16 = port.parse().ok().filter(|port| *port != 0).ok_or(REMEDY)?;
-        let host = match host.strip_prefix('[') {
-            Some(inner) => {
-                Host::Address(inner.strip_suffix(']').and_then(|v6| v6.parse::<Ipv6Addr>().ok()).ok_or(REMEDY)?.into())
-            }
-            None => match host.parse::<IpAddr>() {
-                Ok(IpAddr::V6(_)) => return Err("a v6 address stands in brackets, for instance [2001:db8::1]:25"),
-                Ok(address) => Host::Address(address),
-                Err(_) => Host::Name(domain_name(host).ok_or(REMEDY)?),
-            },
-        };
-        Ok(HostPort { host, port })
-    }
-}
-
 /// A domain name in lower case: labels of letters, digits, hyphens and underscores, none empty or too long, and not
 /// all digits and dots, which would be a mistyped address.
 pub(super) fn domain_name(text: &str) -> Option<Box<str>> {
@@ -518,6 +389,16 @@ impl Settings {
             tenant: number as u16 + 1,
             class: self.tenants[number].class,
         })
+    }
+
+    /// True if certificates are verified for any domain or next hop.
+    pub fn verifies(&self) -> bool {
+        let policies = &self.tls.policies;
+        let own = self.route.next_hops.iter().filter_map(|hop| hop.tls);
+        std::iter::once(policies.default)
+            .chain(policies.domains.values().copied())
+            .chain(own)
+            .any(|p| p == TlsPolicy::Verify)
     }
 
     /// What holds where nothing is set, on a machine of one core without a name.
@@ -656,36 +537,6 @@ fn relay(values: &Values) -> Result<RelaySettings, ConfigError> {
     })
 }
 
-fn route(values: &Values) -> Result<RouteSettings, ConfigError> {
-    let mut domains = Vec::new();
-    for (name, next_hop) in values.names("route.domains") {
-        let key = format!("route.domains.{name}");
-        let (dot, rest) = name.strip_prefix('.').map_or(("", name), |rest| (".", rest));
-        let domain = domain_name(rest).ok_or_else(|| {
-            ConfigError::new(
-                &key,
-                next_hop.to_owned(),
-                "must be a domain name, for instance example.org or .example.org",
-            )
-        })?;
-        let next_hop =
-            HostPort::parse(next_hop).map_err(|remedy| ConfigError::new(&key, next_hop.to_owned(), remedy))?;
-        domains.push((format!("{dot}{domain}").into_boxed_str(), next_hop));
-    }
-    domains.sort();
-    if let Some(pair) = domains.windows(2).find(|pair| pair[0].0 == pair[1].0) {
-        let key = format!("route.domains.{}", pair[0].0);
-        return Err(ConfigError::new(&key, pair[1].1.to_string(), "is there twice, in upper and lower case; keep one"));
-    }
-    Ok(RouteSettings {
-        default: optional(values, "route.default", HostPort::parse)?,
-        domains,
-        allow_private: values.flag("route.allow_private"),
-        mx_port: values.number("route.mx_port") as u16,
-        connections: values.number("route.connections") as usize,
-    })
-}
-
 /// A network, or one address.
 pub(super) fn network(text: &str) -> Result<IpNet, &'static str> {
     let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
@@ -741,41 +592,11 @@ fn sites(values: &Values) -> Result<Vec<SiteRule>, ConfigError> {
 }
 
 /// A domain name in lower case, perhaps with a leading dot.
-fn suffix_name(text: &str) -> Option<Box<str>> {
+pub(super) fn suffix_name(text: &str) -> Option<Box<str>> {
     match text.strip_prefix('.') {
         Some(rest) => domain_name(rest).map(|name| format!(".{name}").into()),
         None => domain_name(text),
     }
-}
-
-fn tls(values: &Values) -> Result<TlsSettings, ConfigError> {
-    let pair = match (values.text("tls.certificate"), values.text("tls.key")) {
-        ("", "") => None,
-        (certificate, "") => {
-            return Err(ConfigError::new("tls.certificate", certificate.to_owned(), "needs tls.key beside it"));
-        }
-        ("", key) => return Err(ConfigError::new("tls.key", key.to_owned(), "needs tls.certificate beside it")),
-        (certificate, key) => Some((certificate.into(), key.into())),
-    };
-    let policy =
-        |key: &str, text: &str| TlsPolicy::parse(text).map_err(|remedy| ConfigError::new(key, text.to_owned(), remedy));
-    let mut domains = BTreeMap::new();
-    for (name, text) in values.names("tls.domains") {
-        let key = format!("tls.domains.{name}");
-        let (dot, rest) = name.strip_prefix('.').map_or(("", name), |rest| (".", rest));
-        let domain = domain_name(rest).ok_or_else(|| {
-            ConfigError::new(&key, text.to_owned(), "must be a domain name, for instance example.org or .example.org")
-        })?;
-        domains.insert(format!("{dot}{domain}").into(), policy(&key, text)?);
-    }
-    let default = policy("site.default.tls", values.text("site.default.tls"))?;
-    Ok(TlsSettings {
-        offer: values.flag("tls.offer"),
-        pair,
-        roots: values.text("tls.roots").into(),
-        client_roots: optional(values, "tls.client_roots", |path| Ok(path.into()))?,
-        policies: TlsPolicies { default, domains },
-    })
 }
 
 fn queue(values: &Values) -> Result<QueueSettings, ConfigError> {

@@ -118,7 +118,8 @@ fn a_file_and_overrides_add_up() {
     assert_eq!(settings.listen.len(), 1);
     assert_eq!(settings.log_level, LogLevel::Debug);
     assert_eq!(settings.route.default.unwrap().to_string(), "smart.example.org:2525");
-    let domains: Vec<String> = settings.route.domains.iter().map(|(name, next)| format!("{name} {next}")).collect();
+    let domains: Vec<String> =
+        settings.route.domains.iter().map(|(name, next)| format!("{name} {}", next.as_ref().unwrap())).collect();
     assert_eq!(domains, [".example c.example:27", "a.example [2001:db8::1]:25", "b.example 127.0.0.1:28"]);
     let networks: Vec<String> = settings.relay.networks.iter().map(ToString::to_string).collect();
     assert_eq!(networks, ["10.0.0.0/8", "192.0.2.7/32"]);

@@ -12,16 +12,29 @@ use super::mx::{self, MxPolicy, Plan};
 use super::table::DomainTable;
 use super::{Answer, NextHop};
 use crate::base::checksum::crc32c;
-use crate::config::{HostPort, Settings, SiteMatch, SiteRule, SiteSettings, SourceId, SourceSettings, TlsPolicy};
+use crate::config::{
+    HopAddress, HostPort, Route, Settings, SiteMatch, SiteRule, SiteSettings, SourceId, SourceSettings, TlsPolicy,
+};
+use crate::mail::address::domain_of;
+use crate::schedule::fair::TenantId;
 use crate::schedule::hosts::KnownTarget;
 use crate::shard::parcel::SiteName;
 use crate::smtp::client::Needs;
 
+/// Which route a message has for its sender's or tenant's sake; 0 is none.
+pub type Via = u16;
+
 /// Everything the configuration says of domains and sites.
 pub struct Router {
-    routes: DomainTable<NextHop>,
-    /// For domains without a route of their own; `None`: by MX.
-    default_route: Option<NextHop>,
+    routes: DomainTable<Route>,
+    /// For everything without a route of its own.
+    default_route: Route,
+    /// Routes of senders and tenants, with the key of each; a [`Via`] is a place here and one more.
+    vias: Vec<(Box<str>, Route)>,
+    /// By mailbox, and by domain.
+    by_sender: FxHashMap<Box<[u8]>, Via>,
+    by_sender_domain: DomainTable<Via>,
+    by_tenant: Vec<Via>,
     tls: DomainTable<TlsPolicy>,
     default_tls: TlsPolicy,
     mx_policy: MxPolicy,
@@ -92,10 +105,13 @@ pub enum Ways {
 impl Router {
     /// What these settings decide.
     pub fn new(settings: &Settings) -> Router {
-        let hop = |to: &HostPort| NextHop::SmartHost { host: to.host.clone(), port: to.port };
         let mut router = Router {
             routes: DomainTable::default(),
-            default_route: settings.route.default.as_ref().map(hop),
+            default_route: settings.route.default.clone(),
+            vias: Vec::new(),
+            by_sender: FxHashMap::default(),
+            by_sender_domain: DomainTable::default(),
+            by_tenant: Vec::new(),
             tls: DomainTable::default(),
             default_tls: settings.tls.policies.default,
             mx_policy: MxPolicy {
@@ -112,8 +128,9 @@ impl Router {
             sources: settings.sources.clone(),
         };
         for (domain, to) in &settings.route.domains {
-            router.routes.insert(domain, hop(to));
+            router.routes.insert(domain, to.clone());
         }
+        router.read_vias(settings);
         for (domain, policy) in &settings.tls.policies.domains {
             router.tls.insert(domain, *policy);
         }
@@ -127,14 +144,60 @@ impl Router {
         router
     }
 
-    /// Decides about a domain in lower case, for a message from a source.
-    pub fn decide(&self, domain: &[u8], source: SourceId) -> Decision {
-        let configured = self.routes.get(domain).map(|(_, hop)| hop).or(self.default_route.as_ref());
-        let next_hop = match configured {
-            Some(hop) => hop.clone(),
+    fn read_vias(&mut self, settings: &Settings) {
+        let mut add = |key: String, route: &Route| {
+            self.vias.push((key.into(), route.clone()));
+            Via::try_from(self.vias.len()).expect("no configuration has so many routes")
+        };
+        for (sender, route) in &settings.route.senders {
+            let via = add(format!("route.senders.{sender}"), route);
+            match sender.strip_prefix('@') {
+                Some(domain) => self.by_sender_domain.insert(domain, via),
+                None => drop(self.by_sender.insert(sender.as_bytes().into(), via)),
+            }
+        }
+        for (tenant, route) in settings.tenants.iter().zip(&settings.route.tenants) {
+            self.by_tenant.push(route.as_ref().map_or(0, |route| add(format!("tenant.{}.route", tenant.name), route)));
+        }
+    }
+
+    /// The route that a message has for its sender's sake or, failing that, for its tenant's.
+    pub fn via(&self, tenant: TenantId, sender: &[u8]) -> Via {
+        // The usual case costs nothing.
+        if self.vias.is_empty() {
+            return 0;
+        }
+        self.of_sender(sender).unwrap_or_else(|| match usize::from(tenant) {
+            0 => 0,
+            tenant => self.by_tenant[tenant - 1],
+        })
+    }
+
+    fn of_sender(&self, sender: &[u8]) -> Option<Via> {
+        let whole = (!self.by_sender.is_empty()).then(|| self.by_sender.get(&*sender.to_ascii_lowercase()));
+        whole.flatten().or_else(|| self.by_sender_domain.get(domain_of(sender)).map(|(_, via)| via)).copied()
+    }
+
+    /// The route of a domain in lower case, with the key that says so.
+    fn route(&self, domain: &[u8], via: Via) -> (String, &Route) {
+        if let Some((name, route)) = self.routes.get(domain) {
+            return (format!("route.domains.{name}"), route);
+        }
+        match usize::from(via).checked_sub(1).map(|place| &self.vias[place]) {
+            Some((key, route)) => (key.to_string(), route),
+            None => ("route.default".to_owned(), &self.default_route),
+        }
+    }
+
+    /// Decides about a domain in lower case, for a message from a source and with a route of its own, if it has one.
+    pub fn decide(&self, domain: &[u8], source: SourceId, via: Via) -> Decision {
+        let (_, route) = self.route(domain, via);
+        let own_tls = route.as_ref().and_then(|hop| hop.tls);
+        let tls = own_tls.unwrap_or_else(|| self.tls.get(domain).map_or(self.default_tls, |(_, policy)| *policy));
+        let next_hop = match route {
+            Some(hop) => NextHop::Configured(hop.clone()),
             None => NextHop::Mx { domain: String::from_utf8_lossy(domain).into() },
         };
-        let tls = self.tls.get(domain).map_or(self.default_tls, |(_, policy)| *policy);
         let rule = self.by_domain.get(domain).map(|(_, rule)| *rule);
         Decision { next_hop, tls, source, needs: Needs::default(), rule }
     }
@@ -152,13 +215,14 @@ impl Router {
                 let best = targets.first().map_or(&b""[..], |target| target.host.as_bytes());
                 self.by_mail_host.get(best).map(|(_, rule)| *rule)
             }
-            (NextHop::SmartHost { host, port }, None) => {
-                self.by_next_hop.get(&HostPort { host: host.clone(), port: *port }).copied()
-            }
+            (NextHop::Configured(hop), None) => match &hop.to {
+                HopAddress::Host(host) => self.by_next_hop.get(host).copied(),
+                HopAddress::Socket(_) => None,
+            },
         };
         let rule = found.map(|rule| &self.rules[rule]);
         let base = match &decision.next_hop {
-            NextHop::SmartHost { .. } => decision.next_hop.name(),
+            NextHop::Configured(_) => decision.next_hop.name(),
             NextHop::Mx { .. } => {
                 let provider = rule.filter(|rule| matches!(rule.of, SiteMatch::MailHosts(_)));
                 mail_hosts_name(provider.map_or("mx", |rule| &rule.name), targets)
@@ -190,17 +254,18 @@ impl Router {
         name.into()
     }
 
-    /// The key that decides the next hop of a domain in lower case; empty: none, it goes by MX.
-    pub fn route_key(&self, domain: &[u8]) -> String {
-        match (self.routes.get(domain), &self.default_route) {
-            (Some((name, _)), _) => format!("route.domains.{name}"),
-            (None, Some(_)) => "route.default".to_owned(),
-            (None, None) => String::new(),
-        }
+    /// The key that decides the next hop of a domain in lower case.
+    pub fn route_key(&self, domain: &[u8], via: Via) -> String {
+        self.route(domain, via).0
     }
 
-    /// The key that decides the TLS policy of a domain in lower case.
-    pub fn tls_key(&self, domain: &[u8]) -> String {
+    /// The key that decides the TLS policy of a domain in lower case that goes to a next hop.
+    pub fn tls_key(&self, domain: &[u8], next_hop: &NextHop) -> String {
+        match next_hop.configured() {
+            // Without a policy of its own it is its credentials that want one.
+            Some(hop) if hop.tls.is_some() => return format!("next_hop.{}.tls", hop.name),
+            _ => {}
+        }
         self.tls.get(domain).map_or("site.default.tls".to_owned(), |(name, _)| format!("tls.domains.{name}"))
     }
 
@@ -208,9 +273,11 @@ impl Router {
     pub fn ways(&self, decision: &Decision, answer: &Answer) -> Ways {
         let next_hop = &decision.next_hop;
         let source = &self.sources[usize::from(decision.source)];
-        let port = match next_hop {
-            NextHop::SmartHost { port, .. } => *port,
-            NextHop::Mx { .. } => self.mx_port,
+        let port = match next_hop.configured().map(|hop| &hop.to) {
+            Some(HopAddress::Host(host)) => host.port,
+            // There is one; nobody asks which.
+            Some(HopAddress::Socket(_)) => 0,
+            None => self.mx_port,
         };
         match mx::plan(next_hop, answer, &self.mx_policy) {
             Plan::Try(targets) => {
@@ -276,12 +343,46 @@ mod tests {
         hosts.iter().enumerate().map(target).collect()
     }
 
+    /// RTE-26: a domain's route goes first, then its sender's, its tenant's, and the default.
+    #[test]
+    fn the_nearest_route_leads() {
+        let router = router(&[
+            "next_hop.smart.address=smart.test:587",
+            "next_hop.store.address=unix:/run/lmtp",
+            "next_hop.store.protocol=lmtp",
+            "route.default=192.0.2.1:25",
+            "route.domains.local.test=store",
+            "route.domains..direct.test=mx",
+            "route.senders.News@lists.test=smart",
+            "route.senders.@lists.test=192.0.2.2:25",
+            "route.senders.@.below.test=mx",
+            "tenant.shop.networks=192.0.2.0/24",
+            "tenant.shop.route=192.0.2.3:25",
+            "tenant.plain.weight=2",
+        ]);
+        let leads = |tenant: TenantId, sender: &str, domain: &str| {
+            let via = router.via(tenant, sender.as_bytes());
+            let decision = router.decide(domain.as_bytes(), 0, via);
+            format!("{} by {}", decision.next_hop.name(), router.route_key(domain.as_bytes(), via))
+        };
+        let (plain, shop) = (1, 2);
+        assert_eq!(leads(0, "a@b.test", "x.test"), "smarthost 192.0.2.1:25 by route.default");
+        assert_eq!(leads(plain, "a@b.test", "x.test"), "smarthost 192.0.2.1:25 by route.default");
+        assert_eq!(leads(shop, "a@b.test", "x.test"), "smarthost 192.0.2.3:25 by tenant.shop.route");
+        assert_eq!(leads(shop, "NEWS@Lists.test", "x.test"), "smarthost smart by route.senders.news@lists.test");
+        assert_eq!(leads(0, "other@LISTS.test", "x.test"), "smarthost 192.0.2.2:25 by route.senders.@lists.test");
+        assert_eq!(leads(shop, "a@x.below.test", "x.test"), "x.test by route.senders.@.below.test");
+        assert_eq!(leads(shop, "news@lists.test", "local.test"), "lmtp store by route.domains.local.test");
+        assert_eq!(leads(shop, "news@lists.test", "a.direct.test"), "a.direct.test by route.domains..direct.test");
+        assert_eq!(leads(0, "", "x.test"), "smarthost 192.0.2.1:25 by route.default");
+    }
+
     /// RTE-24: the same mail hosts are the same site, whatever domain they are for, at whatever address and preference.
     #[test]
     fn domains_with_the_same_mail_hosts_share_a_site() {
         let router = router(&["tls.domains.safe.test=encrypt"]);
         let name = |domain: &str, hosts: &[(u16, &str)]| {
-            router.site(&router.decide(domain.as_bytes(), 0), &targets(hosts)).name.to_string()
+            router.site(&router.decide(domain.as_bytes(), 0, 0), &targets(hosts)).name.to_string()
         };
         let one = name("one.test", &[(10, "a.host.test"), (10, "a.host.test"), (20, "b.host.test")]);
         assert!(one.starts_with("mx a.host.test +1 "), "{one}");
@@ -301,12 +402,12 @@ mod tests {
             let host = MailHost { preference: 1, name: "mx.test".into(), addresses: vec![ip.parse().unwrap()] };
             Answer::Mail { hosts: vec![host], ttl_s: 60 }
         };
-        let out = router.decide(b"a.test", 1);
+        let out = router.decide(b"a.test", 1, 0);
         let Ways::Try(known) = router.ways(&out, &hosts("203.0.113.9")) else { panic!("it has a v4 address") };
         assert_eq!(&*router.site(&out, &known).name, "mx mx.test from out");
         assert!(matches!(router.ways(&out, &hosts("2001:db8::9")), Ways::Defer { .. }));
-        assert!(matches!(router.ways(&router.decide(b"a.test", 2), &hosts("203.0.113.9")), Ways::Defer { .. }));
-        assert!(matches!(router.ways(&router.decide(b"a.test", 0), &hosts("2001:db8::9")), Ways::Try(_)));
+        assert!(matches!(router.ways(&router.decide(b"a.test", 2, 0), &hosts("203.0.113.9")), Ways::Defer { .. }));
+        assert!(matches!(router.ways(&router.decide(b"a.test", 0, 0), &hosts("2001:db8::9")), Ways::Try(_)));
     }
 
     /// Limits: by recipient domain, by mail hosts (a provider), by smart host, else the default.
@@ -322,7 +423,7 @@ mod tests {
             "site.192.0.2.1:2525.connections=3",
         ]);
         let site = |domain: &str, host: &str| {
-            let site = router.site(&router.decide(domain.as_bytes(), 0), &targets(&[(1, host)]));
+            let site = router.site(&router.decide(domain.as_bytes(), 0, 0), &targets(&[(1, host)]));
             (site.name.to_string(), site.limits.connections, site.limits.messages_per_second)
         };
         assert_eq!(site("a.test", "mail.a.test"), ("mx mail.a.test".into(), 9, 0));

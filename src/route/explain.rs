@@ -47,26 +47,39 @@ pub struct Explanation {
     pub outcome: &'static str,
 }
 
+/// Whose mail is explained.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Whose<'a> {
+    /// A tenant's; 0 is whoever is none.
+    pub tenant: TenantId,
+    /// From this mailbox.
+    pub sender: &'a str,
+}
+
 /// The question that the explanation of a domain needs answered, if DNS has a say: a name, and true if only its addresses
 /// matter.
-pub fn question(settings: &Settings, domain: &str) -> Option<(Box<str>, bool)> {
-    let next_hop = Router::new(settings).decide(domain.to_ascii_lowercase().as_bytes(), 0).next_hop;
+pub fn question(settings: &Settings, domain: &str, whose: Whose<'_>) -> Option<(Box<str>, bool)> {
+    let router = Router::new(settings);
+    let via = router.via(whose.tenant, whose.sender.as_bytes());
+    let next_hop = router.decide(domain.to_ascii_lowercase().as_bytes(), 0, via).next_hop;
     next_hop.question().map(|(name, address_only)| (name.into(), address_only))
 }
 
-/// Explains a domain for a tenant; 0 is whoever is none. `answer` is the one to [`question`]; not looked at if there is none.
+/// Explains a domain for somebody's mail. `answer` is the one to [`question`]; not looked at if there is none.
 /// Where a pool has several sources it is explained for the first.
 pub fn explain(
     settings: &Settings,
     values: &Values,
     domain: &str,
-    tenant: TenantId,
+    whose: Whose<'_>,
     answer: Option<&Answer>,
 ) -> Explanation {
     let domain = domain.to_ascii_lowercase();
     let router = Router::new(settings);
+    let tenant = whose.tenant;
     let pool = settings.pool_of(tenant);
-    let decision = router.decide(domain.as_bytes(), pool[0]);
+    let via = router.via(tenant, whose.sender.as_bytes());
+    let decision = router.decide(domain.as_bytes(), pool[0], via);
     let next_hop = &decision.next_hop;
     let known = next_hop.known_answer();
     let unasked = Answer::Temporary { text: "DNS was not asked".into() };
@@ -75,10 +88,18 @@ pub fn explain(
     let by = |key: &str| format!("{key} ({})", values.origin(key));
     let mut facts = Vec::new();
     let mut say = |about, value: String, from: String| facts.push(Fact { about, value, from });
-    let route_key = router.route_key(domain.as_bytes());
+    let route_key = router.route_key(domain.as_bytes(), via);
     match next_hop {
-        NextHop::Mx { domain } => say("route", format!("the mail hosts of {domain}"), "no route is configured".into()),
-        NextHop::SmartHost { .. } => say("route", next_hop.name(), by(&route_key)),
+        NextHop::Mx { domain } => say("route", format!("the mail hosts of {domain}"), by(&route_key)),
+        NextHop::Configured(hop) => {
+            say("route", next_hop.name(), by(&route_key));
+            if !hop.name.is_empty() {
+                say("next hop", hop.to.to_string(), by(&format!("next_hop.{}.address", hop.name)));
+            }
+            if let Some(file) = &hop.credentials {
+                say("credentials", file.display().to_string(), by(&format!("next_hop.{}.credentials", hop.name)));
+            }
+        }
     }
     if let Some((name, address_only)) = next_hop.question() {
         let kinds = if address_only { "A and AAAA" } else { "MX" };
@@ -101,7 +122,7 @@ pub fn explain(
         let rule = site.rule.as_ref().map_or("no rule of its own".to_owned(), |rule| format!("rule site.{rule}"));
         say("site", site.name.to_string(), rule);
     }
-    say("tls", decision.tls.to_string(), by(&router.tls_key(domain.as_bytes())));
+    say("tls", decision.tls.to_string(), by(&router.tls_key(domain.as_bytes(), next_hop)));
     let tenant = usize::from(tenant).checked_sub(1).map(|number| &settings.tenants[number]);
     let pool_key = match tenant {
         Some(tenant) if !tenant.pool.is_empty() => format!("tenant.{}.sources", tenant.name),
@@ -205,7 +226,7 @@ mod tests {
         let sets: Vec<String> = sets.iter().map(ToString::to_string).collect();
         let machine = Machine { hostname: "relay.example.org".into(), cores: 1 };
         let (settings, values) = load_values(Some("[site.default]\nconnections = 7\n"), &sets, &machine).unwrap();
-        explain(&settings, &values, domain, 0, Some(answer))
+        explain(&settings, &values, domain, Whose::default(), Some(answer))
     }
 
     fn fact<'a>(explanation: &'a Explanation, about: &str) -> (&'a str, &'a str) {
@@ -247,9 +268,24 @@ mod tests {
         assert_eq!(fact(&it, "route"), ("smarthost 192.0.2.1:26", "route.domains..test (--set)"));
         let it = explained(&[], "late.test", &Answer::Temporary { text: "SERVFAIL".into() });
         assert_eq!((it.outcome, fact(&it, "verdict").0), ("defer", "waits: 4.4.3 SERVFAIL"));
+        let sets = [
+            "next_hop.smart.address=192.0.2.7:587",
+            "next_hop.smart.credentials=/etc/smart",
+            "route.senders.@news.test=smart",
+        ];
+        let sets = sets.map(String::from);
+        let machine = Machine { hostname: String::new(), cores: 1 };
+        let (settings, values) = load_values(None, &sets, &machine).unwrap();
+        let whose = Whose { tenant: 0, sender: "a@news.test" };
+        assert_eq!(question(&settings, "x.test", whose), None);
+        let it = explain(&settings, &values, "x.test", whose, None);
+        assert_eq!(fact(&it, "route"), ("smarthost smart", "route.senders.@news.test (--set)"));
+        assert_eq!(fact(&it, "next hop"), ("192.0.2.7:587", "next_hop.smart.address (--set)"));
+        assert_eq!(fact(&it, "tls"), ("verify", "next_hop.smart.tls (default)"));
+        assert_eq!(fact(&it, "credentials").0, "/etc/smart");
         let sets = ["route.default=smart.test:25"].map(String::from);
         let machine = Machine { hostname: String::new(), cores: 1 };
         let (settings, _) = load_values(None, &sets, &machine).unwrap();
-        assert_eq!(question(&settings, "x.test"), Some(("smart.test".into(), true)));
+        assert_eq!(question(&settings, "x.test", Whose::default()), Some(("smart.test".into(), true)));
     }
 }

@@ -10,9 +10,11 @@ pub mod explain;
 pub mod mx;
 pub mod table;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 pub use crate::config::Host;
+use crate::config::{HopAddress, HostPort, NextHopSettings, Protocol};
 
 /// The port of SMTP between relays (RFC 5321 4.5.4.2); never taken from a recipient's address (RTE-26).
 pub const SMTP_PORT: u16 = 25;
@@ -63,13 +65,8 @@ pub struct MailHost {
 /// Where the routes say a domain's mail goes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum NextHop {
-    /// A configured host and port (RTE-26).
-    SmartHost {
-        /// Which.
-        host: Host,
-        /// Its port.
-        port: u16,
-    },
+    /// A configured one (RTE-26).
+    Configured(Arc<NextHopSettings>),
     /// The domain's own mail hosts, port 25.
     Mx {
         /// The domain in lower case; may be an address literal, see [`mx::literal_answer`].
@@ -78,45 +75,47 @@ pub enum NextHop {
 }
 
 impl NextHop {
-    /// What it is called, on all shards: `smarthost 127.0.0.1:2602`, or `example.org` for its mail hosts.
+    /// What it is called, on all shards: `smarthost 127.0.0.1:2602`, `lmtp NAME`, or `example.org` for its mail hosts.
     pub fn name(&self) -> String {
         match self {
-            NextHop::SmartHost { host: Host::Address(IpAddr::V6(ip)), port } => format!("smarthost [{ip}]:{port}"),
-            NextHop::SmartHost { host: Host::Address(ip), port } => format!("smarthost {ip}:{port}"),
-            NextHop::SmartHost { host: Host::Name(name), port } => format!("smarthost {name}:{port}"),
+            NextHop::Configured(hop) => {
+                format!("{} {hop}", if hop.protocol == Protocol::Lmtp { "lmtp" } else { "smarthost" })
+            }
             NextHop::Mx { domain } => domain.to_string(),
-        }
-    }
-
-    /// The port to connect to.
-    pub fn port(&self) -> u16 {
-        match self {
-            NextHop::SmartHost { port, .. } => *port,
-            NextHop::Mx { .. } => SMTP_PORT,
         }
     }
 
     /// What to ask the resolver: the name, and whether only its addresses matter. `None`: see [`NextHop::known_answer`].
     pub fn question(&self) -> Option<(&str, bool)> {
         match self {
-            NextHop::SmartHost { host: Host::Address(_), .. } => None,
-            NextHop::SmartHost { host: Host::Name(name), .. } => Some((name, true)),
+            NextHop::Configured(hop) => match &hop.to {
+                HopAddress::Host(HostPort { host: Host::Name(name), .. }) => Some((name, true)),
+                HopAddress::Host(_) | HopAddress::Socket(_) => None,
+            },
             NextHop::Mx { domain } => (!domain.starts_with('[')).then_some((&**domain, false)),
         }
     }
 
-    /// The answer where none needs to be asked for: a configured address, or an address literal (RTE-08).
+    /// The answer where none needs to be asked for: a configured address, or an address literal (RTE-08). A socket in the file
+    /// system counts as 127.0.0.1.
     pub fn known_answer(&self) -> Option<Answer> {
         match self {
-            NextHop::SmartHost { host: Host::Address(ip), .. } => Some(mx::one_address(*ip)),
+            NextHop::Configured(hop) => match &hop.to {
+                HopAddress::Host(HostPort { host: Host::Address(ip), .. }) => Some(mx::one_address(*ip)),
+                HopAddress::Host(_) => None,
+                HopAddress::Socket(_) => Some(mx::one_address(Ipv4Addr::LOCALHOST.into())),
+            },
             NextHop::Mx { domain } if domain.starts_with('[') => Some(mx::literal_answer(domain)),
-            _ => None,
+            NextHop::Mx { .. } => None,
         }
     }
 
-    /// True for configured hosts, which may be anywhere, loopback included (RTE-11).
-    pub fn is_configured(&self) -> bool {
-        matches!(self, NextHop::SmartHost { .. })
+    /// What the configuration says of it, if it is configured. It may be anywhere, loopback included (RTE-11).
+    pub fn configured(&self) -> Option<&Arc<NextHopSettings>> {
+        match self {
+            NextHop::Configured(hop) => Some(hop),
+            NextHop::Mx { .. } => None,
+        }
     }
 }
 
@@ -126,9 +125,17 @@ mod tests {
 
     #[test]
     fn every_next_hop_has_a_question_or_its_answer() {
+        let to = |text: &str| NextHop::Configured(Arc::new(HostPort::parse(text).unwrap().into()));
+        let named = NextHopSettings {
+            name: "store".into(),
+            to: HopAddress::Socket("/run/lmtp".into()),
+            protocol: Protocol::Lmtp,
+            ..HostPort::parse("a:1").unwrap().into()
+        };
         let hops = [
-            (NextHop::SmartHost { host: Host::Address("::1".parse().unwrap()), port: 26 }, "smarthost [::1]:26", None),
-            (NextHop::SmartHost { host: Host::Name("a.b".into()), port: 25 }, "smarthost a.b:25", Some(("a.b", true))),
+            (to("[::1]:26"), "smarthost [::1]:26", None),
+            (to("a.b:25"), "smarthost a.b:25", Some(("a.b", true))),
+            (NextHop::Configured(Arc::new(named)), "lmtp store", None),
             (NextHop::Mx { domain: "example.org".into() }, "example.org", Some(("example.org", false))),
             (NextHop::Mx { domain: "[192.0.2.1]".into() }, "[192.0.2.1]", None),
         ];

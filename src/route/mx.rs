@@ -56,14 +56,14 @@ pub fn plan(next_hop: &NextHop, answer: &Answer, policy: &MxPolicy) -> Plan {
         Answer::NullMx { .. } => {
             return Plan::Fail { code: 556, text: "5.1.10 recipient domain accepts no mail (null MX)" };
         }
-        Answer::NoSuchDomain { .. } if next_hop.is_configured() => {
+        Answer::NoSuchDomain { .. } if next_hop.configured().is_some() => {
             return Plan::Defer { text: "4.4.4 the configured next hop does not resolve".into() };
         }
         Answer::NoSuchDomain { .. } => return Plan::Fail { code: 0, text: "5.1.2 recipient domain does not exist" },
         Answer::Temporary { text } => return Plan::Defer { text: format!("4.4.3 {text}").into() },
         Answer::Mail { hosts, .. } => hosts,
     };
-    let configured = next_hop.is_configured();
+    let configured = next_hop.configured().is_some();
     let usable = |ip: &IpAddr| configured || policy.allow_private || !is_private(*ip);
     // A host that is us, and all that are no better (RTE-05). A configured route may well name this machine.
     let ourselves = hosts.iter().filter(|host| !configured && is_own(host, policy)).map(|host| host.preference).min();
@@ -164,8 +164,9 @@ pub fn literal_answer(domain: &str) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::route::Host;
+    use crate::config::HostPort;
     use proptest::prelude::*;
+    use std::sync::Arc;
 
     fn mx() -> NextHop {
         NextHop::Mx { domain: "example.org".into() }
@@ -278,7 +279,7 @@ mod tests {
             );
             let allowed = MxPolicy { allow_private: true, ..MxPolicy::default() };
             assert_eq!(tried(plan_mx(hosts.clone(), &allowed)).len(), 1);
-            let smart = NextHop::SmartHost { host: Host::Name("a".into()), port: 25 };
+            let smart = NextHop::Configured(Arc::new(HostPort::parse("a:25").unwrap().into()));
             assert!(matches!(plan(&smart, &mail(hosts), &MxPolicy::default()), Plan::Try(_)));
         }
         for ip in ["192.0.2.1", "8.8.8.8", "2001:db8::1", "64:ff9b::808:808"] {

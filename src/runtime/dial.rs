@@ -7,22 +7,28 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, IntoRawFd as _};
 
 use glommio::net::TcpStream;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::listen::set_buffers;
-use crate::config::SocketSettings;
+use crate::config::{Endpoint, SocketSettings};
 
-/// A socket on its way to `address`. It stands once it can be written to without an error.
-pub(crate) fn dial(address: SocketAddr, source: Option<IpAddr>, wanted: &SocketSettings) -> io::Result<TcpStream> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+/// A socket on its way somewhere. It stands once it can be written to without an error.
+pub(crate) fn dial(to: &Endpoint, source: Option<IpAddr>, wanted: &SocketSettings) -> io::Result<TcpStream> {
+    let (socket, address) = match to {
+        Endpoint::Tcp(address) => {
+            let socket = Socket::new(Domain::for_address(*address), Type::STREAM, Some(Protocol::TCP))?;
+            socket.set_tcp_nodelay(true)?;
+            (socket, SockAddr::from(*address))
+        }
+        Endpoint::Unix(path) => (Socket::new(Domain::UNIX, Type::STREAM, None)?, SockAddr::unix(path)?),
+    };
     socket.set_nonblocking(true)?;
-    socket.set_tcp_nodelay(true)?;
     set_buffers(&socket, wanted)?;
     if let Some(source) = source {
         choose_port_late(&socket);
         socket.bind(&SocketAddr::new(source, 0).into())?;
     }
-    match socket.connect(&address.into()) {
+    match socket.connect(&address) {
         Ok(()) => {}
         Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
         Err(error) => return Err(error),
@@ -59,14 +65,14 @@ mod tests {
     #[test]
     fn standing_and_refused_connections_are_told_apart() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
+        let to = Endpoint::Tcp(listener.local_addr().unwrap());
         let wanted = SocketSettings::default();
         LocalExecutor::default().run(async move {
-            let mut stream = dial(address, Some("127.0.0.2".parse().unwrap()), &wanted).unwrap();
+            let mut stream = dial(&to, Some("127.0.0.2".parse().unwrap()), &wanted).unwrap();
             poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, &[])).await.unwrap();
             assert_eq!(listener.accept().unwrap().1.ip(), "127.0.0.2".parse::<IpAddr>().unwrap());
             drop(listener);
-            match dial(address, None, &wanted) {
+            match dial(&to, None, &wanted) {
                 Ok(mut stream) => {
                     let error = poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, &[])).await.unwrap_err();
                     assert_eq!(error.raw_os_error(), Some(libc::ECONNREFUSED));

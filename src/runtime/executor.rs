@@ -27,7 +27,7 @@ use super::listen::Door;
 use super::mesh::{Injection, InjectionReply, Letter, Mailbox};
 use super::report::Reporter;
 use super::tls::{Broken, Keys};
-use super::{Ask, Authenticate, Event, listen, proxy};
+use super::{Ask, Authenticate, Event, Prove, listen, proxy};
 use crate::base::bytes::{BlockSource, Outbox};
 use crate::base::ids::{ConnId, InjectionId, ShardId};
 use crate::base::limits;
@@ -53,6 +53,7 @@ pub(crate) struct Berth {
     pub(crate) mailboxes: Vec<Mailbox>,
     pub(crate) ask: Ask,
     pub(crate) authenticate: Authenticate,
+    pub(crate) prove: Prove,
     pub(crate) events: std::sync::mpsc::Sender<Event>,
     pub(crate) reporter: Reporter,
     pub(crate) keys: Keys,
@@ -86,6 +87,7 @@ pub(crate) struct Shell {
     outgoing: RefCell<Vec<Vec<Letter>>>,
     ask: Ask,
     authenticate: Authenticate,
+    prove: Prove,
     loads: Loads,
     pub(super) proxies: Vec<IpNet>,
     /// Connections whose PROXY header is awaited.
@@ -125,6 +127,7 @@ pub(crate) async fn live(berth: Berth) {
         mailboxes: berth.mailboxes,
         ask: berth.ask,
         authenticate: berth.authenticate,
+        prove: berth.prove,
         loads: berth.loads,
         proxies: berth.proxies,
         headers_awaited: Cell::new(0),
@@ -169,6 +172,7 @@ async fn read_mail(shell: &Rc<Shell>) {
                 Letter::Inject(injection) => shell.inject(*injection),
                 Letter::Report(reply) => reply(shell.report()),
                 Letter::Authenticated { conn, answer } => shell.give(Input::Authenticated { conn, answer }),
+                Letter::Proven { conn, answer } => shell.give(Input::Proven { conn, answer }),
                 Letter::Client { socket, role, proxied, seat } => {
                     // SAFETY: the descriptor is a connection's and given away.
                     shell.accepted(unsafe { TcpStream::from_raw_fd(socket.into_raw_fd()) }, role, proxied, seat);
@@ -236,7 +240,7 @@ impl Shell {
             Effect::Pause { conn } => self.conn(conn).into_iter().for_each(|conn| conn.pause()),
             Effect::Resume { conn } => self.conn(conn).into_iter().for_each(|conn| conn.resume()),
             Effect::StartTls { conn, role } => self.start_tls(conn, role),
-            Effect::Dial { conn, address, source } => match super::dial::dial(address, source, &self.socket) {
+            Effect::Dial { conn, to, source } => match super::dial::dial(&to, source, &self.socket) {
                 Ok(stream) => {
                     let conn = self.add(conn, stream, None);
                     glommio::spawn_local(conn::dialled(self.clone(), conn)).detach();
@@ -256,6 +260,11 @@ impl Shell {
                 let mailbox = self.mailboxes[self.id.0 as usize].clone();
                 let reply = Box::new(move |answer| mailbox.post([Letter::Authenticated { conn, answer }]));
                 (self.authenticate)(request, reply);
+            }
+            Effect::Prove { conn, request } => {
+                let mailbox = self.mailboxes[self.id.0 as usize].clone();
+                let reply = Box::new(move |answer| mailbox.post([Letter::Proven { conn, answer }]));
+                (self.prove)(request, reply);
             }
             Effect::Parcel { to, parcel } => {
                 self.outgoing.borrow_mut()[to.0 as usize].push(Letter::Parcel { from: self.id, parcel });

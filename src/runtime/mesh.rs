@@ -16,7 +16,7 @@ use crate::mail::envelope::Envelope;
 use crate::route::{Answer, QueryId};
 use crate::shard::parcel::Parcel;
 use crate::shard::{Receipt, ShardReport};
-use crate::smtp::auth::AuthAnswer;
+use crate::smtp::auth::{AuthAnswer, ProofAnswer};
 use crate::smtp::reply::Reply;
 
 /// One letter.
@@ -31,6 +31,8 @@ pub(crate) enum Letter {
     Report(ReportReply),
     /// From whoever checks credentials.
     Authenticated { conn: ConnId, answer: AuthAnswer },
+    /// From whoever has our credentials.
+    Proven { conn: ConnId, answer: ProofAnswer },
     /// From another shard: a fresh connection, nothing of which was read.
     Client { socket: OwnedFd, role: Role, proxied: bool, seat: Seat },
     /// From the main thread: take no more work.

@@ -56,7 +56,7 @@ use crate::base::time::Now;
 use crate::config::{Listener, Settings, SocketSettings};
 use crate::route::{Answer, QueryId};
 use crate::shard::{Level, Shard};
-use crate::smtp::auth::{AuthAnswer, AuthRequest};
+use crate::smtp::auth::{AuthAnswer, AuthRequest, ProofAnswer, ProofRequest};
 use balance::Loads;
 use executor::Berth;
 pub use executor::allowed_cores;
@@ -80,6 +80,10 @@ pub type Ask = Arc<dyn Fn(QueryId, Box<str>, bool, Reply) + Send + Sync>;
 pub type AuthReply = Box<dyn FnOnce(AuthAnswer) + Send>;
 /// Asks whether a client is who it says; the answer comes once.
 pub type Authenticate = Arc<dyn Fn(Box<AuthRequest>, AuthReply) + Send + Sync>;
+/// Takes what a next hop is to be told of who we are, on any thread.
+pub type ProofReply = Box<dyn FnOnce(ProofAnswer) + Send>;
+/// Asks what to tell a next hop of who we are; the answer comes once.
+pub type Prove = Arc<dyn Fn(Box<ProofRequest>, ProofReply) + Send + Sync>;
 /// Makes a shard on its thread.
 pub type Build = Box<dyn FnOnce(ShardId, Box<dyn BlockSource>, Now) -> Shard + Send>;
 
@@ -89,6 +93,8 @@ pub struct Options {
     pub sockets: Sockets,
     /// Who knows the users.
     pub authenticate: Authenticate,
+    /// Who has our credentials.
+    pub prove: Prove,
     /// For TLS, both ways.
     pub keys: Keys,
     /// The spool.
@@ -203,6 +209,7 @@ impl Crew {
                 loads: loads.clone(),
                 proxies: options.proxies.clone(),
                 authenticate: options.authenticate.clone(),
+                prove: options.prove.clone(),
                 socket: options.socket,
                 mailboxes: mailboxes.clone(),
                 ask: ask.clone(),

@@ -68,12 +68,13 @@ fn named_files(settings: &Settings) -> Vec<PathBuf> {
     let tls = &settings.tls;
     let pair = tls.pair.iter().flat_map(|(certificate, key)| [certificate, key]);
     let auth = settings.auth.users.iter().chain(settings.auth.jwt.iter().map(|jwt| &jwt.key));
+    let credentials = settings.route.next_hops.iter().filter_map(|hop| hop.credentials.as_deref());
     let files = pair.chain(&tls.client_roots).chain([&tls.roots]).chain(auth);
-    let folder = |file: &PathBuf| match file.parent() {
+    let folder = |file: &Path| match file.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
         _ => PathBuf::from("."),
     };
-    files.map(folder).collect()
+    files.map(PathBuf::as_path).chain(credentials).map(folder).collect()
 }
 
 fn restrict(queue: &Path, read: &[PathBuf]) -> Result<RulesetStatus, RulesetError> {

@@ -50,6 +50,7 @@ impl Relay {
             sockets: sockets("127.0.0.1:0", shards).unwrap(),
             proxies: Vec::new(),
             authenticate: Arc::new(|_, reply| reply(AuthAnswer::Refused)),
+            prove: Arc::new(|_, _| {}),
             keys: keys(dir.path()),
             queue_dir: dir.path().to_owned(),
             segment_bytes: SEGMENT_MIN_BYTES,

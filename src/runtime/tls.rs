@@ -50,7 +50,7 @@ pub struct Keys {
     server: Option<ServerKeys>,
     /// For next hops whose certificate nobody asks for.
     any: Arc<ClientConfig>,
-    /// For next hops that must prove their name; `None`: no policy asks for it.
+    /// For next hops that must prove their name; `None`: there are no authorities, and no policy asks for any.
     proven: Option<Arc<ClientConfig>>,
 }
 
@@ -86,8 +86,12 @@ impl Keys {
                 Some(server_keys(&certificate, &key, clients)?)
             }
         };
-        let proven =
-            if tls.policies.verifies() { Some(client_config(Some(roots("tls.roots", &tls.roots)?))?) } else { None };
+        // Without a policy that verifies, only mail that needs REQUIRETLS asks for it.
+        let proven = match roots("tls.roots", &tls.roots) {
+            Ok(roots) => Some(client_config(Some(roots))?),
+            Err(error) if settings.verifies() => return Err(error),
+            Err(_) => None,
+        };
         Ok((Keys { server, any: client_config(None)?, proven }, note))
     }
 
@@ -96,7 +100,7 @@ impl Keys {
         if let (Some((certificate, key)), true) = (&settings.tls.pair, settings.tls.offer) {
             server_keys(certificate, key, settings.tls.client_roots.as_deref())?;
         }
-        if settings.tls.policies.verifies() {
+        if settings.verifies() {
             roots("tls.roots", &settings.tls.roots)?;
         }
         Ok(())
@@ -114,7 +118,8 @@ impl Keys {
             TlsRole::Client { host, verify } => {
                 let config = match (verify, &self.proven) {
                     (false, _) => &self.any,
-                    (true, proven) => proven.as_ref().expect("roots are loaded where a policy verifies"),
+                    (true, Some(proven)) => proven,
+                    (true, None) => return Err(Broken("tls.roots names no authority".to_owned())),
                 };
                 // A name that TLS cannot carry, or an address, is proved by the address and not sent (TLS-08).
                 let name = ServerName::try_from(host.to_string()).unwrap_or(ServerName::IpAddress(peer.into()));

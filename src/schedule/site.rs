@@ -5,13 +5,14 @@
 //! (QUE-05), and never holds up another site (QUE-06).
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::base::ids::ConnId;
 use crate::base::limits;
 use crate::base::rng::Rng;
 use crate::base::time::Mono;
-use crate::config::{SiteSettings, SourceId, TlsPolicy};
+use crate::config::{HopAddress, NextHopSettings, Protocol, SiteSettings, SourceId, TlsPolicy};
 use crate::route::decide::{Decision, SiteKind};
 use crate::schedule::backoff::Backoff;
 use crate::schedule::fair::Fair;
@@ -19,7 +20,7 @@ use crate::schedule::hosts::Hosts;
 use crate::schedule::rate::Purse;
 use crate::schedule::throttle::Throttle;
 use crate::shard::parcel::SiteName;
-use crate::smtp::client::{Needs, TlsWish};
+use crate::smtp::client::{Login, Needs, TlsWish};
 
 /// Index of a site in its shard's table.
 pub type SiteId = u32;
@@ -85,6 +86,10 @@ pub struct Site {
     pub source: SourceId,
     /// Whether mail goes to it inside TLS.
     pub tls: TlsPolicy,
+    /// What the configuration says of it, if it does.
+    pub next_hop: Option<Arc<NextHopSettings>>,
+    /// Whether it takes our credentials is not known, or it did not the last time: one connection finds out (AUT-10).
+    pub login_in_doubt: bool,
     /// How far it holds itself back because the next hop asked for less.
     pub throttle: Throttle,
     /// Connections that take no more transactions and are not gone yet.
@@ -130,6 +135,8 @@ impl Site {
             kept_until: Mono::default(),
             source: decision.source,
             tls: decision.tls,
+            next_hop: decision.next_hop.configured().cloned(),
+            login_in_doubt: decision.next_hop.configured().is_some_and(|hop| hop.credentials.is_some()),
             throttle: Throttle::default(),
             ending: 0,
             clear: Vec::new(),
@@ -193,6 +200,26 @@ impl Site {
             TlsPolicy::May => TlsWish::IfOffered,
             TlsPolicy::Encrypt | TlsPolicy::Verify => TlsWish::Always,
         }
+    }
+
+    /// The socket in the file system that is its host.
+    pub fn socket(&self) -> Option<&Path> {
+        match &self.next_hop.as_ref()?.to {
+            HopAddress::Socket(path) => Some(path),
+            HopAddress::Host(_) => None,
+        }
+    }
+
+    /// What its sessions speak.
+    pub fn protocol(&self) -> Protocol {
+        self.next_hop.as_ref().map_or(Protocol::Smtp, |hop| hop.protocol)
+    }
+
+    /// How its sessions prove who we are, if they do (AUT-10).
+    pub fn login(&self) -> Option<Login> {
+        let hop = self.next_hop.as_ref()?;
+        let credentials = hop.credentials.clone()?;
+        Some(Login { credentials, proven: self.tls == TlsPolicy::Verify, allow_clear: hop.allow_clear })
     }
 
     /// The TLS handshake with an address failed: it is tried in clear for a while. Panics unless the policy lets it.

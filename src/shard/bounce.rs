@@ -235,7 +235,7 @@ impl Shard {
             copying: false,
             committed: false,
         }) as u32;
-        let destination = self.sites.add_job_of(domain, source, needs);
+        let destination = self.sites.add_job_of(domain, source, 0, needs);
         self.backlog.add_job(slot, destination, 0, 1, 0);
         let report = Some(report);
         self.committing.push_back(Committing {

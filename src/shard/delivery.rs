@@ -26,6 +26,7 @@ use crate::shard::conns::{Conn, Outbound, Race, Side};
 use crate::shard::outcome::Results;
 use crate::shard::reading::READS_MAX;
 use crate::shard::{CloseReason, Effect, Level, Shard};
+use crate::smtp::auth::ProofAnswer;
 use crate::smtp::client::{
     Client, ClientHandler, ClientSettings, ClientState, ClientVerdict, Needs, Offer, OfferedRecipient, Passed,
     SessionEnd, TlsWish,
@@ -219,7 +220,11 @@ impl Shard {
     pub(super) fn new_client(&self, now: Now, site: SiteId, wish: TlsWish) -> Client {
         let site = &self.sites.table[site as usize];
         let settings = &self.client_settings[usize::from(site.source)][usize::from(site.limits.chunking)];
-        Client::new(settings.clone(), now.mono).with_tls(wish).with_needs(site.needs)
+        Client::new(settings.clone(), now.mono)
+            .with_protocol(site.protocol())
+            .with_tls(wish)
+            .with_needs(site.needs)
+            .with_login(site.login())
     }
 
     pub(super) fn connected(&mut self, now: Now, id: ConnId, effects: &mut Vec<Effect>) {
@@ -380,6 +385,12 @@ impl Shard {
                     }
                     break;
                 }
+                ClientState::Proving => {
+                    let request = outbound.client.take_proof_request();
+                    conn.deadline = outbound.client.deadline();
+                    effects.extend(request.map(|request| Effect::Prove { conn: id, request }));
+                    break;
+                }
                 ClientState::Opening | ClientState::Busy | ClientState::Closing => {
                     conn.deadline = outbound.client.deadline();
                     break;
@@ -389,6 +400,11 @@ impl Shard {
                 let entry = &mut self.sites.table[outbound.site as usize];
                 entry.opening -= 1;
                 entry.hosts.answered(now.mono, outbound.address);
+                let site = outbound.site;
+                if std::mem::take(&mut entry.login_in_doubt) {
+                    self.want_pump(site);
+                }
+                let entry = &mut self.sites.table[site as usize];
                 if entry.needs != Needs::default() {
                     entry.note_ability(outbound.address, true);
                 }
@@ -408,6 +424,16 @@ impl Shard {
         }
         self.grow_hungry(now, conn.outbound());
         self.put_outbound(now, id, conn, effects);
+    }
+
+    /// What a next hop is to be told of who we are.
+    pub(super) fn proven(&mut self, now: Now, id: ConnId, answer: ProofAnswer, effects: &mut Vec<Effect>) {
+        let Some(mut conn) = self.conns.take(id) else { return };
+        let Conn { outbox, side: Side::Out(outbound), .. } = &mut *conn else {
+            unreachable!("a client proves nothing")
+        };
+        outbound.client.proven(now.mono, answer, outbox);
+        self.after_client(now, id, conn, effects);
     }
 
     /// The next hop said nothing for too long, or the connection rested long enough.
@@ -517,12 +543,21 @@ impl Shard {
         let all_unable = unable && entry.note_ability(outbound.address, false);
         let in_vain = !outbound.useful && end != SessionEnd::Quit && (!outbound.was_ready || outbound.transactions > 0);
         if in_vain && !crowded && self.draining.is_none() {
-            effects.push(Effect::Report(
-                Level::Info,
-                format!("{}: session with {} failed: {end}", entry.name, outbound.address),
-            ));
-            let (backoff, address) = (self.backoff_of_sites(), outbound.address);
+            let (level, why) = match end.is_login() {
+                // Nobody but the operator can mend that.
+                true => (Level::Warning, String::from_utf8_lossy(outbound.client.end_text())),
+                false => (Level::Info, "".into()),
+            };
+            let text = format!("{}: session with {} failed: {end} {why}", entry.name, outbound.address);
+            effects.push(Effect::Report(level, text.trim_end().to_owned()));
+            let (mut backoff, address) = (self.backoff_of_sites(), outbound.address);
             let entry = &mut self.sites.table[site as usize];
+            if end.is_login() {
+                // Who is refused again and again is locked out (AUT-10).
+                backoff.first_ms = backoff.longest_ms;
+                entry.tried = limits::ADDRESSES_TRIED_MAX;
+                entry.login_in_doubt = true;
+            }
             if let Some(until) = entry.failed(now.mono, address, &backoff, &mut self.rng) {
                 self.paused(now, site, until, effects);
             }

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use crate::base::ids::ConnId;
 use crate::base::limits;
 use crate::base::time::{Mono, Now};
+use crate::config::Endpoint;
 use crate::schedule::backoff::Backoff;
 use crate::schedule::site::{JobId, SiteId};
 use crate::shard::conns::{Conn, Outbound, Race, Side};
@@ -172,8 +173,8 @@ impl Shard {
         // Connections at rest would do for the jobs, but not for a trial.
         let useful = if entry.hosts.trial_due() { entry.connections + 1 } else { entry.useful_connections() };
         let wanted = useful.min(entry.allowed());
-        // A site that failed is tried with one connection until it works again (QUE-05).
-        let probing = entry.failures > 0 || entry.tried > 0;
+        // A site that failed is tried with one connection until it works again (QUE-05), and so is one that may refuse us.
+        let probing = entry.failures > 0 || entry.tried > 0 || entry.login_in_doubt;
         if entry.opening as usize >= entry.ready.len()
             || (probing && entry.connections > 0)
             || entry.connections >= entry.allowed()
@@ -238,9 +239,10 @@ impl Shard {
             now.mono.plus_ms(if race == Race::Ahead { connect_ms.min(limits::CONNECT_RACE_MS) } else { connect_ms });
         self.watch(now.mono, id, &mut conn);
         self.conns.put(id, conn);
-        effects.push(match proxy {
-            Some(proxy) => Effect::Dial { conn: id, address: proxy.address(), source: None },
-            None => Effect::Dial { conn: id, address, source },
+        effects.push(match (proxy, self.sites.table[site as usize].socket()) {
+            (_, Some(path)) => Effect::Dial { conn: id, to: Endpoint::Unix(path.to_owned()), source: None },
+            (Some(proxy), None) => Effect::Dial { conn: id, to: Endpoint::Tcp(proxy.address()), source: None },
+            (None, None) => Effect::Dial { conn: id, to: Endpoint::Tcp(address), source },
         });
         id
     }

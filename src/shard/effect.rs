@@ -1,17 +1,18 @@
 //! What a shard wants done. The shell performs effects in order; each is remembered nowhere else.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::base::bytes::Block;
 use crate::base::ids::{ConnId, InjectionId, MessageId, ShardId};
 use crate::base::time::Mono;
+use crate::config::Endpoint;
 pub use crate::config::LogLevel as Level;
 use crate::config::Role;
 use crate::queue::{Proof, ReadId, SegmentSlot, WriteId};
 use crate::route::QueryId;
 use crate::shard::parcel::Parcel;
-use crate::smtp::auth::AuthRequest;
+use crate::smtp::auth::{AuthRequest, ProofRequest};
 use crate::smtp::reply::Reply;
 
 /// Which side of a TLS handshake is ours.
@@ -101,12 +102,19 @@ pub enum Effect {
         /// What it said.
         request: Box<AuthRequest>,
     },
+    /// Find out what a next hop is to be told of who we are, off this thread; then `Proven`, once.
+    Prove {
+        /// The session with it.
+        conn: ConnId,
+        /// What it said.
+        request: Box<ProofRequest>,
+    },
     /// Connect; then `Connected`, or `Closed` with the reason. Deadlines are the shard's: it sends `Abort`.
     Dial {
         /// The name of the connection to be.
         conn: ConnId,
         /// Where to.
-        address: SocketAddr,
+        to: Endpoint,
         /// The source address to bind, if not any.
         source: Option<IpAddr>,
     },

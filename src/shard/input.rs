@@ -11,7 +11,7 @@ use crate::mail::envelope::Envelope;
 use crate::queue::{DiskError, ReadId, SegmentSlot, WriteId};
 use crate::route::{Answer, QueryId};
 use crate::shard::parcel::Parcel;
-use crate::smtp::auth::{AuthAnswer, ChannelBinding};
+use crate::smtp::auth::{AuthAnswer, ChannelBinding, ProofAnswer};
 
 /// One thing that happened.
 pub enum Input<'a> {
@@ -57,6 +57,13 @@ pub enum Input<'a> {
         conn: ConnId,
         /// What came of it.
         answer: AuthAnswer,
+    },
+    /// What `Prove` asked is known.
+    Proven {
+        /// Which connection; it may be gone.
+        conn: ConnId,
+        /// What there is to say.
+        answer: ProofAnswer,
     },
     /// The connection is gone: the peer closed, an error, or a dial that failed. Not given after `Close` was performed.
     Closed {

@@ -408,6 +408,7 @@ impl Shard {
             committed: false,
         }) as u32;
         let source = self.draw_source(arrival.share.tenant);
+        let via = self.sites.router.via(arrival.share.tenant, envelope.sender());
         let order = std::mem::take(&mut self.by_domain);
         let most = self.settings.site.recipients.min(JOB_RECIPIENTS_MAX);
         let mut first = 0;
@@ -415,7 +416,7 @@ impl Shard {
             let terms = self.backlog.messages[message as usize].terms.as_deref();
             let rest = order[first..].iter().map(|&i| envelope.recipient(i.into()));
             let (domain, needs, count) = terms::run(terms, envelope.sender(), rest, most);
-            let destination = self.sites.add_job_of(domain, source, needs);
+            let destination = self.sites.add_job_of(domain, source, via, needs);
             let open = if count == 128 { u128::MAX } else { (1 << count) - 1 };
             self.backlog.add_job(message, destination, first as u16, open, 0);
             first += count;

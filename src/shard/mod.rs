@@ -227,6 +227,7 @@ impl Shard {
             Input::Connected { conn } => self.connected(now, conn, effects),
             Input::Secured { conn, info } => self.secured(now, conn, info, effects),
             Input::Authenticated { conn, answer } => self.authenticated(now, conn, answer, effects),
+            Input::Proven { conn, answer } => self.proven(now, conn, answer, effects),
             Input::Closed { conn, reason } => self.closed(now, conn, reason, effects),
             Input::Inject { injection, peer, envelope, body } => {
                 self.inject(now, injection, peer, envelope, body, effects);

@@ -260,6 +260,7 @@ impl Shard {
             committed: true,
         }) as MessageSlot;
         let source = self.draw_source(share.tenant);
+        let via = self.sites.router.via(share.tenant, &recovered.sender);
         let most = self.settings.site.recipients.min(JOB_RECIPIENTS_MAX);
         let open = &recovered.recipients;
         let mut next = 0;
@@ -275,7 +276,7 @@ impl Shard {
             let (domain, needs, together) = terms::run(terms, &recovered.sender, addresses, most);
             let held = terms.is_some_and(|terms| terms.held_until == Some(first.due));
             let mask = open[next..next + together].iter().fold(0, |mask, r| mask | 1u128 << (r.index - first.index));
-            let destination = self.sites.add_job_of(domain, source, needs);
+            let destination = self.sites.add_job_of(domain, source, via, needs);
             let job = self.backlog.add_job(slot, destination, first.index as u16, mask, first.attempts);
             self.backlog.jobs[job as usize].delay_reported = first.delay_reported;
             let wait_ms = UnixMs(first.due.0) - now.wall;

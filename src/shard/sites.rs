@@ -15,7 +15,7 @@ use crate::base::time::{Mono, Now};
 use crate::config::{Settings, SourceId};
 use crate::mail::address::ascii_domain;
 use crate::route::cache::Cache;
-use crate::route::decide::Router;
+use crate::route::decide::{Router, Via};
 use crate::schedule::destination::{Answered, Destination, DestinationId};
 use crate::schedule::fair::TenantId;
 use crate::schedule::hosts::KnownTarget;
@@ -82,31 +82,33 @@ impl Sites {
         }
     }
 
-    /// The destination of mail for a domain from a source and with these needs, made if it is new; it has one job more.
-    pub(super) fn add_job_of(&mut self, domain: &[u8], source: SourceId, needs: Needs) -> DestinationId {
-        let destination = self.of_domain(domain, source, needs);
+    /// The destination of mail for a domain from a source, by a route of its own if it has one, and with these needs; made if it
+    /// is new. It has one job more.
+    pub(super) fn add_job_of(&mut self, domain: &[u8], source: SourceId, via: Via, needs: Needs) -> DestinationId {
+        let destination = self.of_domain(domain, source, via, needs);
         self.destinations[destination as usize].jobs += 1;
         destination
     }
 
-    fn of_domain(&mut self, domain: &[u8], source: SourceId, needs: Needs) -> DestinationId {
+    fn of_domain(&mut self, domain: &[u8], source: SourceId, via: Via, needs: Needs) -> DestinationId {
         self.lower.clear();
         self.lower.extend(domain.iter().map(u8::to_ascii_lowercase));
         // What only some hosts of a domain can take goes its own ways.
         if needs != Needs::default() {
-            return self.make(domain.len(), source, needs);
+            return self.make(domain.len(), source, via, needs);
         }
-        if source != 0 {
+        if source != 0 || via != 0 {
             // No domain holds a blank.
             self.lower.push(b' ');
             self.lower.extend(source.to_le_bytes());
+            self.lower.extend(via.to_le_bytes());
         }
         if let Some(&(destination, generation)) = self.by_domain.get(&self.lower[..])
             && self.destinations.get(destination as usize).is_some_and(|entry| entry.generation == generation)
         {
             return destination;
         }
-        let destination = self.make(domain.len(), source, needs);
+        let destination = self.make(domain.len(), source, via, needs);
         if self.by_domain.len() >= DOMAINS_REMEMBERED {
             self.by_domain.clear();
         }
@@ -116,11 +118,11 @@ impl Sites {
     }
 
     /// The destination of the domain that `lower` begins with, made if it is new.
-    fn make(&mut self, domain_bytes: usize, source: SourceId, needs: Needs) -> DestinationId {
+    fn make(&mut self, domain_bytes: usize, source: SourceId, via: Via, needs: Needs) -> DestinationId {
         let domain = &self.lower[..domain_bytes];
         // A domain without such a form was refused at its RCPT; in DNS it is found as little as any that is not there.
         let ascii = ascii_domain(domain);
-        let decision = self.router.decide(ascii.as_deref().unwrap_or(domain), source).needing(needs);
+        let decision = self.router.decide(ascii.as_deref().unwrap_or(domain), source, via).needing(needs);
         let name = self.router.name(&decision);
         match self.destinations_by_name.get(&name) {
             Some(&destination) => destination,

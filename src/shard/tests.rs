@@ -22,7 +22,7 @@ use crate::base::time::UnixMs;
 use crate::config::{self, Machine, Role};
 use crate::queue::{DiskError, ReadId, Recovery, SegmentSlot, WriteId};
 use crate::route::Answer;
-use crate::smtp::auth::AuthRequest;
+use crate::smtp::auth::{AuthRequest, ProofRequest};
 use crate::smtp::reply::Reply;
 
 /// One message as the next hop took it.
@@ -80,6 +80,10 @@ struct World {
     certified: bool,
     /// Questions about clients, which the test answers.
     asked: VecDeque<(ConnId, Box<AuthRequest>)>,
+    /// Questions about ourselves, likewise.
+    to_prove: VecDeque<(ConnId, Box<ProofRequest>)>,
+    /// Sockets in the file system that were dialled.
+    sockets: Vec<std::path::PathBuf>,
     reports: Vec<String>,
     wake: Mono,
     drained: bool,
@@ -174,6 +178,8 @@ impl World {
             injected: Vec::new(),
             certified: false,
             asked: VecDeque::new(),
+            to_prove: VecDeque::new(),
+            sockets: Vec::new(),
             reports: Vec::new(),
             wake: Mono::NEVER,
             drained: false,
@@ -217,7 +223,15 @@ impl World {
             Effect::StartTls { conn, role } => self.start_tls(conn, role),
             Effect::Authenticate { conn, request } => self.asked.push_back((conn, request)),
             Effect::Pause { .. } | Effect::Resume { .. } | Effect::Parcel { .. } => {}
-            Effect::Dial { conn, address, source } => {
+            Effect::Prove { conn, request } => self.to_prove.push_back((conn, request)),
+            Effect::Dial { conn, to, source } => {
+                let address = match to {
+                    config::Endpoint::Tcp(address) => address,
+                    config::Endpoint::Unix(path) => {
+                        self.sockets.push(path);
+                        ([127, 0, 0, 1], 0).into()
+                    }
+                };
                 self.dials += 1;
                 self.sources.push(source);
                 self.dialled.push(address.ip());
@@ -618,7 +632,8 @@ fn a_domain_that_does_not_exist_fails() {
     let mut world = World::new(&[]);
     let mut sets = world.shard.settings.as_ref().clone();
     sets.route.default = None;
-    sets.route.domains = vec![("source.test".into(), config::HostPort::parse("192.0.2.9:25").unwrap())];
+    let hop = config::HostPort::parse("192.0.2.9:25").unwrap();
+    sets.route.domains = vec![("source.test".into(), Some(Arc::new(hop.into())))];
     world.shard.sites = Sites::new(ShardId(0), &sets);
     world.send(&["to@nowhere.test"], "x\r\n");
     assert_eq!(world.taken.len(), 1);
@@ -638,7 +653,7 @@ fn a_report_survives_a_failed_write() {
     let mut world = World::new(&[]);
     let mut sets = world.shard.settings.as_ref().clone();
     sets.route.default = None;
-    let hop = config::HostPort::parse("192.0.2.9:25").unwrap();
+    let hop = Some(Arc::new(config::HostPort::parse("192.0.2.9:25").unwrap().into()));
     sets.route.domains = vec![("dest.test".into(), hop.clone()), ("source.test".into(), hop)];
     world.shard.sites = Sites::new(ShardId(0), &sets);
     world.hold_writes = true;

@@ -8,6 +8,7 @@
 use std::any::Any;
 use std::fmt;
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use zeroize::Zeroizing;
@@ -238,6 +239,49 @@ pub enum AuthAnswer {
     Unavailable,
     /// Too many failures lately; it was not looked at.
     TooMany,
+}
+
+/// One step of an exchange in which we prove who we are to a next hop, to be answered once (AUT-10).
+pub struct ProofRequest {
+    /// The file with the credentials.
+    pub credentials: Arc<Path>,
+    /// How.
+    pub mechanism: Mechanism,
+    /// What the next hop said, decoded; `None` if it said nothing yet.
+    pub challenge: Option<Vec<u8>>,
+    /// What the step before left; `None` for the first.
+    pub state: Option<ExchangeState>,
+}
+
+impl fmt::Debug for ProofRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ProofRequest({} by {})", self.mechanism.name(), self.credentials.display())
+    }
+}
+
+/// What there is to say to the next hop.
+#[derive(Debug)]
+pub enum ProofAnswer {
+    /// This.
+    Say(Said),
+    /// Nothing: the credentials cannot be read, or what the next hop said does not fit. Why, with an enhanced code, for the log.
+    Impossible(Box<str>),
+}
+
+/// A response to a challenge, or an initial one.
+pub struct Said {
+    /// Before base64, at most `limits::AUTH_CHALLENGE_MAX_BYTES`.
+    pub text: Zeroizing<Vec<u8>>,
+    /// For the next step.
+    pub state: Option<ExchangeState>,
+    /// Success may follow: the next hop owes no proof of its own any more.
+    pub complete: bool,
+}
+
+impl fmt::Debug for Said {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Said")
+    }
 }
 
 /// Decodes a line of base64; `=` alone is the empty text (AUT-02, AUT-03; RFC 4954 4). `None`: it is no base64.

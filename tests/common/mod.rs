@@ -5,6 +5,7 @@
 #![allow(dead_code)]
 
 pub(crate) mod client;
+pub(crate) mod dovecot;
 pub(crate) mod mail;
 pub(crate) mod office;
 pub(crate) mod postfix;

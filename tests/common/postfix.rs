@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -20,8 +21,9 @@ pub(crate) struct Postfix {
 }
 
 impl Postfix {
-    /// Starts it with everything relayed to `next_port`, and more lines in its main.cf; None, with the reason printed, if we are not root.
-    pub(crate) fn start(next_port: u16, more: &str) -> Option<Postfix> {
+    /// Starts it with everything relayed to `next_port`, and more lines in its main.cf and master.cf; None, with the reason printed,
+    /// if we are not root.
+    pub(crate) fn start(next_port: u16, main: &str, master: &str) -> Option<Postfix> {
         need("postfix", "postfix");
         if !is_root() {
             eprintln!("skipped: a Postfix of our own can only be started by root");
@@ -39,8 +41,8 @@ impl Postfix {
             let text = text.replace("{dir}", &base.display().to_string());
             text.replace("{port}", &port.to_string()).replace("{next}", &next_port.to_string())
         };
-        fs::write(base.join("etc/main.cf"), fill(MAIN_CF) + more).unwrap();
-        fs::write(base.join("etc/master.cf"), fill(MASTER_CF)).unwrap();
+        fs::write(base.join("etc/main.cf"), fill(MAIN_CF) + main).unwrap();
+        fs::write(base.join("etc/master.cf"), fill(MASTER_CF) + master).unwrap();
         let postfix = Postfix { port, dir };
         postfix.command("start");
         let address = SocketAddr::from(([127, 0, 0, 1], port));
@@ -48,6 +50,16 @@ impl Postfix {
         let log = fs::read_to_string(postfix.dir.path().join("log/mail.log")).unwrap_or_default();
         assert!(up, "Postfix does not listen: {log}");
         Some(postfix)
+    }
+
+    /// Where it takes mail.
+    pub(crate) fn address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.port))
+    }
+
+    /// Its directory, with `etc`, `queue`, `data` and `log`.
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
     }
 
     fn command(&self, word: &str) {

@@ -187,10 +187,11 @@ fn settings(dice: &mut Dice, shards: usize, smart_host: bool) -> Settings {
     let machine = Machine { hostname: "relay.test".into(), cores: shards };
     let mut settings = config::load(None, &sets, &machine).expect("these settings are right");
     if smart_host {
-        settings.route.default = Some(match dice.below(2) {
-            0 => HostPort { host: Host::Address(host_address(SMART_HOST, 0)), port: 25 },
-            _ => HostPort { host: Host::Name("hub.test".into()), port: 25 },
-        });
+        let host = match dice.below(2) {
+            0 => Host::Address(host_address(SMART_HOST, 0)),
+            _ => Host::Name("hub.test".into()),
+        };
+        settings.route.default = Some(Arc::new(HostPort { host, port: 25 }.into()));
     }
     settings.queue.segment_bytes = dice.pick(&[384 << 10, 512 << 10, 1 << 20]);
     settings.queue.segments_max = dice.range(8, 32) as usize;

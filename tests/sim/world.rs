@@ -8,7 +8,7 @@ use std::sync::Arc;
 use ringpost::base::bytes::HeapBlocks;
 use ringpost::base::ids::{ConnId, ShardId};
 use ringpost::base::time::{Mono, Now, UnixMs};
-use ringpost::config::Role;
+use ringpost::config::{Endpoint, Role};
 use ringpost::queue::{DiskError, ShardStart};
 use ringpost::route::{Answer, QueryId};
 use ringpost::shard::parcel::Parcel;
@@ -586,7 +586,8 @@ impl World {
             Effect::Pause { conn } => self.set_paused(shard, conn, true),
             Effect::Resume { conn } => self.set_paused(shard, conn, false),
             Effect::StartTls { conn, role } => self.start_tls(shard, conn, role),
-            Effect::Dial { conn, address, .. } => self.dial(shard, conn, address),
+            Effect::Dial { conn, to: Endpoint::Tcp(address), .. } => self.dial(shard, conn, address),
+            Effect::Dial { .. } => unreachable!("the world has no sockets in the file system"),
             Effect::Write { write, slot, offset_bytes, block } => {
                 let number = self.next_number();
                 self.ledger.write_issued(self.now, self.now(), shard, number, offset_bytes, block.bytes());
@@ -605,6 +606,7 @@ impl World {
             }
             Effect::Resolve { query, domain, address_only } => self.resolve(shard, query, &domain, address_only),
             Effect::Authenticate { .. } => unreachable!("the world's clients come to the relay's listener"),
+            Effect::Prove { .. } => unreachable!("no next hop wants to know who we are"),
             Effect::Parcel { to, parcel } => self.send_parcel(shard, usize::from(to.0), parcel),
             Effect::WakeAt(wake) => {
                 self.wakes[shard] = wake.0;

@@ -1,13 +1,15 @@
-//! Who clients are: mechanisms and verifiers of AUTH, on a thread of their own (AUT-01..AUT-09; RFC 4954).
+//! Who clients are: mechanisms and verifiers of AUTH, on a thread of their own (AUT-01..AUT-09; RFC 4954); and who we are to
+//! next hops.
 //!
 //! A shard's session sends a step of an exchange here and gets exactly one answer, whatever goes wrong; a failure is answered no
 //! sooner than its delay, which also hides how long the look took (AUT-08). Passwords are hashed on few threads beside, so
 //! that hashing stalls neither mail nor other exchanges. What an exchange remembers is in its answer: nothing
 //! is kept here but failures of late. Secrets and names of users who failed are in no report.
 //!
-//! - `users`: the file and its verifiers. `scram`: SCRAM-SHA-256. `tokens`: JWTs. `service`: HTTP. `limiter`: failures.
+//! - `prover`: our own credentials. `users`: the file and its verifiers. `scram`: SCRAM-SHA-256. `tokens`: JWTs. `service`: HTTP. `limiter`: failures.
 
 mod limiter;
+mod prover;
 mod scram;
 mod service;
 mod tokens;
@@ -25,6 +27,7 @@ use crate::smtp::auth::{AuthAnswer, AuthRequest, ExchangeState, Mechanism, User}
 use crate::smtp::sasl::{self, Bearer};
 
 use limiter::{Key, Limiter};
+pub use prover::{ProofReply, Prover};
 use scram::{First, Misfit, Pending, Proof};
 use service::Services;
 use tokens::Tokens;

@@ -14,7 +14,7 @@ use crate::smtp::sasl::{self, Binding};
 /// Rounds of PBKDF2 in verifiers that we make: some 5 ms of a core, which is what a client pays too.
 const ROUNDS: u32 = 16_384;
 /// What a verifier may have; RFC 7677 4 wants 4096 at least, and more than this is a slip.
-const ROUNDS_ALLOWED: std::ops::RangeInclusive<u32> = 4096..=10_000_000;
+pub(super) const ROUNDS_ALLOWED: std::ops::RangeInclusive<u32> = 4096..=10_000_000;
 const SALT_BYTES: usize = 16;
 
 /// What is kept of a password.

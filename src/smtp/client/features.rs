@@ -2,6 +2,7 @@
 
 use super::Offer;
 use crate::mail::parameters::Late;
+use crate::smtp::auth::{Mechanism, Mechanisms};
 
 /// The keywords that matter to the client.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,6 +35,8 @@ pub(super) struct Features {
     pub(super) rcpt_max: Option<u32>,
     /// LIMITS MAILMAX: transactions of one session.
     pub(super) mail_max: Option<u32>,
+    /// AUTH, with the mechanisms that we know too (RFC 4954 3).
+    pub(super) auth: Mechanisms,
 }
 
 impl Features {
@@ -65,6 +68,14 @@ impl Features {
             self.priority = true;
         } else if keyword.eq_ignore_ascii_case(b"LIMITS") {
             self.note_limits(words);
+        } else if let Some((name, first)) = keyword.split_at_checked(4)
+            && name.eq_ignore_ascii_case(b"AUTH")
+            && matches!(first, [] | [b'=', ..])
+        {
+            // Some say `AUTH=LOGIN`, as it was done before there was an RFC; an empty name is none.
+            for name in std::iter::once(first.get(1..).unwrap_or_default()).chain(words) {
+                self.auth = Mechanism::of_name(name).map_or(self.auth, |mechanism| self.auth.with(mechanism));
+            }
         } else if keyword.eq_ignore_ascii_case(b"SIZE") {
             self.size = Some(words.next().map_or(0, size_limit));
         }
@@ -158,7 +169,9 @@ mod tests {
         for line in [&b"pipelining"[..], b"  8BitMime\t", b"AUTH=LOGIN PLAIN", b"", b"\xff\x00", b"size\t 100  x"] {
             features.note(line);
         }
-        assert_eq!(features, Features { pipelining: true, size: Some(100), eight_bit: true, ..Features::default() });
+        let auth = Mechanisms::NONE.with(Mechanism::Login).with(Mechanism::Plain);
+        let expected = Features { pipelining: true, size: Some(100), eight_bit: true, auth, ..Features::default() };
+        assert_eq!(features, expected);
         for (line, limit) in [
             (&b"SIZE"[..], 0),
             (b"SIZE 0", 0),

@@ -27,8 +27,13 @@
 //! - Bytes in clear behind the 220 to STARTTLS are an attack: the session is broken off (TLS-05).
 //! - 421 ends the session wherever it comes; recipients already answered keep their answer (PIP-10, RTE-17).
 //! - No reply after the final dot: `Outcome::Unknown` (RTE-16).
+//!
+//! LMTP is the same conversation with LHLO, and a reply for each recipient after the message (FND-07; RFC 2033). Where a next
+//! hop wants to know who we are, `login` proves it before the first transaction (AUT-10).
 
 mod features;
+mod interface;
+mod login;
 mod transaction;
 
 #[cfg(test)]
@@ -39,226 +44,17 @@ use std::rc::Rc;
 
 use crate::base::bytes::Outbox;
 use crate::base::time::Mono;
-use crate::config::TimeoutSettings;
-use crate::mail::parameters::{MessageParameters, RecipientParameters};
-use crate::mail::text::{Form, Text};
+use crate::config::Protocol;
+use crate::mail::text::Form;
 use crate::smtp::reply_parser::{ReplyParser, enhanced_code, gather_text};
 
 use features::Features;
+pub use interface::{
+    ClientHandler, ClientSettings, ClientState, ClientVerdict, Login, Needs, Offer, OfferedRecipient, Outcome, Passed,
+    Phase, SessionEnd, TlsWish,
+};
+use login::Exchange;
 use transaction::{Transaction, Whom};
-
-/// What all sessions of a source address share.
-#[derive(Clone, Debug)]
-pub struct ClientSettings {
-    /// The name said in EHLO and HELO (RTE-12).
-    pub hello: Box<str>,
-    /// How long to wait for what.
-    pub timeouts: TimeoutSettings,
-    /// Bodies go by BDAT to who offers CHUNKING.
-    pub chunking: bool,
-}
-
-/// Whether a session is to be inside TLS.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TlsWish {
-    /// No: STARTTLS is never said.
-    Never,
-    /// If the next hop offers it; if not, or if it answers STARTTLS with a refusal, in clear.
-    IfOffered,
-    /// Yes, or there is no session (TLS-07).
-    Always,
-}
-
-/// What a message needs that not every next hop can do. A session that finds its next hop unable ends before the first
-/// message; another host of the domain may be able (EXT-06, RTL-02).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Needs {
-    /// SMTPUTF8: an address or the header is not ASCII.
-    pub utf8: bool,
-    /// REQUIRETLS, inside TLS.
-    pub require_tls: bool,
-}
-
-impl Needs {
-    /// Why a message fails if no host of its domain can.
-    pub const fn failure(self) -> &'static str {
-        if self.require_tls {
-            "5.7.30 no mail host of the domain gives TLS with REQUIRETLS"
-        } else {
-            "5.6.7 no mail host of the domain takes addresses and headers that are not ASCII"
-        }
-    }
-}
-
-impl std::fmt::Display for Needs {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match (self.utf8, self.require_tls) {
-            (false, false) => f.write_str("nothing"),
-            (true, false) => f.write_str("smtputf8"),
-            (false, true) => f.write_str("requiretls"),
-            (true, true) => f.write_str("smtputf8,requiretls"),
-        }
-    }
-}
-
-/// What of a message's parameters a next hop was told, so that it is its turn to report.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Passed {
-    /// What the sender wants reported (DSN-08).
-    pub dsn: bool,
-    /// When the message is to be delivered (RFC 2852).
-    pub deliver_by: bool,
-}
-
-/// One recipient of an offer.
-#[derive(Clone, Copy, Debug)]
-pub struct OfferedRecipient<'m> {
-    /// The mailbox.
-    pub address: &'m [u8],
-    /// What its RCPT said when it came.
-    pub said: RecipientParameters<'m>,
-}
-
-impl<'m> From<&'m [u8]> for OfferedRecipient<'m> {
-    fn from(address: &'m [u8]) -> OfferedRecipient<'m> {
-        OfferedRecipient { address, said: RecipientParameters::default() }
-    }
-}
-
-/// One transaction to be done: a sender, recipients of one domain (RTE-18, RTE-19), and what there is to say of the body.
-pub struct Offer<'a, 'm> {
-    /// The caller's name for it, given back in every call of the handler.
-    pub handle: u32,
-    /// The reverse-path without brackets; empty for the null one.
-    pub sender: &'m [u8],
-    /// The mailboxes, at least one; a verdict names them by their index here.
-    pub recipients: &'a mut dyn ExactSizeIterator<Item = OfferedRecipient<'m>>,
-    /// Octets of the message in plain form (RFC 1870 3).
-    pub size_bytes: u64,
-    /// What the message is like.
-    pub text: Text,
-    /// What its MAIL said when it came, passed on to who knows of it (DSN-09, EXT-11).
-    pub parameters: MessageParameters<'m>,
-    /// Seconds until it is to be delivered, if it is: what is left of `parameters.deliver_by`.
-    pub by_seconds: i64,
-}
-
-/// Who has the bodies and wants the verdicts.
-pub trait ClientHandler {
-    /// Append the message, trace fields and body, in this form: wire form, or exactly `Offer::size_bytes` octets of plain
-    /// form. At most once per offer, and only when at least one recipient was accepted.
-    fn push_body(&mut self, handle: u32, form: Form, out: &mut Outbox);
-    /// The outcome of one recipient: exactly once for each of every offer.
-    fn verdict(&mut self, handle: u32, recipient: usize, verdict: ClientVerdict<'_>);
-    /// All recipients of the offer have their verdict; the handle is not named again.
-    fn finished(&mut self, handle: u32, passed: Passed);
-}
-
-/// What became of one recipient.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ClientVerdict<'a> {
-    /// In one word.
-    pub outcome: Outcome,
-    /// The reply's code; 0 if no reply stands behind the verdict.
-    pub code: u16,
-    /// The reply's text, all lines, printable ASCII, at most `limits::VERDICT_TEXT_MAX_BYTES`; without a reply our own words.
-    pub text: &'a [u8],
-    /// Which command the verdict belongs to.
-    pub phase: Phase,
-}
-
-/// The outcome of one recipient in one attempt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// 2yz to the whole message: the next hop is responsible now.
-    Delivered,
-    /// Permanent: 5yz, or a message the next hop cannot take (EXT-02, EXT-04). No other host is tried (RTE-14).
-    Failed,
-    /// To be tried again later.
-    Deferred,
-    /// The whole message was sent and no reply came: deferred, and perhaps delivered twice in the end (RTE-16).
-    Unknown,
-    /// Never really tried: the session ended before the next hop answered anything of a transaction behind another, or
-    /// it wants fewer recipients in one transaction (SIZ-10). To be tried at once, and no attempt counted.
-    NotTried,
-}
-
-/// The part of a transaction a verdict belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// Before or between commands.
-    Session,
-    /// MAIL.
-    Mail,
-    /// RCPT.
-    Rcpt,
-    /// DATA.
-    Data,
-    /// The final dot, or the last chunk.
-    Dot,
-}
-
-/// Whether there is a session and what it is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ClientState {
-    /// Waiting for greeting, EHLO, HELO or STARTTLS.
-    Opening,
-    /// The next hop waits for the TLS handshake: the caller does it, then calls `secured`; or `closed` if it fails.
-    Handshake,
-    /// Idle and fit for a transaction.
-    Ready,
-    /// A transaction is on its way.
-    Busy,
-    /// QUIT was sent.
-    Closing,
-    /// Over; `Client::says_goodbye` tells how to close the connection.
-    Over(SessionEnd),
-}
-
-/// Why a session is over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SessionEnd {
-    /// We said QUIT.
-    Quit,
-    /// The connection was lost, or the next hop ended an idle session.
-    PeerClosed,
-    /// 421 anywhere, or 4yz to greeting, EHLO or HELO: the next hop wants no more of us for now (RTE-13, RTE-17).
-    Throttled {
-        /// The reply's code; its text is `Client::end_text`.
-        code: u16,
-    },
-    /// 5yz to greeting or HELO (RTE-13).
-    Refused {
-        /// The reply's code; its text is `Client::end_text`.
-        code: u16,
-    },
-    /// The next hop does not speak SMTP (RTE-21).
-    Broken,
-    /// It took too long (RTE-15).
-    TimedOut,
-    /// TLS is wanted and not to be had: the next hop does not offer it, or refuses it.
-    NoTls,
-    /// The next hop cannot do what the messages need; another host may be able.
-    Unable,
-    /// The TLS handshake did not come to its end (TLS-06).
-    TlsFailed,
-}
-
-impl std::fmt::Display for SessionEnd {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            SessionEnd::Quit => f.write_str("ended in order"),
-            SessionEnd::PeerClosed => f.write_str("the connection was lost"),
-            SessionEnd::Throttled { code } => write!(f, "the next hop wants no more for now ({code})"),
-            SessionEnd::Refused { code } => write!(f, "the next hop refuses service ({code})"),
-            SessionEnd::Broken => f.write_str("the next hop does not speak SMTP"),
-            SessionEnd::TimedOut => f.write_str("no answer in time"),
-            SessionEnd::NoTls => f.write_str("the next hop gives no TLS, and the policy wants it"),
-            SessionEnd::Unable => f.write_str("the next hop cannot do what the message needs"),
-            SessionEnd::TlsFailed => f.write_str("the TLS handshake failed"),
-        }
-    }
-}
 
 /// The command that the next reply answers. Those of a transaction belong to the current one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -270,6 +66,10 @@ enum Awaiting {
     StartTls,
     /// No reply: the TLS handshake.
     Handshake,
+    /// No reply: our own proof.
+    Proof,
+    /// The reply to AUTH, or to what was said to a challenge.
+    Auth,
     Reset,
     Mail,
     Rcpt(usize),
@@ -290,6 +90,9 @@ pub struct Client {
     features: Features,
     tls: TlsWish,
     needs: Needs,
+    protocol: Protocol,
+    login: Option<Login>,
+    exchange: Option<Box<Exchange>>,
     /// Inside TLS.
     secured: bool,
     awaiting: Awaiting,
@@ -322,6 +125,9 @@ impl Client {
             features: Features::default(),
             tls: TlsWish::Never,
             needs: Needs::default(),
+            protocol: Protocol::Smtp,
+            login: None,
+            exchange: None,
             secured: false,
             awaiting: Awaiting::Greeting,
             outstanding: 1,
@@ -352,6 +158,18 @@ impl Client {
         self
     }
 
+    /// The same session, in this protocol.
+    pub fn with_protocol(mut self, protocol: Protocol) -> Client {
+        self.protocol = protocol;
+        self
+    }
+
+    /// The same session, which proves who we are first.
+    pub fn with_login(mut self, login: Option<Login>) -> Client {
+        self.login = login;
+        self
+    }
+
     /// Transactions that the next hop takes in one session, if it says so (EXT-09; RFC 9422 4).
     pub fn transactions_max(&self) -> Option<u32> {
         self.features.mail_max
@@ -368,7 +186,7 @@ impl Client {
         assert!(self.state() == ClientState::Handshake, "a handshake follows STARTTLS");
         self.secured = true;
         self.parser = ReplyParser::new();
-        self.say_hello(Awaiting::Ehlo, b"EHLO ", out);
+        self.say_hello(Awaiting::Ehlo, out);
         self.arm(now);
     }
 
@@ -377,8 +195,11 @@ impl Client {
         match (self.over, self.awaiting) {
             (Some(end), _) => ClientState::Over(end),
             (None, Awaiting::Nothing) => ClientState::Ready,
-            (None, Awaiting::Greeting | Awaiting::Ehlo | Awaiting::Helo | Awaiting::StartTls) => ClientState::Opening,
+            (None, Awaiting::Greeting | Awaiting::Ehlo | Awaiting::Helo | Awaiting::StartTls | Awaiting::Auth) => {
+                ClientState::Opening
+            }
             (None, Awaiting::Handshake) => ClientState::Handshake,
+            (None, Awaiting::Proof) => ClientState::Proving,
             (None, Awaiting::Quit) => ClientState::Closing,
             (None, _) => ClientState::Busy,
         }
@@ -482,6 +303,9 @@ impl Client {
             if !line.last {
                 continue;
             }
+            if let Some(exchange) = &mut self.exchange {
+                exchange.note_challenge(line.text);
+            }
             let code = line.code;
             if answerable > 0 {
                 answerable -= 1;
@@ -560,11 +384,12 @@ impl Client {
         if code == 421 {
             return self.service_closing(handler);
         }
-        if code / 100 == 3 && self.awaiting != Awaiting::Data {
+        if code / 100 == 3 && !matches!(self.awaiting, Awaiting::Data | Awaiting::Auth) {
             return self.break_off(b"4.5.0 the next hop sent an intermediate reply out of place", handler);
         }
         match self.awaiting {
             Awaiting::Greeting | Awaiting::Ehlo | Awaiting::Helo | Awaiting::StartTls => self.opening_reply(code, out),
+            Awaiting::Auth => self.auth_reply(code, out),
             Awaiting::Reset if code / 100 == 2 => {
                 self.reset_due = false;
                 self.awaiting = Awaiting::Mail;
@@ -577,18 +402,22 @@ impl Client {
             // It answers what it cannot have: half of the message is not even read from disk (RTE-21).
             Awaiting::Dot if out.waits() => {
                 if code / 100 != 2 {
-                    self.settle(Whom::Accepted, outcome_of(code), code, Phase::Dot, handler);
+                    self.settle(self.of_reply(), outcome_of(code), code, Phase::Dot, handler);
                 }
                 self.break_off(b"4.5.0 the next hop answered before it had the whole message", handler);
             }
             Awaiting::Dot => {
                 let outcome = outcome_of(code);
-                self.settle(Whom::Accepted, outcome, code, Phase::Dot, handler);
+                self.settle(self.of_reply(), outcome, code, Phase::Dot, handler);
+                if self.protocol == Protocol::Lmtp && self.current.next_accepted().is_some() {
+                    // The replies for the other recipients follow.
+                    return;
+                }
                 self.chunk_refused = self.current.chunked && outcome != Outcome::Delivered;
                 self.end_transaction(out);
             }
             Awaiting::LoneDot => self.end_transaction(out),
-            Awaiting::Nothing | Awaiting::Quit | Awaiting::Handshake => {
+            Awaiting::Nothing | Awaiting::Quit | Awaiting::Handshake | Awaiting::Proof => {
                 unreachable!("a reply is counted only to a command")
             }
         }
@@ -597,7 +426,7 @@ impl Client {
     /// Greeting, EHLO, HELO where EHLO is refused for good (RTE-13; RFC 5321 3.2), and STARTTLS (TLS-06).
     fn opening_reply(&mut self, code: u16, out: &mut Outbox) {
         match (code / 100, self.awaiting) {
-            (2, Awaiting::Greeting) => self.say_hello(Awaiting::Ehlo, b"EHLO ", out),
+            (2, Awaiting::Greeting) => self.say_hello(Awaiting::Ehlo, out),
             (2, Awaiting::StartTls) => self.awaiting = Awaiting::Handshake,
             (2, Awaiting::Ehlo) if self.features.start_tls && !self.secured && self.tls != TlsWish::Never => {
                 self.awaiting = Awaiting::StartTls;
@@ -607,12 +436,9 @@ impl Client {
             (2, _) | (_, Awaiting::StartTls) if (self.secured || self.tls != TlsWish::Always) && !self.able() => {
                 self.leave(SessionEnd::Unable, out)
             }
-            (2, _) | (_, Awaiting::StartTls) if self.secured || self.tls != TlsWish::Always => {
-                self.awaiting = Awaiting::Nothing;
-                self.was_ready = true;
-            }
+            (2, _) | (_, Awaiting::StartTls) if self.secured || self.tls != TlsWish::Always => self.log_in(out),
             (2, _) | (_, Awaiting::StartTls) => self.leave(SessionEnd::NoTls, out),
-            (5, Awaiting::Ehlo) => self.say_hello(Awaiting::Helo, b"HELO ", out),
+            (5, Awaiting::Ehlo) if self.protocol == Protocol::Smtp => self.say_hello(Awaiting::Helo, out),
             (class, _) => {
                 let end = if class == 5 { SessionEnd::Refused { code } } else { SessionEnd::Throttled { code } };
                 self.leave(end, out)
@@ -633,7 +459,18 @@ impl Client {
             && ((self.features.require_tls && self.secured) || !self.needs.require_tls)
     }
 
-    fn say_hello(&mut self, awaiting: Awaiting, verb: &[u8], out: &mut Outbox) {
+    /// The session is fit for transactions.
+    fn become_ready(&mut self) {
+        self.awaiting = Awaiting::Nothing;
+        self.was_ready = true;
+    }
+
+    fn say_hello(&mut self, awaiting: Awaiting, out: &mut Outbox) {
+        let verb: &[u8] = match (self.protocol, awaiting) {
+            (Protocol::Lmtp, _) => b"LHLO ",
+            (Protocol::Smtp, Awaiting::Helo) => b"HELO ",
+            (Protocol::Smtp, _) => b"EHLO ",
+        };
         self.features = Features { chunking_wanted: self.settings.chunking, ..Features::default() };
         self.awaiting = awaiting;
         out.push(verb);
@@ -687,11 +524,27 @@ impl Client {
         }
         let size_bytes = self.current.size_bytes;
         out.write(|out| write!(out, "BDAT {size_bytes} LAST\r\n")).expect("a vector takes all");
-        self.outstanding += 1;
+        self.outstanding += self.replies_to_body();
         handler.push_body(self.current.handle(), Form::Plain, out);
         self.awaiting = Awaiting::Dot;
         if self.riding.active {
             self.send_riding(out);
+        }
+    }
+
+    /// Replies to a whole message: one in SMTP, one for each recipient that was accepted in LMTP (FND-07; RFC 2033 4.2).
+    fn replies_to_body(&self) -> u32 {
+        match self.protocol {
+            Protocol::Smtp => 1,
+            Protocol::Lmtp => self.current.accepted as u32,
+        }
+    }
+
+    /// Whom the next reply to a message is about.
+    fn of_reply(&self) -> Whom {
+        match self.protocol {
+            Protocol::Smtp => Whom::Accepted,
+            Protocol::Lmtp => Whom::One(self.current.next_accepted().expect("a reply is awaited for somebody")),
         }
     }
 
@@ -701,12 +554,18 @@ impl Client {
                 // It refused MAIL and yet collects a message: any dot of ours might send an empty one.
                 self.break_off(b"4.5.0 the next hop wants a message it refused", handler);
             }
+            // How many replies a dot without a message has there nobody says.
+            3 if self.current.accepted == 0 && self.protocol == Protocol::Lmtp => {
+                self.break_off(b"4.5.0 the next hop wants a message that it takes for nobody", handler);
+            }
             3 => {
                 let anyone = self.current.accepted > 0;
+                let replies = if anyone { self.replies_to_body() } else { 1 };
                 if anyone {
                     handler.push_body(self.current.handle(), Form::Wire, out);
                 }
-                self.send(b".\r\n", out);
+                out.push(b".\r\n");
+                self.outstanding += replies;
                 self.awaiting = if anyone { Awaiting::Dot } else { Awaiting::LoneDot };
                 if self.riding.active {
                     self.send_riding(out);
@@ -725,7 +584,7 @@ impl Client {
     fn service_closing(&mut self, handler: &mut dyn ClientHandler) {
         if self.awaiting == Awaiting::Dot {
             // A reply to the dot like any other: the message was not taken.
-            self.settle(Whom::Accepted, Outcome::Deferred, 421, Phase::Dot, handler);
+            self.settle(self.of_reply(), Outcome::Deferred, 421, Phase::Dot, handler);
         }
         // "You were idle too long" crossing our next command is no sign of displeasure.
         let idle =
@@ -854,9 +713,12 @@ impl Client {
             Awaiting::Greeting => timeouts.greeting_ms,
             Awaiting::Ehlo | Awaiting::Helo | Awaiting::StartTls | Awaiting::Reset => timeouts.hello_ms,
             Awaiting::Handshake => timeouts.tls_ms,
+            Awaiting::Proof | Awaiting::Auth => timeouts.hello_ms,
             Awaiting::Mail => timeouts.mail_ms,
             Awaiting::Rcpt(_) => timeouts.rcpt_ms,
             Awaiting::Data => timeouts.data_ms,
+            // The reply for one recipient says nothing of how long the next one takes.
+            Awaiting::Dot if self.protocol == Protocol::Lmtp => timeouts.data_end_ms,
             Awaiting::Dot | Awaiting::LoneDot => timeouts.data_block_ms,
             Awaiting::Quit => timeouts.quit_ms,
         };

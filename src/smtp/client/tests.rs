@@ -4,7 +4,10 @@ use super::*;
 use crate::base::limits;
 use crate::base::rng::Rng;
 use crate::base::time::UnixMs;
-use crate::mail::parameters::{DeliverBy, Late};
+use crate::config::TimeoutSettings;
+use crate::mail::parameters::{DeliverBy, Late, MessageParameters, RecipientParameters};
+use crate::mail::text::Text;
+use crate::smtp::auth::{ExchangeState, ProofAnswer, Said};
 use proptest::prelude::*;
 use std::collections::VecDeque;
 use std::fmt::Write;
@@ -141,6 +144,24 @@ impl Session {
         self.client.offer(Mono(0), offer, &mut self.recorder, &mut self.out);
     }
 
+    /// Whoever has the credentials says this.
+    fn prove(&mut self, text: &str, complete: bool) {
+        let text = zeroize::Zeroizing::new(text.as_bytes().to_vec());
+        let said = Said { text, state: Some(ExchangeState::new("before")), complete };
+        self.client.proven(Mono(0), ProofAnswer::Say(said), &mut self.out);
+    }
+
+    /// What whoever has the credentials is asked.
+    fn take_question(&mut self) -> String {
+        let request = self.client.take_proof_request().expect("a question");
+        assert!(self.client.take_proof_request().is_none(), "it is asked once");
+        assert_eq!(&*request.credentials, Path::new("file"));
+        let challenge = request.challenge.map(|text| format!(" {}", String::from_utf8(text).unwrap()));
+        let state = request.state.map(|state| format!(" {}", state.take::<&str>().unwrap()));
+        let [challenge, state] = [challenge, state].map(Option::unwrap_or_default);
+        format!("asked {}{challenge}{state}", request.mechanism.name())
+    }
+
     fn take_sent(&mut self) -> Vec<u8> {
         let sent = self.out.to_vec();
         self.out.clear();
@@ -151,6 +172,7 @@ impl Session {
         let mut text = match self.client.state() {
             ClientState::Over(SessionEnd::Throttled { code }) => format!("over throttled {code}"),
             ClientState::Over(SessionEnd::Refused { code }) => format!("over refused {code}"),
+            ClientState::Over(SessionEnd::LoginRefused { code }) => format!("over loginrefused {code}"),
             ClientState::Over(end) => format!("over {end:?}"),
             state => format!("{state:?}"),
         }
@@ -219,10 +241,23 @@ fn run_dialogue(name: &str, text: &str, cut: Cut) {
                 "requiretls" => session.client.needs.require_tls = true,
                 "encrypt" => session.client.tls = TlsWish::Always,
                 "secured" => session.client.secured(Mono(0), &mut session.out),
-                other => panic!("{place}: what is {other}"),
+                "lmtp" => session.client.protocol = Protocol::Lmtp,
+                "login" | "login proven" | "login clear" => {
+                    let (proven, allow_clear) = (rest.ends_with("proven"), rest.ends_with("clear"));
+                    session.client.login = Some(Login { credentials: Path::new("file").into(), proven, allow_clear });
+                }
+                other => match other.split_once(' ').unwrap_or((other, "")) {
+                    ("say", text) => session.prove(text, false),
+                    ("last", text) => session.prove(text, true),
+                    ("cannot", why) => {
+                        session.client.proven(Mono(0), ProofAnswer::Impossible(why.into()), &mut session.out);
+                    }
+                    _ => panic!("{place}: what is {other}"),
+                },
             },
             "= " => match rest.strip_prefix("state ") {
                 Some(state) => assert_eq!(session.state_text(), state, "{place}"),
+                None if rest.starts_with("asked ") => assert_eq!(session.take_question(), rest, "{place}"),
                 None => assert_eq!(session.recorder.events.pop_front().as_deref(), Some(rest), "{place}"),
             },
             _ => panic!("{place}: what is {line}"),

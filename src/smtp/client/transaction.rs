@@ -156,6 +156,11 @@ impl Transaction {
         }
     }
 
+    /// The first recipient whose RCPT was accepted and who has no verdict yet.
+    pub(super) fn next_accepted(&self) -> Option<usize> {
+        self.standing.iter().position(|standing| *standing == Standing::Accepted)
+    }
+
     /// Gives the same verdict to some recipients, each at most once, and says when all have theirs.
     pub(super) fn settle(&mut self, whom: Whom, verdict: ClientVerdict<'_>, handler: &mut dyn ClientHandler) {
         if self.open == 0 {

@@ -98,6 +98,7 @@ fn check(client: &Client, recorder: &Recorder) {
         ClientState::Busy => assert!(open <= 2 && client.deadline() < Mono::NEVER),
         ClientState::Ready => assert_eq!((open, client.deadline()), (0, Mono::NEVER)),
         ClientState::Handshake => unreachable!("TLS is not wanted"),
+        ClientState::Proving => unreachable!("nobody logs in"),
         ClientState::Opening | ClientState::Closing => assert!(open == 0 && client.deadline() < Mono::NEVER),
     }
 }

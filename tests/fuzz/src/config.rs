@@ -30,7 +30,7 @@ pub fn run(data: &[u8]) {
             assert!(settings.retry.first_ms <= settings.retry.longest_ms);
             for (domain, next) in &settings.route.domains {
                 assert_eq!(domain.to_ascii_lowercase(), **domain);
-                let _ = next.to_string();
+                assert!(next.as_ref().is_none_or(|next| !next.to_string().is_empty()));
             }
             for address in [IpAddr::from([127, 0, 0, 1]), IpAddr::from([0; 16])] {
                 let _ = settings.relay.may_relay(address);
