@@ -27,6 +27,11 @@ impl Reply {
         self.0.as_bytes()[0] == b'5'
     }
 
+    /// The first digit is 4.
+    pub const fn is_deferral(self) -> bool {
+        self.0.as_bytes()[0] == b'4'
+    }
+
     /// The whole text.
     pub const fn text(self) -> &'static str {
         self.0

@@ -14,7 +14,8 @@
 //! - A BDAT chunk that is refused is read and thrown away, and ends the transaction: chunks pipelined behind it are refused
 //!   too, and the next MAIL begins clean (BDT-02, BDT-03; see `bdat`).
 //! - Commands answered 5xx count as errors until a message is accepted; beyond the limit the reply to the next
-//!   one is 421 (SES-10). Messages refused at their end do not count.
+//!   one is 421 (SES-10). Messages refused at their end do not count, nor does what was pipelined behind a MAIL that was
+//!   deferred: that was no error of the client's.
 //!
 //! Panics: when the caller breaks the order of calls. Errors: none; what the client does wrong is a reply.
 
@@ -210,6 +211,8 @@ pub struct Server {
     /// The moment, as the caller said last.
     now: UnixMs,
     errors: u32,
+    /// The last MAIL was answered 4yz.
+    mail_deferred: bool,
 }
 
 impl Server {
@@ -244,6 +247,7 @@ impl Server {
             no_room: None,
             now: UnixMs(0),
             errors: 0,
+            mail_deferred: false,
         }
     }
 
@@ -490,7 +494,8 @@ impl Server {
 
     /// Appends a command's reply, or the 421 that takes its place when it is one error too many (SES-10).
     fn answer(&mut self, reply: Reply, out: &mut Vec<u8>) {
-        self.errors += u32::from(reply.is_refusal());
+        let follows = self.mail_deferred && reply == reply::MAIL_FIRST;
+        self.errors += u32::from(reply.is_refusal() && !follows);
         if self.errors > self.settings.errors_max {
             self.end_session(reply::TOO_MANY_ERRORS, out);
         } else {
@@ -508,7 +513,11 @@ impl Server {
 
     fn run(&mut self, command: Command<'_>) -> Reply {
         match command {
-            Command::Mail { sender, parameters } => self.mail(sender, parameters),
+            Command::Mail { sender, parameters } => {
+                let reply = self.mail(sender, parameters);
+                self.mail_deferred = reply.is_deferral();
+                reply
+            }
             Command::Rcpt { recipient, parameters } => self.rcpt(recipient, parameters),
             Command::Data { argument } => self.data(argument),
             Command::Reset => {

@@ -282,6 +282,23 @@ fn errors_are_forgiven_when_a_message_is_accepted() {
     assert_eq!(reply::assert_replies(replies.as_bytes()), [500, 500, 421]);
 }
 
+/// RFC 2920 3.1: a client that sends in groups cannot know that MAIL was deferred when it says RCPT and DATA.
+#[test]
+fn what_follows_a_deferred_mail_is_no_error() {
+    let mut settings = settings();
+    settings.errors_max = 2;
+    let mut session = Session::new(settings, true);
+    session.say("EHLO c\r\n");
+    for _ in 0..50 {
+        session.server.set_room(Some(LogRefusal::Failing));
+        let replies = session.say("MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\n");
+        assert_eq!(reply::assert_replies(replies.as_bytes()), [451, 503, 503]);
+    }
+    session.server.set_room(None);
+    let replies = session.say("MAIL FROM:<a@b>\r\nRSET\r\nRCPT TO:<c@d>\r\nRCPT TO:<c@d>\r\nRCPT TO:<c@d>\r\n");
+    assert_eq!(reply::assert_replies(replies.as_bytes()), [250, 250, 503, 503, 421]);
+}
+
 #[test]
 #[should_panic(expected = "has no answer yet")]
 fn nothing_is_taken_before_the_verdict() {
