@@ -145,6 +145,9 @@ pub const RECEIVE_BYTES: usize = 256 << 10;
 
 /// Connections to one site over all shards (`site.default.connections`).
 pub const SITE_CONNECTIONS: u32 = 20;
+/// Connections of one shard to a site that has not answered yet. Each that becomes ready lets one more be opened, so that
+/// their number doubles with each round trip, and a site that cannot take mail is not asked by many at once.
+pub const SITE_FIRST_CONNECTIONS: u32 = 2;
 /// Outbound connections of one shard (`route.connections`). Full: sites without one wait for their turn.
 pub const CONNECTIONS_OUT_MAX: usize = 10_000;
 /// One in so many of them is only for sites that have none yet: one that comes later need not wait until slow ones end.

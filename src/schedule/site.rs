@@ -54,6 +54,8 @@ pub struct Site {
     pub idle: Vec<ConnId>,
     /// All connections, those being dialled included.
     pub connections: u32,
+    /// Connections it may have by what it has shown: two at first, and one more for each that became ready.
+    window: u32,
     /// Connections that are not yet ready for a transaction.
     pub opening: u32,
     /// Busy connections that will take one more job with their next reply.
@@ -123,6 +125,7 @@ impl Site {
             hungry: 0,
             fed: Mono::default(),
             reply_us: limits::RIDE_WAIT_MS * 1000,
+            window: limits::SITE_FIRST_CONNECTIONS,
             waits_for_slot: false,
             at_rest: false,
             claims_watched: Mono::default(),
@@ -151,9 +154,15 @@ impl Site {
         self.suspended || now < self.paused_until
     }
 
-    /// Connections it may have now: its limit, or less because the next hop asked for less.
+    /// Connections it may have now: its limit, or less because the next hop asked for less or is yet to show that it can.
     pub fn allowed(&self) -> u32 {
-        self.throttle.allowed(self.limits.connections)
+        self.throttle.allowed(self.limits.connections).min(self.window)
+    }
+
+    /// A connection is ready for its first transaction.
+    pub fn opened(&mut self) {
+        self.opening -= 1;
+        self.window = self.window.saturating_add(1);
     }
 
     /// Connections this site could use: one per job that waits, on top of those that are busy.
@@ -257,6 +266,7 @@ impl Site {
             self.failures = self.failures.saturating_add(1);
             self.paused_until = now.plus_ms(backoff.delay_ms(self.failures, rng));
             self.tried = 0;
+            self.window = limits::SITE_FIRST_CONNECTIONS;
         }
         self.paused_until
     }

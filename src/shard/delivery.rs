@@ -398,7 +398,7 @@ impl Shard {
             }
             if !std::mem::replace(&mut outbound.was_ready, true) {
                 let entry = &mut self.sites.table[outbound.site as usize];
-                entry.opening -= 1;
+                entry.opened();
                 entry.hosts.answered(now.mono, outbound.address);
                 let site = outbound.site;
                 if std::mem::take(&mut entry.login_in_doubt) {
@@ -408,6 +408,8 @@ impl Shard {
                 if entry.needs != Needs::default() {
                     entry.note_ability(outbound.address, true);
                 }
+                // It may have one more now.
+                self.want_pump(outbound.site);
             }
             let site = outbound.site;
             if self.should_end(now.mono, conn.outbound()) {

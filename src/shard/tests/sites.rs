@@ -70,7 +70,7 @@ fn sites_take_turns_at_the_connections_of_a_shard() {
 /// Hosts that never answer may have what they want as long as there is enough, but a site that comes later finds a connection.
 #[test]
 fn silent_sites_leave_connections_for_others() {
-    let mut world = by_mx(&["route.connections=64", "site.default.connections=30", "timeout.connect_ms=600000"]);
+    let mut world = by_mx(&["route.connections=16", "timeout.connect_ms=600000"]);
     world.silent = (1..=8u8).map(|last| IpAddr::from([192, 0, 2, last])).collect();
     world.hold_questions = true;
     for number in 0..400 {
@@ -87,7 +87,24 @@ fn silent_sites_leave_connections_for_others() {
     assert_eq!(asked, 9);
     world.pass(1000);
     assert_eq!(world.taken.len(), 1, "{:?}", world.reports);
-    assert!(world.shard.conns.outbound > 50, "{} connections", world.shard.conns.outbound);
+    assert_eq!(world.shard.conns.outbound, 16, "the last site found one of those kept for such");
+}
+
+/// The first connections find out whether a site takes mail at all; those that do let others follow, up to the limit.
+#[test]
+fn a_site_shows_first_that_it_can() {
+    let mut world = by_mx(&["site.default.connections=20", "timeout.connect_ms=600000"]);
+    world.silent = vec!["192.0.2.1".parse().unwrap()];
+    for _ in 0..100 {
+        world.send(&["a@d.test"], "x\r\n");
+    }
+    assert_eq!(world.dials, limits::SITE_FIRST_CONNECTIONS);
+    let site = &mut world.shard.sites.table[0];
+    for number in 1..=30 {
+        assert_eq!(site.allowed(), (limits::SITE_FIRST_CONNECTIONS + number - 1).min(20));
+        site.opening += 1;
+        site.opened();
+    }
 }
 
 /// Mail that waits when a domain moves goes to where it is by then; what DNS said is not used for longer than its TTL.
