@@ -11,6 +11,7 @@ mod clock;
 mod crash;
 mod disk;
 mod network;
+mod outbound;
 mod overload;
 mod power;
 mod proxy;
@@ -54,6 +55,7 @@ const CAMPAIGNS: &[(&str, Run)] = &[
     ("disk", disk::run),
     ("network", network::run),
     ("overload", overload::run),
+    ("outbound", outbound::run),
     ("clock", clock::run),
 ];
 

@@ -43,11 +43,11 @@ pub(crate) fn run(campaign: &Campaign) -> Told<Vec<String>> {
     Ok(broken)
 }
 
-fn endless(seed: u64) -> SendPlan {
+pub(crate) fn endless(seed: u64) -> SendPlan {
     SendPlan { duration: Duration::from_secs(86_400), pipeline: Pipeline::Group, seed, ..SendPlan::default() }
 }
 
-fn none_lost(mut stage: Stage, duplicates_at_most: u64) -> Told<Vec<String>> {
+pub(crate) fn none_lost(mut stage: Stage, duplicates_at_most: u64) -> Told<Vec<String>> {
     stage.end_loads(SETTLE_LONGEST)?;
     stage.settle(SETTLE_LONGEST, &HashSet::new())?;
     Ok(stage.close(&HashSet::new())?.judge(duplicates_at_most))

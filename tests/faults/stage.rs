@@ -289,6 +289,16 @@ impl Stage {
         since.flatten().collect()
     }
 
+    /// Recipients of a load that have arrived.
+    pub(crate) fn arrived(&self, load: usize) -> u64 {
+        self.loads[load].ledger.tally().arrived
+    }
+
+    /// Recipients of a load that are acknowledged and have not arrived.
+    pub(crate) fn waiting(&self, load: usize) -> u64 {
+        self.loads[load].ledger.tally().lost
+    }
+
     /// Counts of all loads together.
     pub(crate) fn sent(&self) -> SendCounts {
         let mut sum = SendCounts::default();
