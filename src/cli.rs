@@ -34,6 +34,10 @@ pub(crate) enum Command {
         #[command(subcommand)]
         what: User,
     },
+    /// Watch a running relay: rates, shards, sites.
+    Top(At),
+    /// List the busiest sites of a running relay: jobs, connections, pauses.
+    Sites(At),
     /// Look after the spool.
     Spool {
         #[command(subcommand)]
@@ -164,6 +168,51 @@ pub(crate) enum Queue {
     },
     /// Count messages, recipients and bytes by shard.
     Stats(Place),
+    /// Send nothing of it until it is released; of a domain or site, of what is to come too. The relay must run.
+    Hold(Ordered),
+    /// Undo `hold` of the same target.
+    Release(Ordered),
+    /// Give it up now, and report that to the senders.
+    Expire(Ordered),
+    /// Try it now, whatever pauses there are.
+    Retry(Ordered),
+    /// List what is held.
+    Holds(At),
+}
+
+/// What an order is about.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub(crate) struct Ordered {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    #[command(flatten)]
+    pub(crate) at: At,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Target {
+    /// One message, by its name as in the 250 reply.
+    #[arg(long, value_name = "ID")]
+    pub(crate) message: Option<String>,
+    /// All recipients of a domain.
+    #[arg(long)]
+    pub(crate) domain: Option<String>,
+    /// All that goes to a site, by its name as `ringpost sites` has it.
+    #[arg(long)]
+    pub(crate) site: Option<String>,
+}
+
+/// The relay that is asked.
+#[derive(Debug, Args)]
+pub(crate) struct At {
+    /// Where it listens for HTTP.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8025")]
+    pub(crate) http: std::net::SocketAddr,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -5,19 +5,22 @@
 
 mod cli;
 mod demo;
+mod top;
 
 use std::io::Write as _;
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use clap::Parser as _;
 
-use cli::{Cli, Command, Configuration, Explain, Place, Queue, Spool, Tune, User};
+use cli::{At, Cli, Command, Configuration, Explain, Ordered, Place, Queue, Spool, Target, Tune, User};
 use ringpost::base::ids::MessageId;
-use ringpost::config::{self, Listener, Machine, Role, Settings, Values};
+use ringpost::config::{self, Changes, Listener, Machine, Role, Settings, Values};
 use ringpost::control::auth::{self, Authenticator, Prover};
+use ringpost::control::http::{Holds, Server, client};
 use ringpost::control::resolver::{Resolver, ResolverSettings};
 use ringpost::mail::address::parse_forward_path;
 use ringpost::queue::ShardStart;
@@ -26,7 +29,7 @@ use ringpost::route::explain::Whose;
 use ringpost::route::{self, Answer, QueryId};
 use ringpost::runtime::report::Reporter;
 use ringpost::runtime::tls::Keys;
-use ringpost::runtime::{self, Ask, Authenticate, Build, Crew, Options, Prove, Sockets, privileges};
+use ringpost::runtime::{self, Ask, Authenticate, Build, Crew, Options, Prove, Request, Sockets, privileges};
 use ringpost::shard::{Level, Setup, Shard};
 use ringpost::smtp::auth::AuthAnswer;
 use ringpost::tune::topology::Topology;
@@ -57,6 +60,11 @@ fn main() -> ExitCode {
         Command::Tune(wanted) => tune(&wanted),
         Command::Queue { what } => queue(what),
         Command::User { what: User::Add { name, senders, argon2 } } => add_user(&name, &senders, argon2),
+        Command::Sites(at) => sites(&at),
+        Command::Top(at) if at.json => {
+            top::json(at.http).map_err(Trouble::Failed).and_then(|text| say(&format!("{text}\n")))
+        }
+        Command::Top(at) => top::show(at.http).map_err(Trouble::Failed),
         Command::Spool { what: Spool::Verify { dir, json } } => verify(&dir, json),
         Command::Spool { what: Spool::Salvage { dir, into, json } } => salvage(&dir, &into, json),
     };
@@ -158,20 +166,22 @@ fn domain_asked(recipient: &str) -> Result<&str, String> {
 }
 
 fn run(configuration: &Configuration) -> Result<(), Trouble> {
-    let settings = Arc::new(load(configuration)?);
+    let mut settings = Arc::new(load(configuration)?);
     let cores = runtime::placement(&settings).map_err(|error| Trouble::Usage(error.to_string()))?;
     // Before any thread starts, so that all inherit it.
     runtime::block_signals().map_err(failed)?;
     runtime::probe::io_uring().map_err(Trouble::Failed)?;
     runtime::probe::raise_open_files();
     let sockets = Sockets::bind(&settings.listen, settings.shards.into(), &cores, &settings.socket).map_err(failed)?;
+    let (http_socket, note) = http_socket(&settings)?;
     if let Some(user) = &settings.user {
         privileges::become_user(user).map_err(failed)?;
     }
     if settings.landlock {
-        privileges::confine(&settings).map_err(failed)?;
+        privileges::confine(&settings, configuration.config.as_deref()).map_err(failed)?;
     }
     let reporter = Reporter::start(settings.log_level).map_err(failed)?;
+    note.into_iter().for_each(|note| reporter.report(Level::Warning, note));
     let (_lock, starts) = spool::open_spool(&SpoolSettings {
         dir: settings.queue.dir.clone(),
         shards: settings.shards,
@@ -183,21 +193,64 @@ fn run(configuration: &Configuration) -> Result<(), Trouble> {
     reporter.report(Level::Info, format!("{recovered} messages found in {}", settings.queue.dir.display()));
     let (keys, note) = Keys::load(&settings).map_err(failed)?;
     note.into_iter().for_each(|note| reporter.report(Level::Info, note));
+    let holds = Holds::load(&settings.queue.dir).map_err(Trouble::Failed)?;
     let ask = resolver(&settings, &reporter);
-    let authenticate = authenticator(&settings, &reporter)?;
+    let users: Users = Arc::new(RwLock::new(authenticator(&settings, &reporter)?));
     let prove = prover(&settings)?;
-    let options = options(&settings, sockets, keys, authenticate, prove);
-    let mut crew = Crew::start(options, builds(&settings, starts), &ask, reporter.clone()).map_err(failed)?;
+    let options = options(&settings, sockets, keys, authenticate(users.clone()), prove);
+    let mut crew = Crew::start(options, builds(&settings, starts, &holds), &ask, reporter.clone()).map_err(failed)?;
     runtime::watch_signals(crew.events()).map_err(failed)?;
+    let mut server = None;
     if crew.wait_ready().map_err(failed)? {
-        say(&ready_line(&settings, crew.listeners()))?;
-        crew.wait_drain().map_err(failed)?;
+        let start = |socket| Server::start(socket, crew.shards(), settings.clone(), holds, reporter.clone());
+        server = http_socket.map(start).transpose().map_err(failed)?;
+        say(&ready_line(&settings, crew.listeners(), server.as_ref().map(Server::address)))?;
+        while crew.wait_request().map_err(failed)? == Request::Reload {
+            reload(configuration, &mut settings, &mut crew, (server.as_ref(), &users), &reporter);
+        }
     }
     reporter.report(Level::Info, "draining".to_owned());
     crew.finish();
+    server.into_iter().for_each(Server::stop);
     reporter.report(Level::Info, "stopped".to_owned());
     reporter.flush();
     Ok(())
+}
+
+/// Reads the configuration again, and makes hold what a running relay can change. What is wrong changes nothing.
+fn reload(
+    configuration: &Configuration,
+    settings: &mut Arc<Settings>,
+    crew: &mut Crew,
+    (server, users): (Option<&Server>, &Users),
+    reporter: &Reporter,
+) {
+    let loaded = load(configuration).and_then(|wanted| {
+        let changes = Changes::between(settings, wanted);
+        // Always: the files may hold others than before under the same names.
+        let (keys, note) = Keys::load(&changes.settings).map_err(failed)?;
+        let authenticator = authenticator(&changes.settings, reporter)?;
+        Prover::check(&changes.settings.route.next_hops).map_err(Trouble::Failed)?;
+        Ok((changes, keys, note, authenticator))
+    });
+    let (changes, keys, note, authenticator) = match loaded {
+        Ok(loaded) => loaded,
+        Err(Trouble::Usage(text) | Trouble::Failed(text)) => {
+            return reporter.report(Level::Error, format!("reload: nothing was changed: {text}"));
+        }
+    };
+    note.into_iter().for_each(|note| reporter.report(Level::Info, note));
+    if !changes.kept.is_empty() {
+        let kept = changes.kept.join(", ");
+        reporter.report(Level::Warning, format!("reload: these change only with a restart: {kept}"));
+    }
+    *settings = Arc::new(changes.settings);
+    reporter.set_level(settings.log_level);
+    *users.write().unwrap_or_else(PoisonError::into_inner) = authenticator;
+    crew.change(settings, &keys);
+    server.into_iter().for_each(|server| server.change(settings.clone()));
+    let changed = if changes.changed.is_empty() { "no key".to_owned() } else { changes.changed.join(", ") };
+    reporter.report(Level::Info, format!("reload: changed {changed}; certificates and users were read again"));
 }
 
 fn options(settings: &Settings, sockets: Sockets, keys: Keys, authenticate: Authenticate, prove: Prove) -> Options {
@@ -228,15 +281,38 @@ fn resolver(settings: &Settings, reporter: &Reporter) -> Ask {
     }
 }
 
-/// Who knows the users; where nobody can submit, nobody is asked.
-fn authenticator(settings: &Settings, reporter: &Reporter) -> Result<Authenticate, Trouble> {
+/// Who knows the users now; none where nobody can submit.
+type Users = Arc<RwLock<Option<Authenticator>>>;
+
+fn authenticator(settings: &Settings, reporter: &Reporter) -> Result<Option<Authenticator>, Trouble> {
     if !settings.listen.iter().any(|listener| listener.role.is_submission()) {
-        return Ok(Arc::new(|_, reply| reply(AuthAnswer::Unavailable)));
+        return Ok(None);
     }
     let reporter = reporter.clone();
     let report = Arc::new(move |level, text| reporter.report(level, text));
-    let authenticator = Authenticator::start(&settings.auth, report).map_err(Trouble::Failed)?;
-    Ok(Arc::new(move |request, reply| authenticator.ask(request, reply)))
+    Authenticator::start(&settings.auth, report).map(Some).map_err(Trouble::Failed)
+}
+
+/// Asks whoever knows the users at the moment.
+fn authenticate(users: Users) -> Authenticate {
+    Arc::new(move |request, reply| match &*users.read().unwrap_or_else(PoisonError::into_inner) {
+        Some(authenticator) => authenticator.ask(request, reply),
+        None => reply(AuthAnswer::Unavailable),
+    })
+}
+
+/// Where HTTP listens, if it is to. A default address that another process has is no reason to carry no mail, only for a note.
+fn http_socket(settings: &Settings) -> Result<(Option<TcpListener>, Option<String>), Trouble> {
+    let Some(address) = settings.http.listen else { return Ok((None, None)) };
+    match TcpListener::bind(address) {
+        Ok(socket) => Ok((Some(socket), None)),
+        Err(error) if settings.http.is_default() => {
+            let note =
+                format!("no HTTP: cannot listen on {address}: {error}; set listen.http to another, or to nothing");
+            Ok((None, Some(note)))
+        }
+        Err(error) => Err(Trouble::Failed(format!("cannot listen on {address} for HTTP: {error}"))),
+    }
 }
 
 /// Who has our credentials.
@@ -247,11 +323,15 @@ fn prover(settings: &Settings) -> Result<Prove, Trouble> {
 }
 
 /// How to make each shard, on its own thread.
-fn builds(settings: &Arc<Settings>, starts: Vec<ShardStart>) -> Vec<Build> {
+fn builds(settings: &Arc<Settings>, starts: Vec<ShardStart>, holds: &Holds) -> Vec<Build> {
     let build = |start| -> Build {
-        let settings = settings.clone();
+        let (settings, targets) = (settings.clone(), holds.targets().to_vec());
         let seed = seed();
-        Box::new(move |id, blocks, now| Shard::new(Setup { id, settings, start, blocks, seed, now }))
+        Box::new(move |id, blocks, now| {
+            let mut shard = Shard::new(Setup { id, settings, start, blocks, seed, now });
+            shard.hold(now, &targets);
+            shard
+        })
     };
     starts.into_iter().map(build).collect()
 }
@@ -263,7 +343,7 @@ fn seed() -> u64 {
 }
 
 /// What it is ready for, by role; `smtp` is the relay's.
-fn ready_line(settings: &Settings, listeners: &[Listener]) -> String {
+fn ready_line(settings: &Settings, listeners: &[Listener], http: Option<SocketAddr>) -> String {
     let mut line = String::from("ready");
     for role in Role::ALL {
         let of_role = listeners.iter().filter(|listener| listener.role == role);
@@ -273,7 +353,8 @@ fn ready_line(settings: &Settings, listeners: &[Listener]) -> String {
             line += &format!(" {name}={}", endpoints.join(","));
         }
     }
-    format!("{line} shards={} queue={}\n", settings.shards, settings.queue.dir.display())
+    let http = http.map_or(String::new(), |address| format!(" http={address}"));
+    format!("{line}{http} shards={} queue={}\n", settings.shards, settings.queue.dir.display())
 }
 
 fn tune(wanted: &Tune) -> Result<(), Trouble> {
@@ -366,7 +447,51 @@ fn queue(what: Queue) -> Result<(), Trouble> {
             say(&format!("{message}\n\n{text}\n"))
         }
         Queue::Stats(Place { dir, json }) => print_report(&spool::verify(&dir).map_err(failed)?, json),
+        Queue::Hold(ordered) => order("hold", &ordered),
+        Queue::Release(ordered) => order("release", &ordered),
+        Queue::Expire(ordered) => order("expire", &ordered),
+        Queue::Retry(ordered) => order("retry", &ordered),
+        Queue::Holds(at) => {
+            let said = client::ask(at.http, "/v1/holds", None).map_err(Trouble::Failed)?;
+            if at.json {
+                return say(&format!("{}\n", said["holds"]));
+            }
+            let holds = said["holds"].as_array().into_iter().flatten().filter_map(|hold| hold.as_object());
+            holds.flatten().try_for_each(|(kind, name)| say(&format!("{kind} {}\n", name.as_str().unwrap_or_default())))
+        }
     }
+}
+
+/// Orders something of the running relay.
+fn order(order: &str, ordered: &Ordered) -> Result<(), Trouble> {
+    let Target { message, domain, site } = &ordered.target;
+    let mut wanted = serde_json::json!({ "order": order });
+    for (kind, name) in [("message", message), ("domain", domain), ("site", site)] {
+        if let Some(name) = name {
+            wanted[kind] = name.as_str().into();
+        }
+    }
+    let said = client::ask(ordered.at.http, "/v1/queue", Some(&wanted)).map_err(Trouble::Failed)?;
+    say(&if ordered.at.json { format!("{said}\n") } else { format!("{order}: {} jobs\n", said["jobs"]) })
+}
+
+fn sites(at: &At) -> Result<(), Trouble> {
+    let said = client::ask(at.http, "/v1/sites", None).map_err(Trouble::Failed)?;
+    if at.json {
+        return say(&format!("{}\n", said["sites"]));
+    }
+    say(&format!("{:>9} {:>9} {:>11} {:>9}  site\n", "jobs", "ready", "connections", "paused"))?;
+    said["sites"].as_array().into_iter().flatten().try_for_each(|site| {
+        let paused = match site["paused_ms"].as_u64() {
+            _ if site["suspended"] == true => "held".to_owned(),
+            Some(ms @ 1..) => format!("{} s", ms.div_ceil(1000)),
+            _ => "-".to_owned(),
+        };
+        let name = site["site"].as_str().unwrap_or_default();
+        let [jobs, ready, connections] =
+            ["jobs", "ready", "connections"].map(|of| site[of].as_u64().unwrap_or_default());
+        say(&format!("{jobs:>9} {ready:>9} {connections:>11} {paused:>9}  {name}\n"))
+    })
 }
 
 fn verify(dir: &Path, json: bool) -> Result<(), Trouble> {

@@ -99,6 +99,10 @@ pub struct ConnId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct InjectionId(pub u64);
 
+/// An operator's order to a shard, until it is answered. Given by the shell, never twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OperationId(pub u64);
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -283,10 +283,41 @@ pub const SITE_PAUSE_FIRST_MS: u64 = 5_000;
 pub const SITE_PAUSE_LONGEST_MS: u64 = 15 * 60_000;
 /// Jobs that fail together (expired, or a domain that does not exist) in one turn; the rest follows.
 pub const EXPIRED_AT_ONCE_MAX: usize = 256;
+/// What an operator gives up is looked at again after so long while not all of it is settled.
+pub const ORDERS_PAUSE_MS: u64 = 20;
 /// A drain waits so long for deliveries on their way (`drain_ms`).
 pub const DRAIN_MS: u64 = 30_000;
+
+// ---- HTTP ----
+
+/// Connections over HTTP. Full: more wait to be accepted.
+pub const HTTP_CONNECTIONS_MAX: usize = 1024;
+/// Longest head of a request. Longer: 431.
+pub const HTTP_HEAD_MAX_BYTES: usize = 64 << 10;
+/// A request's head, and each piece of its body, must come within this. Over: the connection is closed, or 408.
+pub const HTTP_IDLE_MS: u64 = 60_000;
+/// Bodies of all requests in memory at a time, each counted twice. Full: requests wait, and get 503 when they waited too long.
+pub const HTTP_BODIES_MAX_BYTES: usize = 256 << 20;
+/// The queue has so long to take a request's messages. Over: 504, and the outcome is unknown.
+pub const HTTP_ANSWER_MS: u64 = 120_000;
+/// Longest `Idempotency-Key`. Longer: 422.
+pub const IDEMPOTENCY_KEY_MAX_BYTES: usize = 255;
+/// A request's answer is given again under the same key for so long.
+pub const IDEMPOTENCY_KEEP_MS: u64 = 86_400_000;
+/// Answers remembered. More: the oldest is forgotten.
+pub const IDEMPOTENCY_KEYS_MAX: usize = 100_000;
+/// All answers remembered together. More: the oldest is forgotten.
+pub const IDEMPOTENCY_ANSWERS_MAX_BYTES: usize = 64 << 20;
+/// Steps of one template for one recipient. More: 422.
+pub const TEMPLATE_STEPS_MAX: u64 = 1_000_000;
+/// Orders to hold that stand at a time. More: 422.
+pub const HOLDS_MAX: usize = 10_000;
+/// Shards are asked what they do no more often than this.
+pub const STATS_AGE_MS: u64 = 1000;
 /// Sites that one shard tells of when asked, those with most jobs; the others are only counted.
 pub const SITES_REPORTED_MAX: usize = 1000;
+/// Sites with series of their own in the metrics, those with most jobs.
+pub const SITES_IN_METRICS_MAX: usize = 100;
 
 const _: () = assert!(SEGMENT_MIN_BYTES as usize >= 2 * BLOCK_MAX_BYTES + SEGMENT_RESERVE_BYTES as usize);
 const _: () = assert!(SEGMENT_LATE_BYTES > 2 * SEGMENT_RESERVE_BYTES);

@@ -77,6 +77,9 @@ pub(super) const fn named_number(name: &'static str, least: u64, most: u64, manu
     number(name, least, least, most, manual)
 }
 
+/// Where HTTP listens if nothing is said.
+pub const HTTP_DEFAULT: &str = "127.0.0.1:8025";
+
 pub(super) const YEAR_MS: u64 = 365 * 86_400_000;
 
 /// The relay's own; those of delivery are in `outbound`.
@@ -115,7 +118,11 @@ static KEYS: &[Key] = &[
         &[],
         "Who may say by XFORWARD where a message came from; `log.level = \"debug\"` shows it.",
     ),
-    text("listen.http", "127.0.0.1:8025", "Address of the HTTP interface. Empty: none."),
+    text(
+        "listen.http",
+        HTTP_DEFAULT,
+        "Address of the HTTP interface. Empty: none. If another process has the default address, the relay runs without.",
+    ),
     number(
         "listen.connections",
         limits::CONNECTIONS_IN_MAX as u64,
@@ -193,6 +200,16 @@ static KEYS: &[Key] = &[
     ),
     time("relay.idle_ms", limits::COMMAND_IDLE_MS, "A client silent for so long before a command gets 421 4.4.2."),
     time("relay.data_idle_ms", limits::DATA_IDLE_MS, "A client silent for so long inside message data gets 421 4.4.2."),
+    texts(
+        "http.watchers",
+        &["127.0.0.0/8", "::1/128"],
+        "Networks whose clients may see metrics, statistics and lists over HTTP. Who may send is `relay.networks`, as in SMTP.",
+    ),
+    texts(
+        "http.operators",
+        &["127.0.0.0/8", "::1/128"],
+        "Networks whose clients may hold, release, expire and retry mail over HTTP.",
+    ),
     // ---- TLS ----
     Key {
         name: "tls.offer",

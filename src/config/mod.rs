@@ -7,8 +7,10 @@
 //! - [`mod@file`]: every key once, with default, bounds and manual text; reads a file and overrides into raw values.
 //! - `auth`: the settings about users. `routes`, `sharing`: where mail goes, and for whom. [`settings`]: all others; raw values
 //!   become types that cannot hold anything wrong.
+//! - `changes`: which of them a running relay takes over when it reads its file again.
 
 mod auth;
+mod changes;
 pub mod file;
 mod outbound;
 mod reference;
@@ -19,14 +21,15 @@ mod sharing;
 use std::fmt;
 
 pub use auth::{AuthSettings, IntrospectionSettings, JwtSettings};
+pub use changes::Changes;
 pub use file::{Origin, Values};
 pub use reference::reference;
 pub use routes::{
     HopAddress, Host, HostPort, NextHopSettings, Protocol, Route, RouteSettings, TlsPolicies, TlsPolicy, TlsSettings,
 };
 pub use settings::{
-    Endpoint, Listener, LogLevel, QueueSettings, RelaySettings, ReportSettings, RetrySettings, Role, Settings,
-    SiteMatch, SiteRule, SiteSettings, SocketSettings, TimeoutSettings, parse_cores,
+    Endpoint, HttpSettings, Listener, LogLevel, QueueSettings, RelaySettings, ReportSettings, RetrySettings, Role,
+    Settings, SiteMatch, SiteRule, SiteSettings, SocketSettings, TimeoutSettings, parse_cores,
 };
 pub use sharing::{SourceId, SourceSettings, TenantSettings};
 

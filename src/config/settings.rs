@@ -11,7 +11,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::auth::{AuthSettings, auth};
-use super::file::Values;
+use super::file::{HTTP_DEFAULT, Values};
 use super::routes::{HostPort, RouteSettings, TlsPolicy, TlsSettings, route, tls};
 use super::sharing::{SourceId, SourceSettings, TenantSettings, pool, sources, tenants};
 use super::{ConfigError, Machine};
@@ -26,8 +26,8 @@ pub struct Settings {
     pub hostname: Box<str>,
     /// Where mail is taken; at least one.
     pub listen: Vec<Listener>,
-    /// Where the HTTP interface listens, if it does.
-    pub http: Option<SocketAddr>,
+    /// The HTTP interface.
+    pub http: HttpSettings,
     /// Receiving.
     pub relay: RelaySettings,
     /// Next hops.
@@ -192,8 +192,40 @@ pub struct RelaySettings {
 impl RelaySettings {
     /// True if a client at `peer` may send anywhere. An IPv4 address inside an IPv6 one counts as itself.
     pub fn may_relay(&self, peer: IpAddr) -> bool {
-        let peer = peer.to_canonical();
-        self.networks.iter().any(|network| network.contains(&peer))
+        contains(&self.networks, peer)
+    }
+}
+
+fn contains(networks: &[IpNet], peer: IpAddr) -> bool {
+    let peer = peer.to_canonical();
+    networks.iter().any(|network| network.contains(&peer))
+}
+
+/// The HTTP interface (`listen.http`, `http.*`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpSettings {
+    /// Where it listens, if it does.
+    pub listen: Option<SocketAddr>,
+    /// Whose clients may see what the relay does.
+    pub watchers: Vec<IpNet>,
+    /// Whose clients may give orders about the queue.
+    pub operators: Vec<IpNet>,
+}
+
+impl HttpSettings {
+    /// True if a client at `peer` may see what the relay does.
+    pub fn may_watch(&self, peer: IpAddr) -> bool {
+        contains(&self.watchers, peer)
+    }
+
+    /// True if a client at `peer` may give orders about the queue.
+    pub fn may_operate(&self, peer: IpAddr) -> bool {
+        contains(&self.operators, peer)
+    }
+
+    /// True if nobody chose where it listens.
+    pub fn is_default(&self) -> bool {
+        self.listen.is_some_and(|address| address.to_string() == HTTP_DEFAULT)
     }
 }
 
@@ -414,7 +446,11 @@ impl Settings {
         let settings = Settings {
             hostname: hostname.clone(),
             listen: listen(values)?,
-            http: optional(values, "listen.http", |text| text.parse().map_err(|_| ADDRESS_REMEDY))?,
+            http: HttpSettings {
+                listen: optional(values, "listen.http", |text| text.parse().map_err(|_| ADDRESS_REMEDY))?,
+                watchers: each(values, "http.watchers", network)?,
+                operators: each(values, "http.operators", network)?,
+            },
             relay: relay(values)?,
             route: route(values)?,
             tls: tls(values)?,

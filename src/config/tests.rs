@@ -26,7 +26,7 @@ fn it_works_without_a_file() {
         settings.listen,
         [Listener { endpoint: Endpoint::Tcp("127.0.0.1:2525".parse().unwrap()), role: Role::Relay, proxied: false }]
     );
-    assert_eq!(settings.http, Some("127.0.0.1:8025".parse().unwrap()));
+    assert_eq!(settings.http.listen, Some("127.0.0.1:8025".parse().unwrap()));
     assert_eq!(settings.queue.dir, Path::new("ringpost-queue"));
     assert_eq!(settings.route.default, None);
     assert_eq!(settings.site.connections, limits::SITE_CONNECTIONS);

@@ -1,3 +1,4 @@
-//! The ordinary thread beside the shards, on tokio: what is slow and rare.
+//! The ordinary threads beside the shards, on tokio: what is slow and rare, and what speaks another protocol than SMTP.
 pub mod auth;
+pub mod http;
 pub mod resolver;

@@ -12,6 +12,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, IntoRawFd as _};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use glommio::net::TcpStream;
 use ipnet::IpNet;
@@ -24,15 +25,15 @@ use super::conn::{self, Conn};
 use super::disk::{Disk, DmaBlocks};
 use super::gate::Gate;
 use super::listen::Door;
-use super::mesh::{Injection, InjectionReply, Letter, Mailbox};
+use super::mesh::{Injection, InjectionReply, Letter, Mailbox, Operation, OperationReply};
 use super::report::Reporter;
 use super::tls::{Broken, Keys};
 use super::{Ask, Authenticate, Event, Prove, listen, proxy};
 use crate::base::bytes::{BlockSource, Outbox};
-use crate::base::ids::{ConnId, InjectionId, ShardId};
+use crate::base::ids::{ConnId, InjectionId, OperationId, ShardId};
 use crate::base::limits;
 use crate::base::time::{Mono, Now};
-use crate::config::{Role, SocketSettings};
+use crate::config::{Role, Settings, SocketSettings};
 use crate::shard::{CloseReason, Effect, Input, Level, Shard, ShardReport, TlsRole};
 
 /// Letters and effects' tasks handled before others get their turn.
@@ -70,7 +71,7 @@ pub(crate) struct Shell {
     pub(super) scratch: RefCell<Box<[u8]>>,
     /// What one read held inside TLS, or what one write seals.
     pub(super) plain: RefCell<Vec<u8>>,
-    keys: Keys,
+    keys: RefCell<Keys>,
     pub(super) gate: Rc<Gate>,
     effects: RefCell<VecDeque<Effect>>,
     fresh: RefCell<Vec<Effect>>,
@@ -82,6 +83,9 @@ pub(crate) struct Shell {
     /// Where the fates of injected messages go that are on their way to disk.
     injections: RefCell<FxHashMap<InjectionId, InjectionReply>>,
     injections_seen: Cell<u64>,
+    /// Where answers to operators go.
+    operations: RefCell<FxHashMap<OperationId, OperationReply>>,
+    operations_seen: Cell<u64>,
     mailboxes: Vec<Mailbox>,
     /// Parcels of this turn, by shard: each mailbox is opened once.
     outgoing: RefCell<Vec<Vec<Letter>>>,
@@ -89,7 +93,7 @@ pub(crate) struct Shell {
     authenticate: Authenticate,
     prove: Prove,
     loads: Loads,
-    pub(super) proxies: Vec<IpNet>,
+    pub(super) proxies: RefCell<Vec<IpNet>>,
     /// Connections whose PROXY header is awaited.
     pub(super) headers_awaited: Cell<usize>,
     events: std::sync::mpsc::Sender<Event>,
@@ -113,7 +117,7 @@ pub(crate) async fn live(berth: Berth) {
         alarm: Alarm::new(),
         scratch: RefCell::new(vec![0; limits::RECEIVE_BYTES].into_boxed_slice()),
         plain: RefCell::default(),
-        keys: berth.keys,
+        keys: RefCell::new(berth.keys),
         gate: Rc::default(),
         effects: RefCell::default(),
         fresh: RefCell::default(),
@@ -123,13 +127,15 @@ pub(crate) async fn live(berth: Berth) {
         disk: Rc::new(Disk::new(&berth.spool, berth.id, berth.segment_bytes)),
         injections: RefCell::default(),
         injections_seen: Cell::new(0),
+        operations: RefCell::default(),
+        operations_seen: Cell::new(0),
         outgoing: RefCell::new(berth.mailboxes.iter().map(|_| Vec::new()).collect()),
         mailboxes: berth.mailboxes,
         ask: berth.ask,
         authenticate: berth.authenticate,
         prove: berth.prove,
         loads: berth.loads,
-        proxies: berth.proxies,
+        proxies: RefCell::new(berth.proxies),
         headers_awaited: Cell::new(0),
         events: berth.events,
         reporter: berth.reporter,
@@ -170,6 +176,7 @@ async fn read_mail(shell: &Rc<Shell>) {
                 Letter::Parcel { from, parcel } => shell.give(Input::Parcel { from, parcel }),
                 Letter::Resolved { query, answer } => shell.give(Input::Resolved { query, answer }),
                 Letter::Inject(injection) => shell.inject(*injection),
+                Letter::Operate(operation) => shell.operate(*operation),
                 Letter::Report(reply) => reply(shell.report()),
                 Letter::Authenticated { conn, answer } => shell.give(Input::Authenticated { conn, answer }),
                 Letter::Proven { conn, answer } => shell.give(Input::Proven { conn, answer }),
@@ -177,6 +184,7 @@ async fn read_mail(shell: &Rc<Shell>) {
                     // SAFETY: the descriptor is a connection's and given away.
                     shell.accepted(unsafe { TcpStream::from_raw_fd(socket.into_raw_fd()) }, role, proxied, seat);
                 }
+                Letter::Change(change) => shell.change(*change),
                 Letter::Drain => shell.give(Input::Drain),
                 Letter::Stop => return shell.stopped.set(true),
             }
@@ -273,6 +281,10 @@ impl Shell {
                 let reply = self.injections.borrow_mut().remove(&injection);
                 reply.expect("an injection is answered once")(outcome);
             }
+            Effect::Operated { operation, jobs } => {
+                let reply = self.operations.borrow_mut().remove(&operation);
+                reply.expect("an order is answered once")(jobs);
+            }
             Effect::WakeAt(moment) => self.alarm.set(moment),
             Effect::Report(level, text) => self.reporter.report(level, text),
             // The main thread is gone only when the process ends.
@@ -289,6 +301,23 @@ impl Shell {
         self.give(Input::Inject { injection: id, peer, envelope: &envelope, body: &body });
     }
 
+    /// An operator orders something.
+    fn operate(self: &Rc<Self>, operation: Operation) {
+        let Operation { order, target, reply } = operation;
+        let id = OperationId(self.operations_seen.get());
+        self.operations_seen.set(id.0 + 1);
+        self.operations.borrow_mut().insert(id, reply);
+        self.give(Input::Operate { operation: id, order, target: &target });
+    }
+
+    /// Other settings hold, and other keys for handshakes that begin from now on.
+    fn change(self: &Rc<Self>, (settings, keys): (Arc<Settings>, Keys)) {
+        let keys = keys.or(&self.keys.borrow());
+        self.keys.replace(keys);
+        self.proxies.replace(settings.relay.proxies.clone());
+        self.give(Input::Change { settings });
+    }
+
     /// What the shard does, now.
     fn report(&self) -> ShardReport {
         self.shard.borrow().report(self.clock.now())
@@ -296,7 +325,7 @@ impl Shell {
 
     fn start_tls(self: &Rc<Self>, id: ConnId, role: TlsRole) {
         let Some(conn) = self.conn(id) else { return };
-        match self.keys.begin(role, conn.peer()) {
+        match self.keys.borrow().begin(role, conn.peer()) {
             Ok(tls) => {
                 conn.begin_tls(tls);
                 conn::flush(self, &conn);

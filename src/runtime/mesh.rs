@@ -10,10 +10,12 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use super::balance::Seat;
+use super::tls::Keys;
 use crate::base::ids::{ConnId, ShardId};
-use crate::config::Role;
+use crate::config::{Role, Settings};
 use crate::mail::envelope::Envelope;
 use crate::route::{Answer, QueryId};
+use crate::shard::orders::{Order, Target};
 use crate::shard::parcel::Parcel;
 use crate::shard::{Receipt, ShardReport};
 use crate::smtp::auth::{AuthAnswer, ProofAnswer};
@@ -27,6 +29,8 @@ pub(crate) enum Letter {
     Resolved { query: QueryId, answer: Answer },
     /// From the control thread: a message that came by another way than SMTP.
     Inject(Box<Injection>),
+    /// From the control thread: an operator's order.
+    Operate(Box<Operation>),
     /// From the control thread: what do you do?
     Report(ReportReply),
     /// From whoever checks credentials.
@@ -35,6 +39,8 @@ pub(crate) enum Letter {
     Proven { conn: ConnId, answer: ProofAnswer },
     /// From another shard: a fresh connection, nothing of which was read.
     Client { socket: OwnedFd, role: Role, proxied: bool, seat: Seat },
+    /// From the main thread: what holds from now on.
+    Change(Box<(Arc<Settings>, Keys)>),
     /// From the main thread: take no more work.
     Drain,
     /// From the main thread: end now.
@@ -46,6 +52,9 @@ pub type InjectionReply = Box<dyn FnOnce(Result<Receipt, Reply>) + Send>;
 /// Takes a shard's report; as above.
 pub type ReportReply = Box<dyn FnOnce(ShardReport) + Send>;
 
+/// Takes the number of jobs that an order concerned; as above.
+pub type OperationReply = Box<dyn FnOnce(u64) + Send>;
+
 /// A whole message for a shard.
 pub struct Injection {
     /// Who brought it.
@@ -56,6 +65,16 @@ pub struct Injection {
     pub body: Vec<u8>,
     /// Where its fate goes.
     pub reply: InjectionReply,
+}
+
+/// An operator's order to a shard.
+pub struct Operation {
+    /// What is to be done.
+    pub order: Order,
+    /// To what.
+    pub target: Target,
+    /// Where the number of jobs goes that it concerned; as above.
+    pub reply: OperationReply,
 }
 
 /// The way to all shards for the other threads of the process; clones are the same way.
@@ -75,6 +94,11 @@ impl Shards {
     /// Hands a message to the shard of that number. Panics if there is none.
     pub fn inject(&self, shard: usize, injection: Injection) {
         self.0[shard].post([Letter::Inject(Box::new(injection))]);
+    }
+
+    /// Orders something of the shard of that number. Panics if there is none.
+    pub fn operate(&self, shard: usize, operation: Operation) {
+        self.0[shard].post([Letter::Operate(Box::new(operation))]);
     }
 
     /// Asks the shard of that number what it does. Panics if there is none.

@@ -61,7 +61,7 @@ use balance::Loads;
 use executor::Berth;
 pub use executor::allowed_cores;
 use listen::Door;
-pub use mesh::{Injection, InjectionReply, ReportReply, Shards};
+pub use mesh::{Injection, InjectionReply, Operation, OperationReply, ReportReply, Shards};
 use mesh::{Letter, Mailbox};
 use report::Reporter;
 use tls::Keys;
@@ -164,6 +164,17 @@ pub enum Event {
     Ended(ShardId),
     /// SIGTERM or SIGINT, or someone asks for the same.
     Drain,
+    /// SIGHUP: the configuration is to be read again.
+    Reload,
+}
+
+/// What is asked of a relay that carries mail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// To take no more mail, and stop.
+    Drain,
+    /// To read its configuration again.
+    Reload,
 }
 
 /// Why the relay did not start or ended early.
@@ -261,10 +272,21 @@ impl Crew {
         Ok(true)
     }
 
-    /// Carries mail until a drain is asked for.
-    pub fn wait_drain(&mut self) -> Result<(), Failure> {
-        while !matches!(self.next(None)?, Some(Event::Drain)) {}
-        Ok(())
+    /// Carries mail until something is asked.
+    pub fn wait_request(&mut self) -> Result<Request, Failure> {
+        loop {
+            match self.next(None)? {
+                Some(Event::Drain) => return Ok(Request::Drain),
+                Some(Event::Reload) => return Ok(Request::Reload),
+                _ => {}
+            }
+        }
+    }
+
+    /// Makes other settings hold, in every shard. Sockets that listen, threads and the spool stay as they are.
+    pub fn change(&mut self, settings: &Arc<Settings>, keys: &Keys) {
+        self.drain = Duration::from_millis(settings.drain_ms);
+        self.tell_all(|| Letter::Change(Box::new((settings.clone(), keys.clone()))));
     }
 
     /// Drains all shards and stops them; false if the time was over first. Nothing accepted is lost either way.
@@ -344,12 +366,12 @@ impl Drop for EndNote {
     }
 }
 
-/// Makes SIGTERM and SIGINT ask for a drain, and a second one end the process at once.
+/// Makes SIGTERM and SIGINT ask for a drain, and a second one end the process at once; and SIGHUP for a reload.
 ///
 /// To be called before any other thread starts, so that all inherit the blocked signals.
 pub fn block_signals() -> io::Result<()> {
     // SAFETY: the set is local and made by `sigemptyset`.
-    let result = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &stop_signals(), std::ptr::null_mut()) };
+    let result = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &awaited_signals(), std::ptr::null_mut()) };
     if result == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(result)) }
 }
 
@@ -360,8 +382,12 @@ pub fn watch_signals(events: Sender<Event>) -> io::Result<()> {
         loop {
             let mut signal = 0;
             // SAFETY: waits for a signal of the set; both are local.
-            if unsafe { libc::sigwait(&stop_signals(), &mut signal) } != 0 {
+            if unsafe { libc::sigwait(&awaited_signals(), &mut signal) } != 0 {
                 return;
+            }
+            if signal == libc::SIGHUP {
+                let _ = events.send(Event::Reload);
+                continue;
             }
             seen += 1;
             if seen > 1 {
@@ -373,13 +399,14 @@ pub fn watch_signals(events: Sender<Event>) -> io::Result<()> {
     Ok(())
 }
 
-fn stop_signals() -> libc::sigset_t {
+fn awaited_signals() -> libc::sigset_t {
     // SAFETY: `sigemptyset` makes the set valid before signals are added.
     unsafe {
         let mut set = std::mem::zeroed();
         libc::sigemptyset(&mut set);
         libc::sigaddset(&mut set, libc::SIGTERM);
         libc::sigaddset(&mut set, libc::SIGINT);
+        libc::sigaddset(&mut set, libc::SIGHUP);
         set
     }
 }

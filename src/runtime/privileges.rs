@@ -48,13 +48,13 @@ pub fn become_user(name: &str) -> Result<(), Failure> {
 }
 
 /// From here on only the queue's directory can be written, and read only that, the system's directories, and those of the files
-/// that the settings name, so that a file may be replaced. Nothing can be executed.
-pub fn confine(settings: &Settings) -> Result<(), Failure> {
+/// that the settings name, and of the configuration's own, so that a file may be replaced. Nothing can be executed.
+pub fn confine(settings: &Settings, config: Option<&Path>) -> Result<(), Failure> {
     let failed = |what: &str, error: &dyn std::fmt::Display| Failure(format!("landlock = true: {what}: {error}"));
     let queue = &settings.queue.dir;
     std::fs::create_dir_all(queue).map_err(|error| failed(&queue.display().to_string(), &error))?;
-    let status =
-        restrict(queue, &named_files(settings)).map_err(|error| failed("cannot confine the process", &error))?;
+    let status = restrict(queue, &folders_of_files(settings, config))
+        .map_err(|error| failed("cannot confine the process", &error))?;
     match status {
         RulesetStatus::NotEnforced => {
             Err(failed("this kernel does not have it", &"set it to false, or boot with lsm=landlock"))
@@ -63,8 +63,8 @@ pub fn confine(settings: &Settings) -> Result<(), Failure> {
     }
 }
 
-/// Where the files are that the settings name.
-fn named_files(settings: &Settings) -> Vec<PathBuf> {
+/// Where the files are that may be read again.
+fn folders_of_files(settings: &Settings, config: Option<&Path>) -> Vec<PathBuf> {
     let tls = &settings.tls;
     let pair = tls.pair.iter().flat_map(|(certificate, key)| [certificate, key]);
     let auth = settings.auth.users.iter().chain(settings.auth.jwt.iter().map(|jwt| &jwt.key));
@@ -74,7 +74,7 @@ fn named_files(settings: &Settings) -> Vec<PathBuf> {
         Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
         _ => PathBuf::from("."),
     };
-    files.map(PathBuf::as_path).chain(credentials).map(folder).collect()
+    files.map(PathBuf::as_path).chain(credentials).chain(config).map(folder).collect()
 }
 
 fn restrict(queue: &Path, read: &[PathBuf]) -> Result<RulesetStatus, RulesetError> {

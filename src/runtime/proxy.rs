@@ -36,7 +36,7 @@ pub(super) fn await_header(
         let text = format!("closed a connection from {} that should begin with a PROXY header: {why}", peer.ip());
         shell.report_seldom(Level::Info, text);
     };
-    if !shell.proxies.iter().any(|network| network.contains(&peer.ip().to_canonical())) {
+    if !shell.proxies.borrow().iter().any(|network| network.contains(&peer.ip().to_canonical())) {
         return closed(shell, "it is not in proxy.networks");
     }
     if shell.headers_awaited.get() >= PROXY_HEADERS_MAX {

@@ -5,7 +5,7 @@
 
 use std::io::Write;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -25,7 +25,8 @@ enum Line {
 pub struct Reporter {
     lines: SyncSender<Line>,
     dropped: Arc<AtomicU64>,
-    least: Level,
+    /// The number of the least important level that is reported.
+    least: Arc<AtomicU8>,
 }
 
 impl Reporter {
@@ -35,13 +36,19 @@ impl Reporter {
         let dropped = Arc::new(AtomicU64::new(0));
         let count = dropped.clone();
         std::thread::Builder::new().name("reports".into()).spawn(move || write_lines(&taken, &count))?;
-        Ok(Reporter { lines, dropped, least })
+        Ok(Reporter { lines, dropped, least: Arc::new(AtomicU8::new(least as u8)) })
+    }
+
+    /// From now on, in all clones, reports that matter less than `least` are not made.
+    pub fn set_level(&self, least: Level) {
+        self.least.store(least as u8, Ordering::Relaxed);
     }
 
     /// Reports one thing. Never waits.
     pub fn report(&self, level: Level, text: String) {
         // `Level` is ordered by importance: errors first.
-        if level <= self.least && self.lines.try_send(Line::Report(level, text)).is_err() {
+        if level as u8 <= self.least.load(Ordering::Relaxed) && self.lines.try_send(Line::Report(level, text)).is_err()
+        {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }

@@ -106,6 +106,16 @@ impl Keys {
         Ok(())
     }
 
+    /// These, and what only the ones before have: a session that was offered STARTTLS under the settings before may still ask
+    /// for it.
+    pub(crate) fn or(self, before: &Keys) -> Keys {
+        Keys {
+            server: self.server.or_else(|| before.server.clone()),
+            any: self.any,
+            proven: self.proven.or_else(|| before.proven.clone()),
+        }
+    }
+
     /// The TLS of one connection, before its handshake. The first records of a client wait in it.
     pub(crate) fn begin(&self, role: TlsRole, peer: IpAddr) -> Result<Tls, Broken> {
         let mut end_point = None;

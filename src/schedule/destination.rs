@@ -10,6 +10,7 @@ use crate::route::decide::Decision;
 use crate::schedule::backoff::Backoff;
 use crate::schedule::list::List;
 use crate::schedule::site::{NO_SITE, SiteId};
+use crate::shard::parcel::SiteName;
 
 /// Index of a destination in its shard's table.
 pub type DestinationId = u32;
@@ -42,6 +43,8 @@ pub enum Answered {
 pub struct Destination {
     /// What the configuration decided.
     pub decision: Decision,
+    /// What the decision was called when it was made.
+    pub name: SiteName,
     /// What DNS says.
     pub answered: Answered,
     /// The site it led to last, whether that still holds or not; `NO_SITE` before the first answer.
@@ -62,15 +65,18 @@ pub struct Destination {
     pub failures: u32,
     /// Not asked for before this moment.
     pub paused_until: Mono,
+    /// Other routes hold by now: no mail is given to it any more.
+    pub retired: bool,
     /// Tells it from another one that had its place before.
     pub generation: u32,
 }
 
 impl Destination {
     /// A destination that nothing is known of.
-    pub fn new(decision: Decision, generation: u32) -> Destination {
+    pub fn new(decision: Decision, name: SiteName, generation: u32) -> Destination {
         Destination {
             decision,
+            name,
             answered: Answered::No,
             site: NO_SITE,
             waiting: List::default(),
@@ -81,6 +87,7 @@ impl Destination {
             suspended: false,
             failures: 0,
             paused_until: Mono::default(),
+            retired: false,
             generation,
         }
     }

@@ -171,6 +171,14 @@ impl Hosts {
         self.aside.len() < before
     }
 
+    /// No address is left aside any longer for having failed before now; the pauses after the next failures are as long as
+    /// they would have been.
+    pub fn try_now(&mut self, now: Mono) {
+        for aside in self.aside.iter_mut().filter(|aside| aside.trial == Trial::None) {
+            aside.until = aside.until.min(now);
+        }
+    }
+
     /// True if there is an address that is not left aside.
     pub fn any_left(&self, now: Mono) -> bool {
         self.best(now).is_some()

@@ -108,12 +108,11 @@ pub struct Site {
 
 impl Site {
     /// A site that nothing is known of.
-    pub fn new(kind: SiteKind, decision: &Decision) -> Site {
-        let SiteKind { name, limits, rule } = kind;
+    pub fn new(kind: &SiteKind, decision: &Decision) -> Site {
         Site {
-            name,
-            rule,
-            limits,
+            name: kind.name.clone(),
+            rule: kind.rule.clone(),
+            limits: kind.limits.clone(),
             ready: Fair::default(),
             marked: false,
             destinations: 0,
@@ -149,7 +148,7 @@ impl Site {
         }
     }
 
-    /// True while nothing may be tried.
+    /// True while nothing may be tried, by itself or by an operator's order.
     pub fn paused(&self, now: Mono) -> bool {
         self.suspended || now < self.paused_until
     }

@@ -8,7 +8,9 @@
 use slab::Slab;
 
 use crate::base::bytes::Slice;
+use crate::base::checksum::crc32c;
 use crate::base::ids::MessageId;
+use crate::base::limits;
 use crate::base::time::{Mono, UnixMs};
 use crate::mail::text::Text;
 use crate::queue::{ChunkRef, Place};
@@ -50,7 +52,8 @@ pub(super) struct Message {
 }
 
 /// Where a job stands. `Held > Waiting | Ready`, `Waiting > Ready | Loading`, `Ready > Loading | Offered | Waiting`,
-/// `Loading > Ready | Waiting`, `Offered > over | Ready | Deferred`, `Deferred > Waiting | Ready`.
+/// `Loading > Ready | Waiting`, `Offered > over | Ready | Deferred`, `Deferred > Waiting | Ready`. `OnHold` stands in for `Waiting`
+/// and `Ready` while an operator wants it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum JobState {
     /// The message is not committed yet.
@@ -63,8 +66,18 @@ pub(super) enum JobState {
     Loading,
     /// A transaction is under way.
     Offered,
+    /// In no list: an operator holds it, or gives it up.
+    OnHold,
     /// Waits for its next attempt.
     Deferred,
+}
+
+/// What the configuration says of a domain, for a job.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Routed {
+    pub(super) destination: DestinationId,
+    /// The domain's checksum.
+    pub(super) domain: u32,
 }
 
 /// Some recipients of a message, one transaction's worth.
@@ -74,6 +87,10 @@ pub(super) struct Job {
     pub(super) destination: DestinationId,
     /// The site it was given to; `NO_SITE` while it waits for DNS or for its next attempt.
     pub(super) site: SiteId,
+    /// The checksum of its recipients' domain, by which operators' orders find it.
+    pub(super) domain: u32,
+    /// It is to be given up, or routed anew, and is on hold for that.
+    pub(super) errand: bool,
     /// The first recipient's index in the record.
     pub(super) first: u16,
     /// Attempts that ended with a temporary failure.
@@ -101,6 +118,15 @@ impl Job {
     }
 }
 
+/// The checksum of a domain in any case.
+pub(super) fn domain_mark(domain: &[u8]) -> u32 {
+    let mut lower = [0; limits::DOMAIN_MAX_BYTES];
+    let length = domain.len().min(lower.len());
+    lower[..length].copy_from_slice(&domain[..length]);
+    lower[..length].make_ascii_lowercase();
+    crc32c(&[&lower[..length]])
+}
+
 /// The live messages and jobs.
 #[derive(Default)]
 pub(super) struct Backlog {
@@ -117,7 +143,7 @@ impl Backlog {
     pub(super) fn add_job(
         &mut self,
         message: MessageSlot,
-        destination: DestinationId,
+        routed: Routed,
         first: u16,
         open: u128,
         attempts: u16,
@@ -127,8 +153,10 @@ impl Backlog {
         self.open_recipients += u64::from(open.count_ones());
         let job = self.jobs.insert(Job {
             message,
-            destination,
+            destination: routed.destination,
             site: NO_SITE,
+            domain: routed.domain,
+            errand: false,
             first,
             attempts,
             delay_reported: false,
@@ -153,8 +181,9 @@ impl Backlog {
         job.open &= !rest;
         let (message, destination, first, attempts) = (job.message, job.destination, job.first, job.attempts);
         let (state, site, record, told) = (job.state, job.site, job.record.clone(), job.delay_reported);
+        let routed = Routed { destination, domain: job.domain };
         self.open_recipients -= u64::from(rest.count_ones());
-        let other = self.add_job(message, destination, first, rest, attempts);
+        let other = self.add_job(message, routed, first, rest, attempts);
         let job = &mut self.jobs[other as usize];
         (job.state, job.site, job.record, job.delay_reported) = (state, site, record, told);
         other

@@ -235,8 +235,8 @@ impl Shard {
             copying: false,
             committed: false,
         }) as u32;
-        let destination = self.sites.add_job_of(domain, source, 0, needs);
-        self.backlog.add_job(slot, destination, 0, 1, 0);
+        let routed = self.sites.add_job_of(domain, source, 0, needs);
+        self.backlog.add_job(slot, routed, 0, 1, 0);
         let report = Some(report);
         self.committing.push_back(Committing {
             ticket: appended.ticket,

@@ -131,7 +131,7 @@ impl Shard {
             assert_eq!(self.backlog.jobs[job as usize].state, JobState::Held, "a message is committed once");
             match held {
                 None => self.make_ready(now.mono, job),
-                Some(until) => self.hold(now, job, until - now.wall),
+                Some(until) => self.let_wait(now, job, until - now.wall),
             }
             job = next;
         }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::base::bytes::Block;
-use crate::base::ids::{ConnId, InjectionId, MessageId, ShardId};
+use crate::base::ids::{ConnId, InjectionId, MessageId, OperationId, ShardId};
 use crate::base::time::Mono;
 use crate::config::Endpoint;
 pub use crate::config::LogLevel as Level;
@@ -124,6 +124,13 @@ pub enum Effect {
         injection: InjectionId,
         /// Durable, or why not: the reply that a client of SMTP would have had.
         outcome: Result<Receipt, Reply>,
+    },
+    /// An operator's order is obeyed, or will be before long.
+    Operated {
+        /// Its name.
+        operation: OperationId,
+        /// Jobs that it concerned.
+        jobs: u64,
     },
     /// Write a whole block durably at an aligned offset, then `Written`.
     Write {

@@ -22,6 +22,9 @@ const SENT_BACK_MAX: usize = 64;
 impl Shard {
     /// A job may be sent: to its site's list, or to its destination's if DNS must be asked first.
     pub(super) fn make_ready(&mut self, now: Mono, job: JobId) {
+        if self.is_kept_back(job) {
+            return;
+        }
         let destination = self.backlog.jobs[job as usize].destination;
         match self.sites.destinations[destination as usize].site_now(now) {
             Some(site) => self.give_to_site(job, site),
@@ -36,6 +39,9 @@ impl Shard {
 
     /// Puts a job back at the head of the list it was in.
     pub(super) fn make_ready_again(&mut self, job: JobId) {
+        if self.is_kept_back(job) {
+            return;
+        }
         let entry = &mut self.backlog.jobs[job as usize];
         if entry.site == NO_SITE {
             entry.state = JobState::Waiting;
@@ -190,6 +196,11 @@ impl Shard {
 
     pub(super) fn resolved(&mut self, now: Now, query: QueryId, answer: Answer, effects: &mut Vec<Effect>) {
         let Some(destination) = self.queries.remove(&query) else { return };
+        let entry = &mut self.sites.destinations[destination as usize];
+        if entry.retired {
+            entry.answered = Answered::No;
+            return;
+        }
         let next_hop = &self.sites.destinations[destination as usize].decision.next_hop;
         let (name, address_only) = next_hop.question().expect("it was asked for");
         let answer = self.sites.answers.put(now.mono, name, address_only, answer);
@@ -229,8 +240,7 @@ impl Shard {
             Ways::Defer { text } => {
                 entry.pause(now.mono, &backoff, &mut self.rng);
                 self.wheel.insert(entry.paused_until, Timer::Destination(destination));
-                let name = self.sites.router.name(&entry.decision);
-                effects.push(Effect::Report(Level::Warning, format!("{name}: {text}; its mail waits")));
+                effects.push(Effect::Report(Level::Warning, format!("{}: {text}; its mail waits", entry.name)));
                 let waiting = entry.waiting.iter(&self.backlog.links);
                 let old = waiting.filter(|&job| self.is_old(now, job)).take(limits::EXPIRED_AT_ONCE_MAX).collect();
                 self.look_after_old(now, old, effects);

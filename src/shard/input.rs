@@ -3,13 +3,15 @@
 //! The glommio shell and the simulator make these from completions; nothing here is a socket, file or clock.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use crate::base::bytes::Block;
-use crate::base::ids::{ConnId, InjectionId, ShardId};
-use crate::config::Role;
+use crate::base::ids::{ConnId, InjectionId, OperationId, ShardId};
+use crate::config::{Role, Settings};
 use crate::mail::envelope::Envelope;
 use crate::queue::{DiskError, ReadId, SegmentSlot, WriteId};
 use crate::route::{Answer, QueryId};
+use crate::shard::orders::{Order, Target};
 use crate::shard::parcel::Parcel;
 use crate::smtp::auth::{AuthAnswer, ChannelBinding, ProofAnswer};
 
@@ -118,16 +120,22 @@ pub enum Input<'a> {
         /// What.
         parcel: Parcel,
     },
-    /// An operator suspends a site, a rule's sites (a provider), a recipient domain or a smart host, by name; or lets it go on.
-    /// Holds until the relay stops, for what comes to be later too.
-    Suspend {
-        /// As `ringpost explain` and the reports call it.
-        name: &'a str,
-        /// False: it goes on.
-        suspended: bool,
-    },
     /// The moment asked for by `WakeAt` has come; harmless at any other time.
     Tick,
+    /// An operator orders something. Answered by `Effect::Operated` in the same step.
+    Operate {
+        /// Its name.
+        operation: OperationId,
+        /// What is to be done.
+        order: Order,
+        /// To what.
+        target: &'a Target,
+    },
+    /// Other settings hold from now on: for sessions that begin, for what is begun, and for mail that waits.
+    Change {
+        /// The same for all shards; number of shards, spool and listeners are as they were.
+        settings: Arc<Settings>,
+    },
     /// Stop taking work: 421 to every client, finish or defer what is on its way, then `Drained`.
     Drain,
 }

@@ -416,9 +416,9 @@ impl Shard {
             let terms = self.backlog.messages[message as usize].terms.as_deref();
             let rest = order[first..].iter().map(|&i| envelope.recipient(i.into()));
             let (domain, needs, count) = terms::run(terms, envelope.sender(), rest, most);
-            let destination = self.sites.add_job_of(domain, source, via, needs);
+            let routed = self.sites.add_job_of(domain, source, via, needs);
             let open = if count == 128 { u128::MAX } else { (1 << count) - 1 };
-            self.backlog.add_job(message, destination, first as u16, open, 0);
+            self.backlog.add_job(message, routed, first as u16, open, 0);
             first += count;
         }
         self.by_domain = order;

@@ -11,6 +11,8 @@
 //!   `reading`: what must be fetched from disk for it; `outcome`: what the reply means; `pacing`: what a complaint leads to.
 //! - `auth`: who a client is, asked and answered; `tls`: when a connection goes inside TLS, either way.
 //! - `crowd`: how many connections somebody has.
+//! - `change`: what other settings mean for what there is.
+//! - `orders`: what operators hold, give up and try at once.
 //! - `backlog`: the live messages; `conns`: the connections; `reclaim`: moving stragglers; `bounce`: reports.
 //!
 //! Panics mean a broken invariant of our own, never something from outside; errors are answered to the peer
@@ -20,6 +22,7 @@ mod auth;
 mod backlog;
 mod body;
 mod bounce;
+mod change;
 mod commit;
 mod conns;
 mod conveyed;
@@ -32,6 +35,7 @@ mod finding;
 mod injection;
 mod input;
 mod intake;
+pub mod orders;
 mod outcome;
 mod pacing;
 pub mod parcel;
@@ -64,7 +68,7 @@ use crate::schedule::wheel::Wheel;
 use crate::smtp::client::ClientSettings;
 use crate::smtp::server::ServerSettings;
 
-pub use counters::{Counters, Latencies};
+pub use counters::{Counters, Known, Latencies};
 pub use effect::{Effect, Level, Receipt, TlsRole};
 pub use input::{CloseReason, Input, TlsInfo};
 pub use report::{ShardReport, SiteReport};
@@ -146,6 +150,7 @@ pub struct Shard {
     draining: Option<Mono>,
     drained: bool,
     asked_wake: Mono,
+    standing: orders::Orders,
     counters: Counters,
     latencies: Latencies,
     // Scratch, kept so that no step allocates in steady state.
@@ -201,6 +206,7 @@ impl Shard {
             draining: None,
             drained: false,
             asked_wake: Mono::NEVER,
+            standing: orders::Orders::default(),
             counters: Counters::default(),
             latencies: Latencies::default(),
             orders: Vec::new(),
@@ -253,8 +259,9 @@ impl Shard {
             }
             Input::Resolved { query, answer } => self.resolved(now, query, answer, effects),
             Input::Parcel { from, parcel } => self.parcel_came(now, from, parcel, effects),
-            Input::Suspend { name, suspended } => self.suspend(name, suspended, effects),
             Input::Tick => {}
+            Input::Operate { operation, order, target } => self.operate(now, operation, order, target, effects),
+            Input::Change { settings } => self.change(settings),
             Input::Drain => self.drain(now, effects),
         }
         self.finish_step(now, effects);
@@ -270,6 +277,7 @@ impl Shard {
         self.reclaim(now, effects);
         self.let_destinations_ask();
         self.forget_destinations(now.mono);
+        self.run_errands(now, effects);
         self.look_after_sites(now, effects);
         // Before the log is asked for its orders: the end of a drain hurries them, and nothing else may come to do so.
         self.look_whether_drained(now, effects);

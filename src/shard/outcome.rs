@@ -99,12 +99,12 @@ impl Shard {
 
     /// A job's record cannot be read: it waits as long as a retry may, and an operator was told.
     pub(super) fn defer_unread(&mut self, now: Now, job: JobId) {
-        self.hold(now, job, self.settings.retry.longest_ms);
+        self.let_wait(now, job, self.settings.retry.longest_ms);
         self.leave_site(job);
     }
 
     /// A job that is in no list waits so long.
-    pub(super) fn hold(&mut self, now: Now, job: JobId, wait_ms: u64) {
+    pub(super) fn let_wait(&mut self, now: Now, job: JobId, wait_ms: u64) {
         let entry = &mut self.backlog.jobs[job as usize];
         entry.state = JobState::Deferred;
         entry.timer = Some(self.wheel.insert(now.mono.plus_ms(wait_ms), Timer::Job(job)));

@@ -276,8 +276,8 @@ impl Shard {
             let (domain, needs, together) = terms::run(terms, &recovered.sender, addresses, most);
             let held = terms.is_some_and(|terms| terms.held_until == Some(first.due));
             let mask = open[next..next + together].iter().fold(0, |mask, r| mask | 1u128 << (r.index - first.index));
-            let destination = self.sites.add_job_of(domain, source, via, needs);
-            let job = self.backlog.add_job(slot, destination, first.index as u16, mask, first.attempts);
+            let routed = self.sites.add_job_of(domain, source, via, needs);
+            let job = self.backlog.add_job(slot, routed, first.index as u16, mask, first.attempts);
             self.backlog.jobs[job as usize].delay_reported = first.delay_reported;
             let wait_ms = UnixMs(first.due.0) - now.wall;
             if wait_ms == 0 {

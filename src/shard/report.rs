@@ -56,7 +56,7 @@ impl SiteReport {
             ready: site.ready.len(),
             connections: site.connections,
             failures: site.failures,
-            paused_ms: if site.paused(now) { site.paused_until.ms_since(now) } else { 0 },
+            paused_ms: site.paused_until.ms_since(now),
             suspended: site.suspended,
             ceiling: site.throttle.ceiling(),
         }

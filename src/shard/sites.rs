@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use rustc_hash::{FxHashMap, FxHashSet};
 use slab::Slab;
 
+use crate::base::checksum::crc32c;
 use crate::base::ids::ShardId;
 use crate::base::limits;
 use crate::base::time::{Mono, Now};
@@ -23,9 +24,10 @@ use crate::schedule::permit::Permits;
 use crate::schedule::rate::Buckets;
 use crate::schedule::site::{JobId, NO_SITE, Site, SiteId};
 use crate::schedule::wheel::Wheel;
+use crate::shard::backlog::Routed;
 use crate::shard::parcel::{Parcel, SiteName};
 use crate::shard::timers::Timer;
-use crate::shard::{Effect, Level, Shard};
+use crate::shard::{Effect, Shard};
 use crate::smtp::client::Needs;
 
 /// The sites and what is needed to find them.
@@ -84,10 +86,37 @@ impl Sites {
 
     /// The destination of mail for a domain from a source, by a route of its own if it has one, and with these needs; made if it
     /// is new. It has one job more.
-    pub(super) fn add_job_of(&mut self, domain: &[u8], source: SourceId, via: Via, needs: Needs) -> DestinationId {
+    pub(super) fn add_job_of(&mut self, domain: &[u8], source: SourceId, via: Via, needs: Needs) -> Routed {
         let destination = self.of_domain(domain, source, via, needs);
         self.destinations[destination as usize].jobs += 1;
-        destination
+        Routed { destination, domain: crc32c(&[&self.lower[..domain.len()]]) }
+    }
+
+    /// Other routes, policies and limits hold: every destination there is was found by the old ones, and is retired.
+    pub(super) fn change(&mut self, settings: &Settings) {
+        self.router = Router::new(settings);
+        self.by_domain.clear();
+        self.destinations_by_name.clear();
+        self.destinations.iter_mut().for_each(|(_, destination)| destination.retired = true);
+    }
+
+    /// Other limits hold, where all mail goes as before. Gives the sites that have others now.
+    pub(super) fn change_limits(&mut self, settings: &Settings) -> FxHashSet<SiteId> {
+        self.router = Router::new(settings);
+        let mut changed = FxHashSet::default();
+        for (_, destination) in &self.destinations {
+            if destination.retired || destination.site == NO_SITE || changed.contains(&destination.site) {
+                continue;
+            }
+            let place = &mut self.table[destination.site as usize];
+            let kind = self.router.site(&destination.decision, place.hosts.targets());
+            // One that leads elsewhere by now gives the limits when it is asked about.
+            if kind.name == place.name && place.limits != kind.limits {
+                place.limits = kind.limits;
+                changed.insert(destination.site);
+            }
+        }
+        changed
     }
 
     fn of_domain(&mut self, domain: &[u8], source: SourceId, via: Via, needs: Needs) -> DestinationId {
@@ -128,7 +157,7 @@ impl Sites {
             Some(&destination) => destination,
             None => {
                 self.next_generation = self.next_generation.wrapping_add(1);
-                let mut entry = Destination::new(decision, self.next_generation);
+                let mut entry = Destination::new(decision, name.clone(), self.next_generation);
                 entry.suspended = self.suspended.contains(&*name);
                 let destination = self.destinations.insert(entry) as DestinationId;
                 self.destinations_by_name.insert(name, destination);
@@ -156,15 +185,14 @@ impl Sites {
         let site = match self.by_name.get(&kind.name) {
             Some(&site) => site,
             None => {
-                let name = kind.name.clone();
-                let mut site = Site::new(kind, &entry.decision);
-                site.suspended = is_suspended(&self.suspended, &site);
-                let site = self.table.insert(site) as SiteId;
-                self.by_name.insert(name, site);
+                let site = self.table.insert(Site::new(&kind, &entry.decision)) as SiteId;
+                self.by_name.insert(kind.name, site);
                 site
             }
         };
         let place = &mut self.table[site as usize];
+        (place.limits, place.rule, place.tls) = (kind.limits, kind.rule, entry.decision.tls);
+        place.suspended = is_suspended(&self.suspended, place);
         if place.hosts.targets() != targets {
             place.hosts.set(targets);
         }
@@ -212,7 +240,9 @@ impl Sites {
     /// Forgets a destination that nothing speaks of. Gives the site that it led to.
     fn forget_destination(&mut self, destination: DestinationId) -> Option<SiteId> {
         let gone = self.destinations.remove(destination as usize);
-        self.destinations_by_name.remove(&self.router.name(&gone.decision));
+        if !gone.retired {
+            self.destinations_by_name.remove(&gone.name);
+        }
         (gone.site != NO_SITE).then(|| {
             self.table[gone.site as usize].destinations -= 1;
             gone.site
@@ -250,17 +280,28 @@ impl Shard {
         unreachable!("what is drawn is less than all weights")
     }
 
-    /// An operator suspends what a name stands for, or lets it go on: a site, all sites of a rule (a provider), a recipient
-    /// domain or a smart host. What is on its way is finished.
-    pub(super) fn suspend(&mut self, name: &str, suspended: bool, effects: &mut Vec<Effect>) {
-        let Sites { table, destinations, router, suspended: names, .. } = &mut self.sites;
-        let name = name.trim();
+    /// The jobs of what a name stands for: a site, all sites of a rule (a provider), a destination.
+    pub(super) fn jobs_of_name(&self, name: &str) -> Vec<JobId> {
+        let Sites { table, destinations, .. } = &self.sites;
+        let is_meant = |site: &Site| *site.name == *name || site.rule.as_deref() == Some(name);
+        let sites: FxHashSet<SiteId> =
+            table.iter().filter(|(_, site)| is_meant(site)).map(|(at, _)| at as SiteId).collect();
+        let leads = |entry: &Destination| sites.contains(&entry.site) || *entry.name == *name;
+        let leading: FxHashSet<DestinationId> =
+            destinations.iter().filter(|(_, entry)| leads(entry)).map(|(at, _)| at as DestinationId).collect();
+        let jobs = self.backlog.jobs.iter();
+        let meant = jobs.filter(|(_, job)| sites.contains(&job.site) || leading.contains(&job.destination));
+        meant.map(|(job, _)| job as JobId).collect()
+    }
+
+    /// An operator suspends what a name stands for, or lets it go on, for what comes to be later too: a site, all sites of a
+    /// rule (a provider), a recipient domain's or a smart host's destination. What is on its way is finished.
+    pub(super) fn suspend(&mut self, name: &str, suspended: bool) {
+        let Sites { table, destinations, suspended: names, .. } = &mut self.sites;
         let changed = if suspended { names.insert(name.into()) } else { names.remove(name) };
         if !changed {
             return;
         }
-        let word = if suspended { "suspended" } else { "goes on" };
-        effects.push(Effect::Report(Level::Info, format!("{name}: {word}, as the operator wants")));
         let mut to_pump = Vec::new();
         for (at, site) in table.iter_mut() {
             site.suspended = is_suspended(names, site);
@@ -268,7 +309,7 @@ impl Shard {
         }
         let mut to_find = Vec::new();
         for (at, destination) in destinations.iter_mut() {
-            destination.suspended = names.contains(&*router.name(&destination.decision));
+            destination.suspended = names.contains(&*destination.name);
             to_find.push(at as DestinationId);
         }
         to_pump.into_iter().for_each(|site| self.want_pump(site));
@@ -318,7 +359,7 @@ impl Shard {
     }
 
     /// Sends what the permits said, and looks at the sites that may do more or must do less now.
-    fn carry_parcels(&mut self, effects: &mut Vec<Effect>) {
+    pub(super) fn carry_parcels(&mut self, effects: &mut Vec<Effect>) {
         for (to, parcel) in self.sites.parcels.drain(..) {
             self.counters.parcels += 1;
             effects.push(Effect::Parcel { to, parcel });

@@ -2,9 +2,11 @@
 
 mod auth;
 mod bodies;
+mod change;
 mod conveyed;
 mod hosts;
 mod injections;
+mod orders;
 mod pacing;
 mod parameters;
 mod sharing;
@@ -16,7 +18,7 @@ use std::net::IpAddr;
 
 use super::*;
 use crate::base::bytes::{HeapBlocks, heap_block};
-use crate::base::ids::InjectionId;
+use crate::base::ids::{InjectionId, OperationId};
 use crate::base::limits;
 use crate::base::time::UnixMs;
 use crate::config::{self, Machine, Role};
@@ -75,6 +77,7 @@ struct World {
     /// Handshakes begun; they fail if `fail_tls`. The world's TLS changes no byte.
     handshakes: Vec<TlsRole>,
     fail_tls: bool,
+    operated: Vec<(OperationId, u64)>,
     injected: Vec<(InjectionId, Result<Receipt, Reply>)>,
     /// Peers show certificates.
     certified: bool,
@@ -175,6 +178,7 @@ impl World {
             rule: accept_all,
             handshakes: Vec::new(),
             fail_tls: false,
+            operated: Vec::new(),
             injected: Vec::new(),
             certified: false,
             asked: VecDeque::new(),
@@ -274,6 +278,7 @@ impl World {
                 self.nested(Input::Resolved { query, answer });
             }
             Effect::WakeAt(wake) => self.wake = wake,
+            Effect::Operated { operation, jobs } => self.operated.push((operation, jobs)),
             Effect::Injected { injection, outcome } => self.injected.push((injection, outcome)),
             Effect::Report(_, text) => self.reports.push(text),
             Effect::Drained => self.drained = true,

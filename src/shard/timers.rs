@@ -27,6 +27,8 @@ pub(super) enum Timer {
     Lingering,
     /// Messages to a site whose home this is may be allowed again.
     Rate(BucketId),
+    /// What an operator gives up is to be looked at.
+    Orders,
     /// The drain took long enough.
     Drain,
 }
@@ -69,6 +71,7 @@ impl Shard {
                 Timer::Destination(destination) => self.want_finding(destination),
                 Timer::Lingering => self.lingering_due(now.mono),
                 Timer::Rate(bucket) => self.rate_due(now, bucket, effects),
+                Timer::Orders => self.orders_due(),
                 Timer::Drain => self.end_drain(now, effects),
             }
         }

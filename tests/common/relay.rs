@@ -36,6 +36,7 @@ pub(crate) struct Setup {
     dir: TempDir,
     listen: SocketAddr,
     sets: Vec<String>,
+    has_config: bool,
 }
 
 impl Setup {
@@ -48,7 +49,7 @@ impl Setup {
     pub(crate) fn bare() -> Setup {
         let listen = free_address();
         let dir = TempDir::with_prefix("ringpost-test-").unwrap();
-        Setup { dir, listen, sets: Vec::new() }
+        Setup { dir, listen, sets: Vec::new(), has_config: false }
             .set("listen.relay", listen)
             .set("listen.http", "")
             .set("relay.hostname", "relay.example.com")
@@ -65,6 +66,12 @@ impl Setup {
         let prefix = format!("{key}=");
         self.sets.retain(|set| !set.starts_with(&prefix));
         self.sets.push(prefix + &value.to_string());
+        self
+    }
+
+    /// Reads `ringpost.toml` in its directory, too.
+    pub(crate) fn config(mut self) -> Setup {
+        self.has_config = true;
         self
     }
 
@@ -96,6 +103,9 @@ impl Setup {
         let queue = format!("queue.dir={}", self.queue().display());
         for set in self.sets.iter().filter(|set| !set.starts_with("queue.dir=")).chain([&queue]) {
             arguments.extend(["--set".to_owned(), set.clone()]);
+        }
+        if self.has_config {
+            arguments.extend(["--config".to_owned(), self.dir.path().join("ringpost.toml").display().to_string()]);
         }
         arguments
     }
@@ -162,6 +172,12 @@ impl Relay {
         &self.ready
     }
 
+    /// Where it listens for HTTP.
+    pub(crate) fn http(&self) -> SocketAddr {
+        let part = self.ready.split(' ').find_map(|part| part.strip_prefix("http="));
+        part.expect("the relay listens for HTTP").parse().unwrap()
+    }
+
     /// Its process.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
@@ -182,10 +198,15 @@ impl Relay {
         matches!(self.child.try_wait(), Ok(None))
     }
 
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: i32) {
+        // SAFETY: plain call; the child is not waited for yet, so the number is its.
+        unsafe { libc::kill(self.child.id() as libc::pid_t, signal) };
+    }
+
     /// SIGTERM, without waiting.
     pub(crate) fn ask_to_end(&self) {
-        // SAFETY: plain call; the child is not waited for yet, so the number is its.
-        unsafe { libc::kill(self.child.id() as libc::pid_t, libc::SIGTERM) };
+        self.signal(libc::SIGTERM);
     }
 
     /// Waits for its end.

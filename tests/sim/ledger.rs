@@ -10,8 +10,12 @@ use ringpost::base::ids::MessageId;
 use ringpost::base::time::Now;
 use ringpost::queue::record::{self, AcceptView, HEADER_BYTES, Kind, VerdictView, padded};
 use ringpost::queue::{RecipientState, ShardStart, VerdictOutcome};
+use ringpost::shard::orders::Target;
 
-use crate::plan::{Plan, SMART_HOST, Zone};
+use crate::plan::{Plan, SECOND_US, SMART_HOST, Zone};
+
+/// In the liveness phase everything that was on its way when an order came has ended after so long.
+pub const HELD_ENDED_US: u64 = 60 * SECOND_US;
 
 /// How sure it is that a recipient is settled in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,6 +105,10 @@ pub struct Ledger {
     pub renamed: BTreeSet<usize>,
     /// By so much the wall clock was set forward before the relay's last start.
     pub ahead_us: u64,
+    /// What the operator wants held, and since when.
+    pub holds: Vec<(Target, u64)>,
+    /// When the faults ended.
+    pub calm_since_us: u64,
     /// The number of shards changed.
     pub reshards: bool,
     /// Recipients settled and reports taken since the faults ended.
@@ -340,6 +348,7 @@ impl Ledger {
         let mut names = Vec::new();
         for recipient in recipients {
             assert_eq!(domain_of(recipient), domain_of(&recipients[0]), "domains are mixed in a transaction");
+            self.must_not_be_held(plan, now_us, recipient, &domain_of(recipient));
             if let Some(&(number, index)) = self.by_address.get(recipient) {
                 names.push(self.take_original(plan, now_us, (site, orphan), sender, data, number, index));
             } else {
@@ -465,6 +474,54 @@ impl Ledger {
         } else {
             assert!(message.sender.is_none(), "the failure of {id} is not reported, though it has a sender");
             message.recipients.iter_mut().for_each(|recipient| recipient.unreported = true);
+        }
+    }
+
+    // ---- the operator ----
+
+    pub fn hold(&mut self, target: &Target, now_us: u64) {
+        if self.holds.iter().all(|(held, _)| held != target) {
+            self.holds.push((target.clone(), now_us));
+        }
+    }
+
+    /// What a relay that starts is told to hold.
+    pub fn held(&self) -> Vec<Target> {
+        self.holds.iter().map(|(target, _)| target.clone()).collect()
+    }
+
+    /// One of the messages that got 250 so far.
+    pub fn acknowledged(&self, lot: u64) -> Option<MessageId> {
+        let all = || self.messages.iter().filter_map(|message| message.acked);
+        all().nth(lot as usize % all().count().max(1))
+    }
+
+    /// The operator gives up all that a target stands for: it may fail.
+    pub fn given_up(&mut self, target: &Target, smart_host: bool) {
+        for message in &mut self.messages {
+            let is_of = |domain: usize| match target {
+                Target::Message(id) => message.acked == Some(*id),
+                Target::Domain(name) => **name == *format!("d{domain}.test"),
+                Target::Site(name) => smart_host || **name == *format!("d{domain}.test"),
+            };
+            message.bounce_excused |= is_of(message.sender_domain);
+            message.recipients.iter_mut().for_each(|recipient| recipient.excused |= is_of(recipient.domain));
+        }
+    }
+
+    /// Mail came to a next hop: what is held does not go there once that which was on its way has ended.
+    fn must_not_be_held(&self, plan: &Plan, now_us: u64, recipient: &str, domain: &str) {
+        for (target, since_us) in &self.holds {
+            let held = match target {
+                Target::Domain(held) => **held == *domain,
+                Target::Site(name) => **name == *plan.way(domain),
+                Target::Message(id) => {
+                    let message = self.by_address.get(recipient).map(|(message, _)| &self.messages[*message]);
+                    message.is_some_and(|message| message.acked == Some(*id))
+                }
+            };
+            let ended = self.calm_since_us > 0 && now_us > self.calm_since_us.max(*since_us) + HELD_ENDED_US;
+            assert!(!held || !ended, "{recipient} came to a next hop, and {target:?} is held since {since_us}");
         }
     }
 

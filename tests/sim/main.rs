@@ -16,6 +16,7 @@ mod dns;
 mod hop;
 mod ledger;
 mod net;
+mod operator;
 mod plan;
 mod tls;
 mod world;

@@ -365,7 +365,7 @@ impl World {
         let (site, _) = site_of(address.ip());
         let count = self.at_site.entry(site).or_default();
         *count += 1;
-        let most = self.plan.settings.site.connections;
+        let most = self.connections_most;
         // Who is told of other mail hosts than there are has another site for them, with limits of its own.
         let lied = self.ledger.lied_about.contains(&site) || self.ledger.renamed.contains(&site);
         assert!(lied || *count <= most, "{count} connections to site {site}, and {most} are allowed");

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use ringpost::config::{self, Host, HostPort, Machine, Settings, TlsPolicy};
 
 use crate::dice::Dice;
+use crate::operator::{self, Act};
 
 pub const SECOND_US: u64 = 1_000_000;
 
@@ -94,6 +95,7 @@ pub struct Plan {
     pub crashes: Vec<u64>,
     pub drains: Vec<u64>,
     pub clock: Vec<(u64, ClockTrouble)>,
+    pub operator: Vec<(u64, Act)>,
     /// Restarts that come back with another number of shards, in thousandths.
     pub reshard: u64,
     /// Messages with up to hundreds of recipients, in thousandths.
@@ -240,6 +242,11 @@ impl Plan {
         forward.sum()
     }
 
+    /// What the relay calls the way that a domain's mail goes by the settings in force.
+    pub fn way(&self, domain: &str) -> String {
+        self.settings.route.default.as_ref().map_or_else(|| domain.to_owned(), |hop| format!("smarthost {hop}"))
+    }
+
     pub fn draw(dice: &mut Dice) -> Plan {
         let shards = dice.range(1, 3) as usize;
         let domains = dice.range(1, 4) as usize;
@@ -290,6 +297,11 @@ impl Plan {
             large_bodies: dice.pick(&[0, 30, 150]),
             crashes,
             drains,
+            operator: if dice.permille(300) {
+                operator::draw(dice, domains, safety_us, settings.queue.segments_max >= 20)
+            } else {
+                Vec::new()
+            },
             clock: if dice.permille(250) { clock_troubles(dice, safety_us) } else { Vec::new() },
             reshard: dice.pick(&[0, 0, 0, 500]),
             many_recipients: dice.pick(&[0, 0, 20, 100]),

@@ -6,11 +6,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use ringpost::base::bytes::HeapBlocks;
-use ringpost::base::ids::{ConnId, ShardId};
+use ringpost::base::ids::{ConnId, OperationId, ShardId};
 use ringpost::base::time::{Mono, Now, UnixMs};
 use ringpost::config::{Endpoint, Role};
 use ringpost::queue::{DiskError, ShardStart};
 use ringpost::route::{Answer, QueryId};
+use ringpost::shard::orders::Target;
 use ringpost::shard::parcel::Parcel;
 use ringpost::shard::{Effect, Input, Level, Setup, Shard};
 
@@ -19,6 +20,7 @@ use crate::dice::{Dice, Trace};
 use crate::disk::{self, Disk, Work};
 use crate::ledger::Ledger;
 use crate::net::{Conn, Peer, Trouble};
+use crate::operator::Act;
 use crate::plan::{ClockTrouble, Faults, Plan, SECOND_US};
 
 /// Something that will happen.
@@ -67,6 +69,8 @@ pub enum Event {
         conn: usize,
     },
     Clock(ClockTrouble),
+    Operate(Act),
+    Release(Target),
     Crash {
         in_write: bool,
     },
@@ -146,6 +150,10 @@ pub struct World {
     accepting: Option<usize>,
     /// Connections open at each site, over all shards.
     pub at_site: HashMap<usize, u32>,
+    /// As many there may be of each, by all settings that this run of the relay has had.
+    pub connections_most: u32,
+    /// The last order that was answered.
+    pub operated: Option<OperationId>,
     parcels: HashMap<(usize, usize), VecDeque<Parcel>>,
     drained: Vec<bool>,
     draining: bool,
@@ -189,6 +197,8 @@ impl World {
             clients: Vec::new(),
             accepting: None,
             at_site: HashMap::new(),
+            connections_most: 0,
+            operated: None,
             parcels: HashMap::new(),
             drained: vec![false; shards],
             draining: false,
@@ -220,6 +230,9 @@ impl World {
         }
         for (at, trouble) in world.plan.clock.clone() {
             world.schedule(SECOND_US + at, false, Event::Clock(trouble));
+        }
+        for (at, act) in world.plan.operator.clone() {
+            world.schedule(SECOND_US + at, false, Event::Operate(act));
         }
         let calm = SECOND_US + world.plan.safety_us;
         world.schedule(calm, false, Event::Calm);
@@ -253,7 +266,8 @@ impl World {
             }
             self.now = self.now.max(entry.at);
             // A machine that sleeps finds everything when it wakes up, in its order.
-            let of_the_machine = entry.life.is_some() || matches!(entry.event, Event::Arrive | Event::Drain);
+            let of_the_machine = entry.life.is_some()
+                || matches!(entry.event, Event::Arrive | Event::Drain | Event::Operate(_) | Event::Release(_));
             if of_the_machine && self.now < self.asleep_until {
                 self.schedule(self.asleep_until, entry.life.is_some(), entry.event);
                 continue;
@@ -373,6 +387,8 @@ impl World {
             }
             Event::Handshake { conn } => self.handshake(conn),
             Event::Clock(trouble) => self.clock_trouble(trouble),
+            Event::Operate(act) => self.operate(act),
+            Event::Release(target) => self.release(&target),
             Event::Crash { in_write: true } if !self.crash_in_write => self.crash_in_write = true,
             Event::Crash { .. } => self.crash(),
             Event::Drain => self.drain(),
@@ -387,6 +403,7 @@ impl World {
         self.calm = true;
         self.crash_in_write = false;
         self.ledger.settled_in_calm = 0;
+        self.ledger.calm_since_us = self.now;
         self.faults = Faults::default();
         for disk in &mut self.disks {
             disk.outage = None;
@@ -394,7 +411,13 @@ impl World {
         for conn in 0..self.conns.len() {
             self.open_window(conn);
         }
+        self.release_in_time();
         self.trace.note(self.now, "calm", 0, 0, String::new);
+    }
+
+    /// Everything may take so much longer to be settled.
+    pub fn extend(&mut self, more_us: u64) {
+        self.end += more_us;
     }
 
     // ---- the relay's life ----
@@ -461,6 +484,7 @@ impl World {
         self.draining = false;
         self.drained.fill(false);
         self.shards.clear();
+        self.connections_most = self.plan.settings.site.connections;
         for start in starts {
             let setup = Setup {
                 id: start.shard,
@@ -470,14 +494,16 @@ impl World {
                 seed: self.dice.number(),
                 now: self.now(),
             };
-            self.shards.push(Some(Shard::new(setup)));
+            let mut shard = Shard::new(setup);
+            shard.hold(self.now(), &self.ledger.held());
+            self.shards.push(Some(shard));
         }
         for shard in 0..self.plan.shards {
             self.step(shard, Input::Tick);
         }
     }
 
-    fn is_up(&self) -> bool {
+    pub fn is_up(&self) -> bool {
         self.shards.first().is_some_and(Option::is_some)
     }
 
@@ -615,6 +641,7 @@ impl World {
                 self.after_here(delay, Event::Tick { shard, wake: wake.0 });
             }
             Effect::Injected { .. } => unreachable!("nobody injects"),
+            Effect::Operated { operation, .. } => self.operated = Some(operation),
             Effect::Report(level, text) => self.report(shard, level, &text),
             Effect::Drained => {
                 self.drained[shard] = true;
@@ -626,7 +653,7 @@ impl World {
         }
     }
 
-    fn next_number(&mut self) -> u64 {
+    pub fn next_number(&mut self) -> u64 {
         self.order += 1;
         self.order
     }

@@ -1,4 +1,4 @@
-//! Classes and tenants share a site; an operator may stop one.
+//! Classes and tenants share a site.
 
 use super::*;
 
@@ -79,28 +79,4 @@ fn tenants_take_turns() {
     assert_eq!(world.taken.len(), 330, "{:?}", world.reports);
     assert!(*world.places("few@dest.test").last().unwrap() < 80, "{:?}", world.places("few@dest.test"));
     world.nothing_left();
-}
-
-/// What an operator suspends waits, whether by site, smart host or domain; the rest goes on, and so does it in the end.
-#[test]
-fn an_operator_suspends_and_resumes() {
-    // The smart host's own site is another than the one that the rule sets apart.
-    for (name, stops) in
-        [("quiet.test", true), ("smarthost 192.0.2.7:25 for quiet.test", true), ("smarthost 192.0.2.7:25", false)]
-    {
-        let more = ["route.domains.quiet.test=192.0.2.7:25", "site.quiet.test.connections=3"];
-        let mut world = World::new(&more);
-        world.send(&["a@quiet.test"], "x\r\n");
-        assert_eq!(world.taken.len(), 1);
-        world.input(Input::Suspend { name, suspended: true });
-        world.send(&["a@quiet.test", "b@dest.test"], "x\r\n");
-        world.pass(600_000);
-        assert_eq!(world.taken.len(), if stops { 2 } else { 3 }, "{name}");
-        assert_eq!(world.shard.counters().recipients_open, u64::from(stops), "{name}");
-        world.input(Input::Suspend { name, suspended: false });
-        world.pass(10);
-        assert_eq!(world.taken.len(), 3, "{name}");
-        world.pass(100_000);
-        world.nothing_left();
-    }
 }

@@ -1,0 +1,152 @@
+//! From the settings that hold to those that are wanted, while the relay runs: what changes, and what cannot.
+//!
+//! Pure. What was given away when the relay started stays as it is until a restart: sockets that listen, the spool, threads
+//! and their cores, the resolver; tenants and sources, since mail in the queue names them by number. All else is taken over.
+//! Nothing here fails: whoever reads a file has found its errors before.
+
+use super::Settings;
+
+/// What becomes of a reload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Changes {
+    /// What holds from now on.
+    pub settings: Settings,
+    /// Groups of keys that changed.
+    pub changed: Vec<&'static str>,
+    /// Groups of keys that are wanted otherwise, and wait for a restart.
+    pub kept: Vec<&'static str>,
+}
+
+impl Changes {
+    /// From what holds to what is wanted.
+    pub fn between(current: &Settings, wanted: Settings) -> Changes {
+        // Each stands in one of the two lists below; a new one fails here first.
+        let Settings {
+            hostname: _,
+            listen: _,
+            http: _,
+            relay: _,
+            route: _,
+            tls: _,
+            auth: _,
+            queue: _,
+            shards: _,
+            cores: _,
+            socket: _,
+            site: _,
+            sites: _,
+            tenants: _,
+            retry: _,
+            report: _,
+            timeout: _,
+            dns_servers: _,
+            sources: _,
+            pool: _,
+            log_level: _,
+            drain_ms: _,
+            user: _,
+            landlock: _,
+        } = current;
+        let mut settings = wanted;
+        let mut kept = Vec::new();
+        macro_rules! keep {
+            ($($name:literal: $($field:ident).+;)*) => {
+                $(if settings.$($field).+ != current.$($field).+ {
+                    kept.push($name);
+                    settings.$($field).+.clone_from(&current.$($field).+);
+                })*
+            };
+        }
+        keep! {
+            "listen": listen;
+            "listen.http": http.listen;
+            "queue": queue;
+            "shards": shards;
+            "cores": cores;
+            "listen.backlog and socket": socket;
+            "dns.servers": dns_servers;
+            "tenant": tenants;
+            "source": sources;
+            "source.pool": pool;
+            "user": user;
+            "landlock": landlock;
+        }
+        let mut changed = Vec::new();
+        macro_rules! compare {
+            ($($name:literal: $field:ident;)*) => {
+                $(if settings.$field != current.$field {
+                    changed.push($name);
+                })*
+            };
+        }
+        compare! {
+            "relay.hostname": hostname;
+            "http": http;
+            "relay": relay;
+            "route": route;
+            "tls": tls;
+            "auth": auth;
+            "site": site;
+            "sites with limits of their own": sites;
+            "retry": retry;
+            "report": report;
+            "timeout": timeout;
+            "log.level": log_level;
+            "drain_ms": drain_ms;
+        }
+        Changes { settings, changed, kept }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Machine, load};
+
+    fn settings(sets: &[&str]) -> Settings {
+        let sets: Vec<String> = sets.iter().map(|set| set.to_string()).collect();
+        load(None, &sets, &Machine { hostname: "relay.test".into(), cores: 2 }).unwrap()
+    }
+
+    #[test]
+    fn what_can_change_changes_and_the_rest_is_named() {
+        let current = settings(&[]);
+        assert_eq!(
+            Changes::between(&current, settings(&[])),
+            Changes { settings: current.clone(), changed: vec![], kept: vec![] }
+        );
+        let wanted = settings(&[
+            "listen.relay=127.0.0.1:2600",
+            "listen.http=",
+            "queue.dir=elsewhere",
+            "shards=7",
+            "cores=0",
+            "listen.backlog=7",
+            "dns.servers=127.0.0.1:53",
+            "relay.hostname=other.test",
+            "http.watchers=10.0.0.0/8",
+            "relay.networks=10.0.0.0/8",
+            "route.default=192.0.2.1:25",
+            "tls.offer=false",
+            "site.default.connections=7",
+            "retry.first_ms=7",
+            "report.delay_ms=7",
+            "timeout.data_ms=7",
+            "source.address=192.0.2.2",
+            "log.level=debug",
+            "drain_ms=7",
+        ]);
+        let Changes { settings, changed, kept } = Changes::between(&current, wanted.clone());
+        assert_eq!(
+            kept,
+            ["listen", "listen.http", "queue", "shards", "cores", "listen.backlog and socket", "dns.servers", "source"]
+        );
+        assert_eq!(changed.len(), 11, "{changed:?}");
+        assert_eq!(
+            (&settings.listen, &settings.queue, settings.shards),
+            (&current.listen, &current.queue, current.shards)
+        );
+        assert_eq!((&settings.relay, &settings.route), (&wanted.relay, &wanted.route));
+        assert_eq!((settings.http.listen, &settings.http.watchers), (current.http.listen, &wanted.http.watchers));
+    }
+}
