@@ -130,7 +130,8 @@ fn explain(wanted: &Explain) -> Result<(), Trouble> {
             Some(answer.recv().map_err(failed)?)
         }
     };
-    let explanation = route::explain::explain(&settings, &values, domain, whose, answer.as_ref());
+    let holds = Holds::load(&settings.queue.dir).map_err(Trouble::Failed)?;
+    let explanation = route::explain::explain(&settings, &values, domain, whose, answer.as_ref(), holds.targets());
     if !wanted.json {
         return say(&explanation.to_string());
     }

@@ -11,6 +11,7 @@ use super::{Answer, NextHop};
 use crate::config::{Origin, Settings, Values};
 use crate::schedule::fair::TenantId;
 use crate::schedule::hosts::KnownTarget;
+use crate::shard::orders::Target;
 
 /// One thing that was decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,7 +44,7 @@ pub struct Explanation {
     pub facts: Vec<Fact>,
     /// The mail hosts in order of preference.
     pub hosts: Vec<HostFact>,
-    /// `deliver`, `defer` or `fail`.
+    /// `deliver`, `hold`, `defer` or `fail`.
     pub outcome: &'static str,
 }
 
@@ -66,13 +67,14 @@ pub fn question(settings: &Settings, domain: &str, whose: Whose<'_>) -> Option<(
 }
 
 /// Explains a domain for somebody's mail. `answer` is the one to [`question`]; not looked at if there is none.
-/// Where a pool has several sources it is explained for the first.
+/// Where a pool has several sources it is explained for the first. `holds` are the orders to hold that stand.
 pub fn explain(
     settings: &Settings,
     values: &Values,
     domain: &str,
     whose: Whose<'_>,
     answer: Option<&Answer>,
+    holds: &[Target],
 ) -> Explanation {
     let domain = domain.to_ascii_lowercase();
     let router = Router::new(settings);
@@ -105,7 +107,7 @@ pub fn explain(
         let kinds = if address_only { "A and AAAA" } else { "MX" };
         say("dns", in_words(answer), format!("{kinds} of {name}"));
     }
-    let outcome = match &ways {
+    let mut outcome = match &ways {
         Ways::Try(_) => "deliver",
         Ways::Fail { code, text } => {
             say("verdict", format!("fails: {text}"), if *code == 0 { "DNS".into() } else { format!("DNS, as {code}") });
@@ -121,6 +123,16 @@ pub fn explain(
     if !targets.is_empty() {
         let rule = site.rule.as_ref().map_or("no rule of its own".to_owned(), |rule| format!("rule site.{rule}"));
         say("site", site.name.to_string(), rule);
+    }
+    for held in holds {
+        let what = match held {
+            Target::Domain(held) if **held == *domain => format!("domain {held}"),
+            Target::Site(held) if *site.name == **held || *router.name(&decision) == **held => format!("site {held}"),
+            Target::Site(held) if site.rule.as_ref() == Some(held) => format!("rule {held}"),
+            Target::Message(_) | Target::Domain(_) | Target::Site(_) => continue,
+        };
+        outcome = if outcome == "deliver" { "hold" } else { outcome };
+        say("held", what, "an operator's order".into());
     }
     say("tls", decision.tls.to_string(), by(&router.tls_key(domain.as_bytes(), next_hop)));
     let tenant = usize::from(tenant).checked_sub(1).map(|number| &settings.tenants[number]);
@@ -226,7 +238,7 @@ mod tests {
         let sets: Vec<String> = sets.iter().map(ToString::to_string).collect();
         let machine = Machine { hostname: "relay.example.org".into(), cores: 1 };
         let (settings, values) = load_values(Some("[site.default]\nconnections = 7\n"), &sets, &machine).unwrap();
-        explain(&settings, &values, domain, Whose::default(), Some(answer))
+        explain(&settings, &values, domain, Whose::default(), Some(answer), &[])
     }
 
     fn fact<'a>(explanation: &'a Explanation, about: &str) -> (&'a str, &'a str) {
@@ -258,6 +270,32 @@ mod tests {
         );
     }
 
+    /// QUE-14: what an operator holds is told, by whatever name it was held.
+    #[test]
+    fn holds_are_told() {
+        let sets = ["route.domains.dest.test=192.0.2.1:26", "site.own.test.connections=1"].map(String::from);
+        let machine = Machine { hostname: String::new(), cores: 1 };
+        let (settings, values) = load_values(None, &sets, &machine).unwrap();
+        let hosts =
+            vec![MailHost { preference: 1, name: "h.test".into(), addresses: vec!["192.0.2.2".parse().unwrap()] }];
+        let answer = Answer::Mail { hosts, ttl_s: 60 };
+        let holds = |name: &str| [Target::Domain(name.into()), Target::Site(name.into())].map(|held| vec![held]);
+        for (domain, name, held) in [
+            ("dest.test", "dest.test", [true, false]),
+            ("dest.test", "smarthost 192.0.2.1:26", [false, true]),
+            ("own.test", "own.test", [true, true]),
+            ("own.test", "mx h.test for own.test", [false, true]),
+            ("other.test", "mx h.test", [false, true]),
+            ("other.test", "own.test", [false, false]),
+        ] {
+            for (holds, held) in holds(name).iter().zip(held) {
+                let it = explain(&settings, &values, domain, Whose::default(), Some(&answer), holds);
+                let about_it = it.facts.iter().any(|fact| fact.about == "held");
+                assert_eq!((it.outcome, about_it), (if held { "hold" } else { "deliver" }, held), "{domain} {holds:?}");
+            }
+        }
+    }
+
     #[test]
     fn routes_and_refusals_are_told() {
         let answer = Answer::NullMx { ttl_s: 60 };
@@ -278,7 +316,7 @@ mod tests {
         let (settings, values) = load_values(None, &sets, &machine).unwrap();
         let whose = Whose { tenant: 0, sender: "a@news.test" };
         assert_eq!(question(&settings, "x.test", whose), None);
-        let it = explain(&settings, &values, "x.test", whose, None);
+        let it = explain(&settings, &values, "x.test", whose, None, &[]);
         assert_eq!(fact(&it, "route"), ("smarthost smart", "route.senders.@news.test (--set)"));
         assert_eq!(fact(&it, "next hop"), ("192.0.2.7:587", "next_hop.smart.address (--set)"));
         assert_eq!(fact(&it, "tls"), ("verify", "next_hop.smart.tls (default)"));
