@@ -102,6 +102,8 @@ pub struct Site {
     pub purse: Purse,
     /// What all of its mail needs a host to be able to do.
     pub needs: Needs,
+    /// No host can, and what waits is on its way back to where it came from.
+    pub given_up: bool,
     /// Addresses whose hosts cannot, as their last session showed.
     lacking: Vec<SocketAddr>,
 }
@@ -144,6 +146,7 @@ impl Site {
             clear: Vec::new(),
             purse: Purse::default(),
             needs: decision.needs,
+            given_up: false,
             lacking: Vec::new(),
         }
     }

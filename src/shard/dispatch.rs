@@ -107,6 +107,9 @@ impl Shard {
     }
 
     fn pump(&mut self, now: Now, site: SiteId, effects: &mut Vec<Effect>) {
+        if self.sites.table[site as usize].given_up {
+            self.go_on_giving_up(now.mono, site);
+        }
         // Permits that other shards wait for: a connection with nothing to do gives its own up first.
         let owed = self.sites.permits.owed(&self.sites.table[site as usize].name);
         for _ in 0..owed {
@@ -114,7 +117,7 @@ impl Shard {
             self.use_idle(now, id, effects);
         }
         let entry = &mut self.sites.table[site as usize];
-        if self.draining.is_none() && !entry.ready.is_empty() && !entry.paused(now.mono) {
+        if self.draining.is_none() && !entry.ready.is_empty() && !entry.paused(now.mono) && !entry.given_up {
             if entry.hosts.trial_due() {
                 // Connections at rest would take all there is, and the better host never be tried.
                 self.dial_one(now, site, effects);

@@ -249,14 +249,23 @@ impl Shard {
     }
 
     /// No host of a site can do what its mail needs: its destinations are without hope for a while, and what waits goes back to
-    /// them to fail (EXT-06, RTL-02).
+    /// them to fail, a bounded number at a time (EXT-06, RTL-02).
     pub(super) fn give_up_unable(&mut self, now: Mono, site: SiteId) {
         let text = self.sites.table[site as usize].needs.failure();
         let until = now.plus_ms(limits::UNABLE_MEMORY_MS);
         for (_, entry) in self.sites.destinations.iter_mut().filter(|(_, entry)| entry.site == site) {
             entry.answered = Answered::Hopeless { code: 0, text, until };
         }
-        while self.send_back(now, site) {}
+        self.go_on_giving_up(now, site);
+    }
+
+    /// Sends the next jobs of a site that was given up back to their destinations; the rest follows soon.
+    pub(super) fn go_on_giving_up(&mut self, now: Mono, site: SiteId) {
+        let more = (0..SENT_BACK_MAX).all(|_| self.send_back(now, site));
+        self.sites.table[site as usize].given_up = more;
+        if more {
+            self.wheel.insert(now.plus_ms(1), Timer::Site(site));
+        }
     }
 
     /// The site is known: what waited goes there.

@@ -275,6 +275,30 @@ fn mail_that_no_host_can_take_fails() {
     world.nothing_left();
 }
 
+/// EXT-06: however much waits where no host can take it, it fails a part at a time, and all of it in the end.
+#[test]
+fn much_mail_that_no_host_can_take_fails_part_by_part() {
+    let mut world = World::new(&["retry.site_first_ms=1000", "retry.site_longest_ms=1000"]);
+    world.refuse_dials = true;
+    let talk = "EHLO c.test\r\nMAIL FROM:<from@source.test> SMTPUTF8\r\nRCPT TO:<j\u{f6}rg@d.test>\r\nDATA\r\n";
+    for _ in 0..500 {
+        let conn = world.client();
+        assert!(world.say(conn, talk.as_bytes()).contains("354"));
+        assert!(world.say(conn, b"Subject: x\r\n\r\nx\r\n.\r\n").starts_with("250"));
+    }
+    world.refuse_dials = false;
+    let mut parts = Vec::new();
+    for _ in 0..5_000 {
+        let before = world.shard.counters().bounces;
+        world.pass(1);
+        parts.push(world.shard.counters().bounces - before);
+    }
+    assert_eq!(parts.iter().sum::<u64>(), 500);
+    assert!(parts.iter().all(|&part| part <= limits::EXPIRED_AT_ONCE_MAX as u64), "{parts:?}");
+    world.pass(60_000);
+    world.nothing_left();
+}
+
 /// RTL-01, RTL-02, RTL-03: a message with REQUIRETLS goes inside verified TLS to who has it, and nowhere else; its report
 /// holds no body, and is as careful.
 #[test]
