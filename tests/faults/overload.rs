@@ -378,13 +378,22 @@ fn stops(campaign: &Campaign) -> Told<Vec<String>> {
         .set("queue.segment_bytes", 8 << 20)
         .set("queue.memory_bytes", 4 << 20);
     setting.program.clone_from(&current);
+    let config = dir.path().join("reloaded.toml");
+    setting.config = Some(config.clone());
+    let mut rng = Rng::new(campaign.seed);
+    std::fs::write(&config, other_settings(&mut rng)).map_err(told)?;
     // Slow, so that much is on its way at each stop.
     setting.sink.faults.delay = Some((Duration::from_millis(1), Duration::from_millis(20)));
     let mut stage = Stage::open(&setting)?;
     stage.load()?;
-    let mut rng = Rng::new(campaign.seed);
-    let (mut slowest, mut upgrades) = (Duration::ZERO, 0);
+    let (mut slowest, mut upgrades, mut reloads) = (Duration::ZERO, 0, 0);
     for round in 1..=rounds {
+        for _ in 0..rng.below(4) {
+            stage.play(Duration::from_millis(100 + rng.below(500)))?;
+            std::fs::write(&config, other_settings(&mut rng)).map_err(told)?;
+            stage.signal(libc::SIGHUP)?;
+            reloads += 1;
+        }
         stage.play(Duration::from_millis(300 + rng.below(1500)))?;
         let begun = Instant::now();
         stage.stop_relay()?;
@@ -396,6 +405,17 @@ fn stops(campaign: &Campaign) -> Told<Vec<String>> {
         }
         stage.start_relay()?;
     }
-    println!("{rounds} stops, {upgrades} of them upgrades; the slowest took {:.2} s", slowest.as_secs_f64());
+    let seconds = slowest.as_secs_f64();
+    println!("{rounds} stops, {upgrades} of them upgrades; the slowest took {seconds:.2} s; {reloads} reloads");
     none_lost(stage, 0)
+}
+
+/// Other limits than before, and half of the time other routes, by which all mail that waits is routed anew.
+fn other_settings(rng: &mut Rng) -> String {
+    let connections = 1 + rng.below(50);
+    let route = if rng.below(2) == 0 { format!("n{}", rng.below(1000)) } else { "same".to_owned() };
+    format!(
+        "[site.default]\nconnections = {connections}\nmessages_per_connection = {}\n[route.domains]\n\"{route}.example\" = \"192.0.2.1:25\"\n",
+        1 + rng.below(1000)
+    )
 }

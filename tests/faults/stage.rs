@@ -65,6 +65,8 @@ pub(crate) struct Setting {
     pub(crate) listen: SocketAddr,
     /// The relay's program, if not the usual one.
     pub(crate) program: PathBuf,
+    /// The file that it reads its configuration from, if it does; settings are above it.
+    pub(crate) config: Option<PathBuf>,
     /// What its environment has beside ours.
     pub(crate) environment: Vec<(String, String)>,
     /// The core that the relay alone runs on.
@@ -83,6 +85,7 @@ impl Setting {
             entrance: None,
             listen: free_address(),
             program: program(),
+            config: None,
             environment: Vec::new(),
             core: None,
         }
@@ -433,6 +436,9 @@ fn command(setting: &Setting) -> Vec<String> {
     ];
     for set in usual.into_iter().map(str::to_owned).chain(setting.sets.iter().cloned()) {
         command.extend(["--set".to_owned(), set]);
+    }
+    if let Some(config) = &setting.config {
+        command.extend(["--config".to_owned(), config.to_string_lossy().into_owned()]);
     }
     command
 }
