@@ -9,12 +9,10 @@ use loadgen::client::Pipeline;
 use loadgen::dns::ZoneFile;
 use loadgen::schedule::Schedule;
 use loadgen::send::SendPlan;
-use loadgen::sink::SinkPlan;
 use loadgen::sink::faults::Faults;
 use loadgen::sink::profiles::Profile;
 
 use crate::overload::{endless, none_lost};
-use crate::proxy::{Proxy, Weather};
 use crate::stage::{Load, Setting, Stage, Told, free_address};
 use crate::{Campaign, Run, scratch};
 
@@ -67,8 +65,8 @@ fn by_mx(dir: &Path, loads: Vec<Load>, hosts: SocketAddr) -> Setting {
 
 fn domains(campaign: &Campaign) -> Told<Vec<String>> {
     let (few, many) = (campaign.short, !campaign.short);
-    let wanted = campaign.option("recipients")?.unwrap_or(if few { 4000 } else { 1_000_000u64 });
-    let domains = campaign.option("domains")?.unwrap_or(if few { 400 } else { 100_000u32 });
+    let wanted = campaign.option("recipients")?.unwrap_or(if few { 1000 } else { 1_000_000u64 });
+    let domains = campaign.option("domains")?.unwrap_or(if few { 100 } else { 100_000u32 });
     let dir = scratch()?;
     let plan = SendPlan {
         sessions: 20,
@@ -78,13 +76,13 @@ fn domains(campaign: &Campaign) -> Told<Vec<String>> {
         domains,
         ..endless(campaign.seed)
     };
-    let (outside, hosts) = (other_host(), other_host());
+    // Nobody listens there before the relay's second life.
+    let hosts = other_host();
     let setting = by_mx(dir.path(), vec![Load::new("queued", plan)], hosts)
         .set("queue.memory_bytes", 16 << 20)
         // What cannot be sent yet is left alone for a while.
         .set("retry.site_first_ms", 30_000)
         .set("retry.site_longest_ms", 30_000);
-    let setting = Setting { sink: SinkPlan { listen: vec![outside], ..setting.sink }, ..setting };
     let mut stage = Stage::open(&setting)?;
     let empty = stage.size()?;
     let begun = Instant::now();
@@ -95,23 +93,23 @@ fn domains(campaign: &Campaign) -> Told<Vec<String>> {
     let each = full.memory_bytes.saturating_sub(empty.memory_bytes) / wanted.max(1);
     println!("{:.1} MiB empty, {:.1} MiB with all of them: {each} bytes each", empty.mib(), full.mib());
     stage.kill();
-    let proxy = Proxy::start(hosts, outside, Weather::default(), campaign.seed)?;
+    let hosts = stage.another_sink(hosts)?;
     let begun = Instant::now();
     stage.start_relay()?;
-    if !stage.until(Duration::from_secs(60), |stage| stage.sink().recipients > 0)? {
+    if !stage.until(Duration::from_secs(60), |_| hosts.counts().recipients > 0)? {
         return Err("nothing was delivered within a minute of the start".into());
     }
     let first = begun.elapsed();
     println!("first delivery {:.2} s after the start", first.as_secs_f64());
     let mut peak = stage.size()?;
-    while !stage.until(Duration::from_secs(1), |stage| stage.sink().recipients >= wanted)? {
+    while !stage.until(Duration::from_secs(1), |_| hosts.counts().recipients >= wanted)? {
         let size = stage.size()?;
         peak = if size.memory_bytes > peak.memory_bytes { size } else { peak };
         if begun.elapsed() > SETTLE_LONGEST {
             break;
         }
     }
-    let seen = stage.sink();
+    let seen = hosts.counts();
     println!(
         "all delivered {:.1} s after the start, {:.1} MiB at most, over {} connections",
         begun.elapsed().as_secs_f64(),
@@ -126,7 +124,7 @@ fn domains(campaign: &Campaign) -> Told<Vec<String>> {
         broken.push(format!("{:.1} s until the first delivery", first.as_secs_f64()));
     }
     broken.extend(none_lost(stage, 0)?);
-    drop(proxy);
+    drop(hosts.stop());
     Ok(broken)
 }
 

@@ -292,6 +292,12 @@ impl Stage {
         since.flatten().collect()
     }
 
+    /// A further sink for the same mail.
+    pub(crate) fn another_sink(&self, listen: SocketAddr) -> Told<Sink> {
+        let book = Book::of_all(self.loads.iter().map(|running| Arc::clone(&running.ledger)).collect());
+        Sink::start(&SinkPlan::new(listen), book, self.clock).map_err(|error| format!("no further sink: {error}"))
+    }
+
     /// Recipients of a load that have arrived.
     pub(crate) fn arrived(&self, load: usize) -> u64 {
         self.loads[load].ledger.tally().arrived
