@@ -11,7 +11,7 @@ use std::os::fd::{FromRawFd as _, IntoRawFd as _};
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use glommio::net::TcpListener;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -22,6 +22,9 @@ use crate::shard::Level;
 
 /// Pause after the descriptors or the memory for them ran out.
 const FULL_PAUSE: Duration = Duration::from_millis(100);
+/// How long an address may be another's before that is an error, and the pause between tries.
+const IN_USE_LONGEST: Duration = Duration::from_secs(2);
+const IN_USE_PAUSE: Duration = Duration::from_millis(10);
 /// Connections taken before others get their turn.
 const ACCEPTS_PER_TURN: u32 = 64;
 
@@ -66,9 +69,7 @@ fn bind_unix(path: &Path, shards: usize) -> io::Result<Vec<Socket>> {
 fn bind_tcp(address: SocketAddr, cores: &[usize], wanted: &SocketSettings) -> io::Result<(SocketAddr, Vec<Socket>)> {
     if address.port() != 0 {
         // With SO_REUSEPORT a second relay would quietly take part of the first one's mail.
-        let alone = socket(address, wanted)?;
-        alone.bind(&address.into())?;
-        alone.listen(1)?;
+        listen_alone(address, wanted)?;
     }
     let mut bound = address;
     let mut sockets = Vec::with_capacity(cores.len());
@@ -86,6 +87,21 @@ fn bind_tcp(address: SocketAddr, cores: &[usize], wanted: &SocketSettings) -> io
         sockets.push(socket);
     }
     Ok((bound, sockets))
+}
+
+/// Listens for a moment where nobody else does. The kernel takes a relay's rings apart after its end, and only then lets go of
+/// its sockets: whoever is started right behind it waits for that.
+fn listen_alone(address: SocketAddr, wanted: &SocketSettings) -> io::Result<()> {
+    let begun = Instant::now();
+    loop {
+        let alone = socket(address, wanted)?;
+        match alone.bind(&address.into()).and_then(|()| alone.listen(1)) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && begun.elapsed() < IN_USE_LONGEST => {
+                std::thread::sleep(IN_USE_PAUSE);
+            }
+            done => return done,
+        }
+    }
 }
 
 fn socket(address: SocketAddr, wanted: &SocketSettings) -> io::Result<Socket> {

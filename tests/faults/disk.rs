@@ -194,6 +194,8 @@ fn one(campaign: &Campaign, fault: Option<Fault>) -> Told<One> {
         stage.kill();
         stage.start_relay()?;
     }
+    // What could not be read is tried again after a while.
+    stage.until(SETTLE_LONGEST, |stage| stage.waiting(0) == 0)?;
     stage.settle_quickly(SETTLE_LONGEST, Duration::from_millis(100))?;
     let counts = volume.counts();
     let hit = volume.hit();
