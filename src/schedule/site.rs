@@ -66,6 +66,8 @@ pub struct Site {
     reply_us: u64,
     /// It is among those that wait for an outbound connection of the shard's to end.
     pub waits_for_slot: bool,
+    /// It is among those that wait for a read to end.
+    pub waits_for_reads: bool,
     /// It is among those that have, or lately had, a connection with nothing to do.
     pub at_rest: bool,
     /// When jobs left to them are looked at again.
@@ -128,6 +130,7 @@ impl Site {
             reply_us: limits::RIDE_WAIT_MS * 1000,
             window: limits::SITE_FIRST_CONNECTIONS,
             waits_for_slot: false,
+            waits_for_reads: false,
             at_rest: false,
             claims_watched: Mono::default(),
             good_until: Mono::default(),

@@ -29,6 +29,8 @@ impl Shard {
             let next = if self.free_slots() > 0 { self.waiting_for_slot.pop_front() } else { None };
             if let Some(site) = next {
                 self.slot_is_free(site);
+            } else if let Some(site) = self.next_reader() {
+                self.want_pump(site);
             } else if self.to_find.is_empty() {
                 return;
             }

@@ -126,7 +126,7 @@ pub struct Shard {
     results: Results,
     reads: rustc_hash::FxHashMap<ReadId, Reading>,
     /// Sites that could not begin a read because too many were under way.
-    waiting_for_reads: Vec<SiteId>,
+    waiting_for_reads: VecDeque<SiteId>,
     /// Destinations that could not, for what is to be failed.
     waiting_to_fail: Vec<DestinationId>,
     next_read: u64,
@@ -190,7 +190,7 @@ impl Shard {
             leaving: Vec::new(),
             results: Results::default(),
             reads: Default::default(),
-            waiting_for_reads: Vec::new(),
+            waiting_for_reads: VecDeque::new(),
             waiting_to_fail: Vec::new(),
             next_read: 0,
             queries: Default::default(),

@@ -32,9 +32,18 @@ const FETCH_AHEAD: usize = 3;
 impl Shard {
     /// So many reads are under way that this site must wait; it goes on when one of them ends, whosever it is.
     pub(super) fn wait_for_reads(&mut self, site: SiteId) {
-        if !self.waiting_for_reads.contains(&site) {
-            self.waiting_for_reads.push(site);
+        if !std::mem::replace(&mut self.sites.table[site as usize].waits_for_reads, true) {
+            self.waiting_for_reads.push_back(site);
         }
+    }
+
+    /// The site that has waited longest for a read, if one may be begun; should it not need it any more, the next one is asked.
+    pub(super) fn next_reader(&mut self) -> Option<SiteId> {
+        let site = if self.reads.len() < READS_MAX { self.waiting_for_reads.pop_front()? } else { return None };
+        if let Some(entry) = self.sites.table.get_mut(site as usize) {
+            entry.waits_for_reads = false;
+        }
+        Some(site)
     }
 
     /// The same for what a destination has to fail.
@@ -84,9 +93,6 @@ impl Shard {
         effects: &mut Vec<Effect>,
     ) {
         let Some(what) = self.reads.remove(&read) else { return };
-        while let Some(site) = self.waiting_for_reads.pop() {
-            self.want_pump(site);
-        }
         while let Some(destination) = self.waiting_to_fail.pop() {
             self.want_finding(destination);
         }
