@@ -112,11 +112,12 @@ pub struct Site {
 
 impl Site {
     /// A site that nothing is known of.
-    pub fn new(kind: &SiteKind, decision: &Decision) -> Site {
+    pub fn new(kind: SiteKind, decision: &Decision) -> Site {
+        let SiteKind { name, limits, rule } = kind;
         Site {
-            name: kind.name.clone(),
-            rule: kind.rule.clone(),
-            limits: kind.limits.clone(),
+            name,
+            rule,
+            limits,
             ready: Fair::default(),
             marked: false,
             destinations: 0,
@@ -154,6 +155,16 @@ impl Site {
         }
     }
 
+    /// The configuration may say something else of it by now. Sessions that stand are not concerned.
+    pub fn configure(&mut self, kind: SiteKind, decision: &Decision) {
+        let next_hop = decision.next_hop.configured();
+        if self.next_hop.as_ref() != next_hop {
+            self.login_in_doubt = next_hop.is_some_and(|hop| hop.credentials.is_some());
+            self.next_hop = next_hop.cloned();
+        }
+        (self.limits, self.rule, self.tls) = (kind.limits, kind.rule, decision.tls);
+    }
+
     /// True while nothing may be tried, by itself or by an operator's order.
     pub fn paused(&self, now: Mono) -> bool {
         self.suspended || now < self.paused_until
@@ -164,9 +175,10 @@ impl Site {
         self.throttle.allowed(self.limits.connections).min(self.window)
     }
 
-    /// A connection is ready for its first transaction.
+    /// A connection is ready for its first transaction, and so it took our credentials, if it wants any.
     pub fn opened(&mut self) {
         self.opening -= 1;
+        self.login_in_doubt = false;
         self.window = self.window.saturating_add(1);
     }
 

@@ -9,7 +9,6 @@ use std::collections::VecDeque;
 use rustc_hash::{FxHashMap, FxHashSet};
 use slab::Slab;
 
-use crate::base::checksum::crc32c;
 use crate::base::ids::ShardId;
 use crate::base::limits;
 use crate::base::time::{Mono, Now};
@@ -24,7 +23,7 @@ use crate::schedule::permit::Permits;
 use crate::schedule::rate::Buckets;
 use crate::schedule::site::{JobId, NO_SITE, Site, SiteId};
 use crate::schedule::wheel::Wheel;
-use crate::shard::backlog::Routed;
+use crate::shard::backlog::{Routed, domain_mark};
 use crate::shard::parcel::{Parcel, SiteName};
 use crate::shard::timers::Timer;
 use crate::shard::{Effect, Shard};
@@ -89,7 +88,7 @@ impl Sites {
     pub(super) fn add_job_of(&mut self, domain: &[u8], source: SourceId, via: Via, needs: Needs) -> Routed {
         let destination = self.of_domain(domain, source, via, needs);
         self.destinations[destination as usize].jobs += 1;
-        Routed { destination, domain: crc32c(&[&self.lower[..domain.len()]]) }
+        Routed { destination, domain: domain_mark(&self.lower[..domain.len()]) }
     }
 
     /// Other routes, policies and limits hold: every destination there is was found by the old ones, and is retired.
@@ -183,15 +182,18 @@ impl Sites {
         entry.answered = Answered::Known { until };
         let kind = self.router.site(&entry.decision, &targets);
         let site = match self.by_name.get(&kind.name) {
-            Some(&site) => site,
+            Some(&site) => {
+                self.table[site as usize].configure(kind, &entry.decision);
+                site
+            }
             None => {
-                let site = self.table.insert(Site::new(&kind, &entry.decision)) as SiteId;
-                self.by_name.insert(kind.name, site);
+                let name = kind.name.clone();
+                let site = self.table.insert(Site::new(kind, &entry.decision)) as SiteId;
+                self.by_name.insert(name, site);
                 site
             }
         };
         let place = &mut self.table[site as usize];
-        (place.limits, place.rule, place.tls) = (kind.limits, kind.rule, entry.decision.tls);
         place.suspended = is_suspended(&self.suspended, place);
         if place.hosts.targets() != targets {
             place.hosts.set(targets);

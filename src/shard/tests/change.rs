@@ -37,6 +37,27 @@ fn routes_change() {
     world.nothing_left();
 }
 
+/// A next hop that keeps its name and wants other credentials is met with those, and mail that waits for it stays one site's.
+#[test]
+fn a_next_hop_wants_other_credentials() {
+    let hop = ["route.default=store", "next_hop.store.address=192.0.2.9:24", "next_hop.store.tls=none"];
+    let mut world = World::new(&hop);
+    world.refuse_dials = true;
+    world.send(&["a@dest.test"], "x\r\n");
+    assert_eq!(world.shard.sites.table[0].login(), None);
+    let credentials = ["next_hop.store.credentials=/run/store", "next_hop.store.allow_clear=true"];
+    world.change(&[&hop[..], &credentials].concat());
+    world.pass(10);
+    assert_eq!(world.shard.sites.table.len(), 1);
+    let site = &world.shard.sites.table[0];
+    assert_eq!((site.jobs, site.login_in_doubt), (1, true));
+    assert!(site.login().is_some_and(|login| &*login.credentials == "/run/store"));
+    world.change(&hop);
+    world.refuse_dials = false;
+    world.pass(60_000);
+    assert_eq!(world.taken.len(), 1, "{:?}", world.reports);
+}
+
 /// Mail that waits for a next hop that is gone, in memory or on disk, goes to the new one; what is deferred when its time comes.
 #[test]
 fn mail_that_waits_is_routed_anew() {
