@@ -343,13 +343,15 @@ impl Shard {
 
     /// True if the connection should take no more transactions; once it should, that stands.
     fn should_end(&mut self, now: Mono, outbound: &mut Outbound) -> bool {
-        let (scarce, share) = (!self.waiting_for_slot.is_empty(), self.even_share());
+        // While other sites stand in line for a connection.
+        let share = (!self.waiting_for_slot.is_empty()).then(|| self.even_share());
         let site = &mut self.sites.table[outbound.site as usize];
         let age_ms = now.ms_since(outbound.dialled);
         // A turn serves one message at least, however long the next hop took to be ready: else shards that share one
         // permit pass it round and deliver nothing.
         // What is being read back is still to be sent.
-        let turn_over = (site.ready.is_empty() && site.loading == 0)
+        let nothing_to_do = site.ready.is_empty() && site.loading == 0;
+        let turn_over = nothing_to_do
             || outbound.transactions >= limits::CONNECTION_TURN_MESSAGES
             || (outbound.transactions > 0 && age_ms >= limits::CONNECTION_TURN_MS);
         if outbound.ending {
@@ -362,8 +364,7 @@ impl Shard {
             || outbound.client.transactions_max().is_some_and(|most| outbound.transactions >= most)
             || (outbound.transactions > 0 && age_ms >= site.limits.age_ms)
             || (turn_over && self.sites.permits.owed(&site.name) > 0)
-            || (scarce
-                && (site.ready.is_empty() && site.loading == 0 || (site.connections - site.ending) as usize > share))
+            || share.is_some_and(|share| nothing_to_do || (site.connections - site.ending) as usize > share)
             || ((outbound.transactions > 0 || site.ready.is_empty()) && site.hosts.makes_way(now, outbound.address));
         site.ending += u32::from(outbound.ending);
         outbound.ending
@@ -400,11 +401,6 @@ impl Shard {
                 let entry = &mut self.sites.table[outbound.site as usize];
                 entry.opened();
                 entry.hosts.answered(now.mono, outbound.address);
-                let site = outbound.site;
-                if std::mem::take(&mut entry.login_in_doubt) {
-                    self.want_pump(site);
-                }
-                let entry = &mut self.sites.table[site as usize];
                 if entry.needs != Needs::default() {
                     entry.note_ability(outbound.address, true);
                 }

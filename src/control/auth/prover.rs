@@ -11,12 +11,12 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 
-use aws_lc_rs::{constant_time, digest, hmac, pbkdf2, rand};
+use aws_lc_rs::{constant_time, pbkdf2};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
-use super::scram::ROUNDS_ALLOWED;
+use super::scram::{NONCE_BYTES, ROUNDS_ALLOWED, hashed, keyed, random};
 use crate::base::limits;
 use crate::config::NextHopSettings;
 use crate::smtp::auth::{ExchangeState, Mechanism, ProofAnswer, ProofRequest, Said};
@@ -139,11 +139,7 @@ impl Answerer {
             // What it asks for is said in many ways and always in this order (AUT-09).
             (Mechanism::Login, None, Some(_)) => say(bytes(user), Some(Memory::LoginName), false),
             (Mechanism::Login, Some(Memory::LoginName), Some(_)) => say(bytes(password), Some(Memory::Done), true),
-            (Mechanism::ScramSha256, None, None) => {
-                let mut random = [0; 18];
-                rand::fill(&mut random).expect("the system has randomness");
-                scram_first(user, &STANDARD.encode(random))
-            }
+            (Mechanism::ScramSha256, None, None) => scram_first(user, &STANDARD.encode(random::<NONCE_BYTES>())),
             (Mechanism::ScramSha256, Some(Memory::ScramFirst { bare, nonce }), Some(challenge)) => {
                 self.scram_final(&path, password, &bare, &nonce, challenge)
             }
@@ -223,15 +219,6 @@ impl ServerFirst<'_> {
         let rounds = attributes.next()?.strip_prefix("i=")?.parse().ok().filter(|n| ROUNDS_ALLOWED.contains(n))?;
         Some(ServerFirst { whole, nonce, salt, rounds })
     }
-}
-
-fn keyed(key: &[u8], text: &[u8]) -> [u8; 32] {
-    let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), text);
-    tag.as_ref().try_into().expect("SHA-256 gives 32 bytes")
-}
-
-fn hashed(text: &[u8]) -> [u8; 32] {
-    digest::digest(&digest::SHA256, text).as_ref().try_into().expect("SHA-256 gives 32 bytes")
 }
 
 fn bytes(text: &str) -> Zeroizing<Vec<u8>> {

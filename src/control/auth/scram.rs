@@ -16,6 +16,8 @@ const ROUNDS: u32 = 16_384;
 /// What a verifier may have; RFC 7677 4 wants 4096 at least, and more than this is a slip.
 pub(super) const ROUNDS_ALLOWED: std::ops::RangeInclusive<u32> = 4096..=10_000_000;
 const SALT_BYTES: usize = 16;
+/// Random bytes of a nonce, ours as a server and as a client.
+pub(super) const NONCE_BYTES: usize = 18;
 
 /// What is kept of a password.
 #[derive(Clone, PartialEq, Eq)]
@@ -26,16 +28,16 @@ pub(super) struct Verifier {
     server_key: [u8; 32],
 }
 
-fn keyed(key: &[u8], text: &[u8]) -> [u8; 32] {
+pub(super) fn keyed(key: &[u8], text: &[u8]) -> [u8; 32] {
     let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), text);
     tag.as_ref().try_into().expect("SHA-256 gives 32 bytes")
 }
 
-fn hashed(text: &[u8]) -> [u8; 32] {
+pub(super) fn hashed(text: &[u8]) -> [u8; 32] {
     digest::digest(&digest::SHA256, text).as_ref().try_into().expect("SHA-256 gives 32 bytes")
 }
 
-fn random<const N: usize>() -> [u8; N] {
+pub(super) fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     rand::fill(&mut bytes).expect("the system has randomness");
     bytes
@@ -138,7 +140,7 @@ impl<'a> First<'a> {
 
     /// Our first message, and what to remember.
     pub(super) fn answer(&self, verifier: Verifier) -> (Vec<u8>, Pending) {
-        self.answer_with(verifier, &STANDARD.encode(random::<18>()))
+        self.answer_with(verifier, &STANDARD.encode(random::<NONCE_BYTES>()))
     }
 
     fn answer_with(&self, verifier: Verifier, our_nonce: &str) -> (Vec<u8>, Pending) {

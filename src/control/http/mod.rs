@@ -41,7 +41,8 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch as tokio_watch};
+use tokio::sync::{Semaphore, oneshot, watch as tokio_watch};
+use tokio::time::timeout_at;
 use tower_service::Service as _;
 
 use crate::base::limits;
@@ -136,6 +137,29 @@ impl Server {
         // A panic there was reported where it happened.
         let _ = self.thread.join();
     }
+}
+
+/// Puts a question to every shard, given its number and where the answer goes. Gives the answers in the shards' order; `None`
+/// for a shard that did not answer in time.
+async fn ask_all<T: Send + 'static>(
+    shards: &Shards,
+    longest: Duration,
+    ask: impl Fn(usize, Box<dyn FnOnce(T) + Send>),
+) -> Vec<Option<T>> {
+    let until = tokio::time::Instant::now() + longest;
+    let asked: Vec<_> = (0..shards.count())
+        .map(|shard| {
+            let (answer, wait) = oneshot::channel();
+            // Nobody waits any more where it took too long.
+            ask(shard, Box::new(move |told| drop(answer.send(told))));
+            wait
+        })
+        .collect();
+    let mut answers = Vec::with_capacity(asked.len());
+    for wait in asked {
+        answers.push(timeout_at(until, wait).await.ok().and_then(Result::ok));
+    }
+    answers
 }
 
 fn router(desk: Arc<Desk>) -> Router {

@@ -16,11 +16,10 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::sync::{Mutex, oneshot};
-use tokio::time::timeout;
+use tokio::sync::Mutex;
 
-use super::Desk;
 use super::answer::Problem;
+use super::{Desk, ask_all};
 use crate::base::limits;
 use crate::runtime::Operation;
 use crate::shard::orders::{Order, Target};
@@ -175,28 +174,10 @@ async fn obey(desk: &Desk, headers: &HeaderMap, body: &[u8]) -> Result<u64, Prob
 }
 
 async fn tell_shards(desk: &Desk, order: Order, target: &Target) -> Result<u64, Problem> {
-    let asked: Vec<_> = (0..desk.shards.count())
-        .map(|shard| {
-            let (answer, wait) = oneshot::channel();
-            let reply = Box::new(move |jobs| {
-                // Nobody waits any more: it took too long.
-                let _ = answer.send(jobs);
-            });
-            desk.shards.operate(shard, Operation { order, target: target.clone(), reply });
-            wait
-        })
-        .collect();
-    let mut jobs = 0;
-    for wait in asked {
-        match timeout(ANSWER_PAUSE, wait).await {
-            Ok(Ok(count)) => jobs += count,
-            Ok(Err(_)) | Err(_) => {
-                let text = "a shard does not answer; it obeys when it can";
-                return Err(Problem::new(StatusCode::GATEWAY_TIMEOUT, text));
-            }
-        }
-    }
-    Ok(jobs)
+    let ask = |shard, reply| desk.shards.operate(shard, Operation { order, target: target.clone(), reply });
+    let jobs: Option<u64> = ask_all(&desk.shards, ANSWER_PAUSE, ask).await.into_iter().sum();
+    let silent = "a shard does not answer; it obeys when it can";
+    jobs.ok_or_else(|| Problem::new(StatusCode::GATEWAY_TIMEOUT, silent))
 }
 
 /// GET /v1/holds.

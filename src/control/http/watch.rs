@@ -11,10 +11,10 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
-use tokio::sync::{Mutex, oneshot};
+use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-use super::Desk;
+use super::{Desk, ask_all};
 use crate::base::histogram::Histogram;
 use crate::base::limits;
 use crate::runtime::Shards;
@@ -52,19 +52,12 @@ impl Watch {
         {
             return reports.clone();
         }
-        let asked: Vec<_> = (0..self.shards.count())
-            .map(|shard| {
-                let (answer, wait) = oneshot::channel();
-                self.shards.report(shard, Box::new(move |report| drop(answer.send(report))));
-                wait
-            })
-            .collect();
+        let ask = |shard, reply| self.shards.report(shard, reply);
         let (mut shards, mut silent) = (Vec::new(), Vec::new());
-        let until = tokio::time::Instant::now() + ANSWER_PAUSE;
-        for (number, wait) in asked.into_iter().enumerate() {
-            match tokio::time::timeout_at(until, wait).await {
-                Ok(Ok(report)) => shards.push(report),
-                Ok(Err(_)) | Err(_) => silent.push(number),
+        for (number, report) in ask_all(&self.shards, ANSWER_PAUSE, ask).await.into_iter().enumerate() {
+            match report {
+                Some(report) => shards.push(report),
+                None => silent.push(number),
             }
         }
         let now = Instant::now();

@@ -3,6 +3,8 @@
 use super::*;
 use crate::config::{self, Machine};
 use proptest::prelude::*;
+use rustls::ConfigBuilder;
+use rustls::client::WantsClientCert;
 use std::sync::OnceLock;
 
 fn settings(dir: &Path, sets: &[String]) -> Settings {
@@ -187,19 +189,34 @@ fn sessions_resume() {
     assert!(connect(false) && connect(true));
 }
 
+/// A client of rustls that takes any certificate, but for what it shows of itself.
+fn trusting(
+    provider: Arc<CryptoProvider>,
+    versions: &[&'static rustls::SupportedProtocolVersion],
+) -> ConfigBuilder<ClientConfig, WantsClientCert> {
+    let verifier = Arc::new(AnyCertificate(provider.clone()));
+    let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions).unwrap();
+    builder.dangerous().with_custom_certificate_verifier(verifier)
+}
+
+/// What rustls has to say goes to our end, and our answer back.
+fn exchange(client: &mut rustls::ClientConnection, ours: &mut End) {
+    let mut said = Vec::new();
+    client.write_tls(&mut said).unwrap();
+    if !said.is_empty() {
+        ours.read(&said).unwrap();
+    }
+    let answer = ours.take(usize::MAX);
+    client.read_tls(&mut &answer[..]).unwrap();
+    client.process_new_packets().unwrap();
+}
+
 /// TLS-11: what resumes at one role of listener is a stranger at every other, in both versions.
 #[test]
 fn sessions_resume_within_a_role() {
     let keys = fresh_keys();
     for version in VERSIONS {
-        let verifier = Arc::new(AnyCertificate(provider()));
-        let config = ClientConfig::builder_with_provider(provider())
-            .with_protocol_versions(&[version])
-            .unwrap()
-            .dangerous()
-            .with_custom_certificate_verifier(verifier)
-            .with_no_client_auth();
-        let config = Arc::new(config);
+        let config = Arc::new(trusting(provider(), &[version]).with_no_client_auth());
         let connect = |listener| {
             let name = ServerName::try_from("relay.example").unwrap();
             let mut client = rustls::ClientConnection::new(config.clone(), name).unwrap();
@@ -208,14 +225,7 @@ fn sessions_resume_within_a_role() {
             let mut more = 1;
             while more > 0 {
                 more -= usize::from(!client.is_handshaking() && ours.secured.is_some());
-                let mut said = Vec::new();
-                client.write_tls(&mut said).unwrap();
-                if !said.is_empty() {
-                    ours.read(&said).unwrap();
-                }
-                let answer = ours.take(usize::MAX);
-                client.read_tls(&mut &answer[..]).unwrap();
-                client.process_new_packets().unwrap();
+                exchange(&mut client, &mut ours);
             }
             ours.secured.unwrap().resumed
         };
@@ -342,25 +352,13 @@ fn sessions_are_bound_to_what_both_ends_export() {
     ];
     for (suite, bound) in cases {
         let provider = Arc::new(CryptoProvider { cipher_suites: vec![suite], ..aws_lc_rs::default_provider() });
-        let verifier = Arc::new(AnyCertificate(provider.clone()));
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[if bound { &rustls::version::TLS13 } else { &rustls::version::TLS12 }])
-            .unwrap()
-            .dangerous()
-            .with_custom_certificate_verifier(verifier)
-            .with_no_client_auth();
+        let version = if bound { &rustls::version::TLS13 } else { &rustls::version::TLS12 };
+        let config = trusting(provider, &[version]).with_no_client_auth();
         let name = ServerName::try_from("relay.example").unwrap();
         let mut client = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
         let mut ours = End::new(server());
         while client.is_handshaking() || ours.secured.is_none() {
-            let mut said = Vec::new();
-            client.write_tls(&mut said).unwrap();
-            if !said.is_empty() {
-                ours.read(&said).unwrap();
-            }
-            let answer = ours.take(usize::MAX);
-            client.read_tls(&mut &answer[..]).unwrap();
-            client.process_new_packets().unwrap();
+            exchange(&mut client, &mut ours);
         }
         let exported = client.export_keying_material([0; 32], b"EXPORTER-Channel-Binding", Some(b"")).unwrap();
         let binding = ours.secured.unwrap().binding;
@@ -385,13 +383,7 @@ fn clients_are_known_by_certificates() {
     let (roots, known, known_key) = write("client.example");
     let (_, stranger, stranger_key) = write("stranger.example");
     let keys = Keys::load(&settings(dir.path(), &[format!("tls.client_roots={}", roots.display())])).unwrap().0;
-    let config = || {
-        ClientConfig::builder_with_provider(provider())
-            .with_protocol_versions(&VERSIONS)
-            .unwrap()
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider())))
-    };
+    let config = || trusting(provider(), &VERSIONS);
     for (config, certified) in [
         (config().with_no_client_auth(), Some(false)),
         (config().with_client_auth_cert(vec![known], known_key).unwrap(), Some(true)),
