@@ -187,6 +187,19 @@ mod tests {
         }
     }
 
+    /// What the kernel is about to let go of is waited for, as behind the end of a relay.
+    #[test]
+    fn an_address_that_becomes_free_is_taken() {
+        let (address, sockets) = bind_tcp("127.0.0.1:0".parse().unwrap(), &[0], &SocketSettings::default()).unwrap();
+        sockets[0].listen(1).unwrap();
+        let before = std::thread::spawn(move || {
+            std::thread::sleep(10 * IN_USE_PAUSE);
+            drop(sockets);
+        });
+        bind_tcp(address, &[0], &SocketSettings::default()).unwrap();
+        before.join().unwrap();
+    }
+
     #[test]
     fn a_connection_goes_to_the_shard_on_the_core_it_came_to() {
         let cores = crate::runtime::allowed_cores().unwrap();
