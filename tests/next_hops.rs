@@ -8,31 +8,17 @@ mod common;
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use common::dovecot::{Dovecot, PASSWORD};
 use common::mail::plain;
 use common::postfix::Postfix;
-use common::programs::{need, succeed};
+use common::programs::certificate;
 use common::relay::{Relay, Setup, ringpost};
 use common::sink::Sink;
 use common::{free_port, wait_until};
 
-const PROGRAM_LONGEST: Duration = Duration::from_secs(60);
 const ARRIVAL_LONGEST: Duration = Duration::from_secs(60);
-
-/// A certificate for 127.0.0.1, which is its own authority.
-fn certificate(dir: &Path) -> (String, String) {
-    let (certificate, key) = (dir.join("c.pem"), dir.join("k.pem"));
-    let mut command = Command::new(need("openssl", "openssl"));
-    command.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "9", "-subj", "/CN=hop.example"]);
-    command.args(["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE"]);
-    command.arg("-keyout").arg(&key).arg("-out").arg(&certificate);
-    succeed(&mut command, PROGRAM_LONGEST);
-    (certificate.display().to_string(), key.display().to_string())
-}
 
 /// Nothing that the relay reported gives the password away, in any form in which it is said (AUT-08).
 fn assert_silent(relay: &Relay) {

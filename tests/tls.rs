@@ -8,14 +8,13 @@ mod common;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use common::client::Client;
 use common::mail::plain;
-use common::programs::{Running, need, python, script, succeed};
+use common::programs::{Running, certificate, need, python, script, succeed};
 use common::relay::Setup;
 use common::sink::Sink;
 use common::{free_port, wait_until};
@@ -92,17 +91,6 @@ fn relays_speak_tls_with_each_other() {
     }
     first.stop();
     second.stop();
-}
-
-/// A certificate for 127.0.0.1, which is its own authority.
-fn certificate(dir: &Path) -> (String, String) {
-    let (certificate, key) = (dir.join("c.pem"), dir.join("k.pem"));
-    let mut command = Command::new(need("openssl", "openssl"));
-    command.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "9", "-subj", "/CN=hop.example"]);
-    command.args(["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE"]);
-    command.arg("-keyout").arg(&key).arg("-out").arg(&certificate);
-    succeed(&mut command, PROGRAM_LONGEST);
-    (certificate.display().to_string(), key.display().to_string())
 }
 
 /// TLS-05, TLS-07, TLS-08: to a next hop that takes nothing in clear.

@@ -40,6 +40,17 @@ pub(crate) fn is_root() -> bool {
     unsafe { libc::geteuid() == 0 }
 }
 
+/// A certificate for 127.0.0.1, which is its own authority, and its key: two files in `dir`.
+pub(crate) fn certificate(dir: &Path) -> (String, String) {
+    let (certificate, key) = (dir.join("c.pem"), dir.join("k.pem"));
+    let mut command = Command::new(need("openssl", "openssl"));
+    command.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "9", "-subj", "/CN=hop.example"]);
+    command.args(["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE"]);
+    command.arg("-keyout").arg(&key).arg("-out").arg(&certificate);
+    succeed(&mut command, Duration::from_secs(60));
+    (certificate.display().to_string(), key.display().to_string())
+}
+
 /// Runs a program to its end, without input; fails the test if it takes too long.
 pub(crate) fn run(command: &mut Command, longest: Duration) -> Output {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

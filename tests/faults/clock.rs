@@ -23,7 +23,7 @@ use loadgen::sink::{Book, Sink, SinkPlan};
 use crate::crash::{awkward, mixed};
 use crate::proxy::{Proxy, Weather};
 use crate::stage::{Load, Setting, Stage, Told, free_address};
-use crate::{Campaign, Run, SKIPPED, scratch};
+use crate::{Campaign, SKIPPED, run_parts, scratch};
 
 const DAY_MS: i64 = 86_400_000;
 const SETTLE_LONGEST: Duration = Duration::from_secs(120);
@@ -75,16 +75,7 @@ pub(crate) fn compile(source: &Path, library: &Path) -> Told<()> {
 }
 
 pub(crate) fn run(campaign: &Campaign) -> Told<Vec<String>> {
-    let part = campaign.option::<String>("part")?;
-    let parts: [(&str, Run); 2] = [("load", under_load), ("waiting", waiting)];
-    let mut broken = Vec::new();
-    for (name, run) in parts {
-        if part.as_ref().is_none_or(|part| part == name) {
-            println!("-- {name}");
-            broken.extend(run(campaign)?.into_iter().map(|text| format!("{name}: {text}")));
-        }
-    }
-    Ok(broken)
+    run_parts(campaign, &[("load", under_load), ("waiting", waiting)])
 }
 
 // ---- under load ----

@@ -15,7 +15,7 @@ use loadgen::sink::faults::Faults;
 use crate::ram::{Fault, Op, RamVolume};
 use crate::stage::{Load, NOTHING_TAKEN, Outcome, Setting, Stage, Told};
 use crate::volume::{Kind, Volume};
-use crate::{Campaign, Run, SKIPPED, rot, scratch};
+use crate::{Campaign, SKIPPED, rot, run_parts, scratch};
 
 /// No run has so many operations of one kind.
 const NUMBER_MAX: u64 = 10_000;
@@ -31,28 +31,7 @@ const ERRORS: &[(Op, &[i32])] = &[
 ];
 
 pub(crate) fn run(campaign: &Campaign) -> Told<Vec<String>> {
-    let part = campaign.option::<String>("part")?;
-    let wanted = |name: &str| part.as_ref().is_none_or(|part| part == name);
-    let mut broken = Vec::new();
-    let mut ran = 0;
-    let parts: [(&str, Run); 4] = [("each", each), ("full", full), ("inodes", inodes), ("bits", rot::run)];
-    for (name, run) in parts {
-        if !wanted(name) {
-            continue;
-        }
-        println!("-- {name}");
-        match run(campaign) {
-            Ok(more) => broken.extend(more.into_iter().map(|text| format!("{name}: {text}"))),
-            Err(text) if campaign.short && text.starts_with(SKIPPED) => {
-                println!("{text}");
-                continue;
-            }
-            Err(text) if text.starts_with(SKIPPED) => return Err(text),
-            Err(text) => broken.push(format!("{name}: {text}")),
-        }
-        ran += 1;
-    }
-    if ran == 0 { Err(format!("{SKIPPED}no file system to fail")) } else { Ok(broken) }
+    run_parts(campaign, &[("each", each), ("full", full), ("inodes", inodes), ("bits", rot::run)])
 }
 
 // ---- each operation in turn ----

@@ -59,6 +59,34 @@ const CAMPAIGNS: &[(&str, Run)] = &[
     ("clock", clock::run),
 ];
 
+/// Runs a campaign's parts, or the one that is asked for. What one of them did not hold does not keep the others from being run; a
+/// short campaign leaves out what cannot be run here.
+pub(crate) fn run_parts(campaign: &Campaign, parts: &[(&str, Run)]) -> Told<Vec<String>> {
+    let wanted = campaign.option::<String>("part")?;
+    if let Some(unknown) = wanted.as_ref().filter(|wanted| parts.iter().all(|(name, _)| name != wanted)) {
+        let names: Vec<&str> = parts.iter().map(|(name, _)| *name).collect();
+        return Err(format!("there is no part {unknown}, but {}", names.join(", ")));
+    }
+    let (mut broken, mut ran) = (Vec::new(), 0);
+    for (name, run) in parts {
+        if wanted.as_ref().is_some_and(|wanted| wanted != name) {
+            continue;
+        }
+        println!("-- {name}");
+        match run(campaign) {
+            Ok(more) => broken.extend(more.into_iter().map(|text| format!("{name}: {text}"))),
+            Err(text) if campaign.short && text.starts_with(SKIPPED) => {
+                println!("{text}");
+                continue;
+            }
+            Err(text) if text.starts_with(SKIPPED) => return Err(text),
+            Err(text) => broken.push(format!("{name}: {text}")),
+        }
+        ran += 1;
+    }
+    if ran == 0 { Err(format!("{SKIPPED}none of its parts can be run")) } else { Ok(broken) }
+}
+
 /// Begins the reason of a campaign that cannot be run here.
 pub(crate) const SKIPPED: &str = "skipped: ";
 

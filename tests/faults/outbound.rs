@@ -14,7 +14,7 @@ use loadgen::sink::profiles::Profile;
 
 use crate::overload::{endless, none_lost};
 use crate::stage::{Load, Setting, Stage, Told, free_address};
-use crate::{Campaign, Run, scratch};
+use crate::{Campaign, run_parts, scratch};
 
 const SETTLE_LONGEST: Duration = Duration::from_secs(900);
 /// Memory of a queued recipient beside the blocks kept for bodies.
@@ -25,20 +25,7 @@ const FIRST_LONGEST: Duration = Duration::from_secs(5);
 const HOLDS: f64 = 0.9;
 
 pub(crate) fn run(campaign: &Campaign) -> Told<Vec<String>> {
-    let part = campaign.option::<String>("part")?;
-    let parts: [(&str, Run); 4] =
-        [("domains", domains), ("tarpits", tarpits), ("distance", distance), ("urgent", urgent)];
-    let mut broken = Vec::new();
-    for (name, run) in parts {
-        if part.as_ref().is_none_or(|part| part == name) {
-            println!("-- {name}");
-            match run(campaign) {
-                Ok(more) => broken.extend(more.into_iter().map(|text| format!("{name}: {text}"))),
-                Err(text) => broken.push(format!("{name}: {text}")),
-            }
-        }
-    }
-    Ok(broken)
+    run_parts(campaign, &[("domains", domains), ("tarpits", tarpits), ("distance", distance), ("urgent", urgent)])
 }
 
 /// An address for mail hosts: not one that the relay listens on, which it would take for itself.

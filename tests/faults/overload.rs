@@ -16,7 +16,7 @@ use loadgen::sink::SinkPlan;
 use crate::crash::{awkward, mixed};
 use crate::proxy::{Proxy, Weather};
 use crate::stage::{Load, Setting, Size, Stage, Told, free_address, program};
-use crate::{Campaign, Run, scratch};
+use crate::{Campaign, run_parts, scratch};
 
 const SETTLE_LONGEST: Duration = Duration::from_secs(600);
 /// Throughput beyond capacity is at least so much of the best.
@@ -27,20 +27,7 @@ const FLAT_BYTES: u64 = 24 << 20;
 const SESSION_BYTES: u64 = 2048;
 
 pub(crate) fn run(campaign: &Campaign) -> Told<Vec<String>> {
-    let part = campaign.option::<String>("part")?;
-    let parts: [(&str, Run); 5] =
-        [("beyond", beyond), ("idle", idle), ("queue", queue), ("soak", soak), ("stops", stops)];
-    let mut broken = Vec::new();
-    for (name, run) in parts {
-        if part.as_ref().is_none_or(|part| part == name) {
-            println!("-- {name}");
-            match run(campaign) {
-                Ok(more) => broken.extend(more.into_iter().map(|text| format!("{name}: {text}"))),
-                Err(text) => broken.push(format!("{name}: {text}")),
-            }
-        }
-    }
-    Ok(broken)
+    run_parts(campaign, &[("beyond", beyond), ("idle", idle), ("queue", queue), ("soak", soak), ("stops", stops)])
 }
 
 pub(crate) fn endless(seed: u64) -> SendPlan {
