@@ -5,8 +5,12 @@
 
 mod world;
 
+use std::hint::black_box;
+
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ringpost::base::bytes::HeapBlocks;
+use ringpost::base::checksum::crc32c;
+use ringpost::smtp::data::{DataDecoder, END_OF_DATA, PlainScan, Step};
 use world::{ENVELOPE, World, message};
 
 fn whole_message(c: &mut Criterion) {
@@ -28,5 +32,29 @@ fn whole_message(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, whole_message);
+/// What is done to each byte of a body.
+fn sweeps(c: &mut Criterion) {
+    let body = message(10 * 1024);
+    let text = &body[..body.len() - END_OF_DATA.len()];
+    let mut group = c.benchmark_group("10 KiB");
+    group.throughput(Throughput::Bytes(body.len() as u64));
+    group.bench_function("checksum", |b| b.iter(|| crc32c(&[black_box(text)])));
+    group.bench_function("judged as DATA", |b| {
+        b.iter(|| {
+            let (mut decoder, mut input) = (DataDecoder::new(), black_box(&body[..]));
+            while decoder.step(&mut input) != Step::End {}
+            decoder.wire_bytes()
+        });
+    });
+    group.bench_function("judged as BDAT", |b| {
+        b.iter(|| {
+            let mut scan = PlainScan::default();
+            scan.feed(black_box(text));
+            scan.bytes()
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, whole_message, sweeps);
 criterion_main!(benches);
