@@ -22,8 +22,8 @@ pub(crate) fn demo(wanted: &Demo) -> Result<(), String> {
     let scenario = scenario(wanted)?;
     let dir = scenario.dir.clone().expect("the demonstration names its directory");
     eprintln!(
-        "ringpost demo: a relay with {} shards, {} sessions sending {} messages of {} bytes, and a sink; queue in {}",
-        wanted.shards.map_or("one per core".to_owned(), |shards| shards.to_string()),
+        "ringpost demo: a relay with {}, {} sessions sending {} messages of {} bytes, and a sink; queue in {}",
+        wanted.shards.map_or("a shard on each core".to_owned(), |shards| format!("{shards} shard(s)")),
         wanted.sessions,
         wanted.messages,
         wanted.size_bytes,
