@@ -220,7 +220,7 @@ impl Shard {
         let source = &self.settings.sources[usize::from(self.sites.table[site as usize].source)];
         let proxy = source.proxy;
         let source = source.address_for(address.ip()).expect("a site leads nowhere that its source cannot reach");
-        let id = self.conns.insert(Side::Out(Outbound {
+        let id = self.conns.insert(Side::Out(Box::new(Outbound {
             view: None,
             client,
             site,
@@ -237,7 +237,7 @@ impl Shard {
             ending: false,
             race,
             socks: None,
-        }));
+        })));
         let mut conn = self.conns.take(id).expect("it was just inserted");
         let connect_ms = self.settings.timeout.connect_ms;
         conn.deadline =

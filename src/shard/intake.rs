@@ -12,7 +12,7 @@ use ipnet::IpNet;
 
 use crate::base::ids::{ConnId, MessageId, Position};
 use crate::base::limits;
-use crate::base::time::{Now, UnixMs};
+use crate::base::time::{Mono, Now, UnixMs};
 use crate::config::{Role, Settings};
 use crate::mail::address::domain_of;
 use crate::mail::envelope::Envelope;
@@ -139,7 +139,7 @@ impl Shard {
             awaiting: false,
             paused: false,
             tls_due: false,
-            data_since: None,
+            data_since: Mono::NEVER,
             data_bytes: 0,
         }));
         effects.push(Effect::Open { conn: id });
@@ -304,13 +304,13 @@ impl Shard {
         self.log.drop_chunks(&inbound.chunks);
         inbound.chunks.clear();
         inbound.gathered.clear();
-        inbound.data_since = None;
+        inbound.data_since = Mono::NEVER;
     }
 
     /// A whole message is there: append its accepting record. True if the session now waits for the commit.
     fn message_end(&mut self, now: Now, id: ConnId, conn: &mut Conn, run: &Run<'_>) -> bool {
         let Conn { side: Side::In(inbound), .. } = conn else { unreachable!("only clients send messages") };
-        inbound.data_since = None;
+        inbound.data_since = Mono::NEVER;
         let facts = inbound.server.facts();
         let mut tail: [&[u8]; 9] = [&[]; 9];
         tail[0] = &inbound.gathered;
@@ -437,15 +437,14 @@ impl Shard {
         let inbound = conn.inbound();
         let silence_ms = match inbound.server.waiting() {
             Waiting::Data => {
-                inbound.data_since.get_or_insert_with(|| {
-                    inbound.data_bytes = 0;
-                    now.mono
-                });
+                if inbound.data_since == Mono::NEVER {
+                    (inbound.data_since, inbound.data_bytes) = (now.mono, 0);
+                }
                 self.settings.relay.data_idle_ms
             }
             Waiting::Command => {
                 if !inbound.server.in_message() {
-                    inbound.data_since = None;
+                    inbound.data_since = Mono::NEVER;
                 }
                 self.settings.relay.command_idle_ms
             }
@@ -453,11 +452,10 @@ impl Shard {
             // The disk's turn, not the client's.
             Waiting::Verdict | Waiting::Credentials | Waiting::Over => self.settings.relay.command_idle_ms,
         };
-        let too_slow = inbound.data_since.is_some_and(|since| {
-            let taken_ms = now.mono.ms_since(since);
-            taken_ms > self.settings.relay.data_idle_ms
-                && inbound.data_bytes < taken_ms * limits::DATA_RATE_MIN_BYTES_PER_SECOND / 1000
-        });
+        // Nothing before `NEVER`.
+        let taken_ms = now.mono.ms_since(inbound.data_since);
+        let too_slow = taken_ms > self.settings.relay.data_idle_ms
+            && inbound.data_bytes < taken_ms * limits::DATA_RATE_MIN_BYTES_PER_SECOND / 1000;
         conn.deadline = if too_slow { now.mono } else { now.mono.plus_ms(silence_ms) };
         self.watch(now.mono, id, conn);
     }

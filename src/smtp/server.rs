@@ -22,33 +22,33 @@
 mod auth;
 mod bdat;
 mod conveyed;
+mod transaction;
 
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::base::ids::MessageId;
-use crate::base::limits::{
-    AUTH_LINE_MAX_BYTES, COMMAND_LINE_MAX_BYTES, ENVELOPE_PARAMETERS_MAX_BYTES, MESSAGE_HARD_FACTOR,
-};
+use crate::base::limits::{AUTH_LINE_MAX_BYTES, COMMAND_LINE_MAX_BYTES, ENVELOPE_PARAMETERS_MAX_BYTES};
 use crate::base::time::UnixMs;
 use crate::mail::address::{AddressError, POSTMASTER, Path, ascii_domain, domain_of};
-use crate::mail::envelope::{Body, Envelope};
+use crate::mail::envelope::Envelope;
 use crate::mail::parameters::{DeliverBy, MessageParameters, recipient_bytes};
 use crate::mail::text::Text;
-use crate::mail::trace::{Fixes, HeaderScan, Protocol};
+use crate::mail::trace::{Fixes, Protocol};
 use crate::queue::{LogRefusal, Proof};
 use crate::smtp::auth::{AuthRequest, ChannelBinding, Mechanisms, User};
 use crate::smtp::command::{
     self, By, Command, CommandError, Hold, MailParameters, Offered, ParameterError, Parameters,
 };
-use crate::smtp::data::{DataDecoder, PlainScan, Step};
 use crate::smtp::line::{Line, LineReader};
 use crate::smtp::reply::{self, Offers, Reply};
 use crate::smtp::xclient::{Claim, Forwarded};
 
 use auth::Exchange;
 use bdat::Bdat;
+use transaction::Transaction;
+pub(crate) use transaction::text_refusal;
 
 /// What the operator says about sessions; the same for all of a shard.
 #[derive(Clone, Debug)]
@@ -180,7 +180,7 @@ pub struct Server {
     ends_after_verdict: bool,
     /// Inside TLS: the cipher suite.
     cipher: Option<&'static str>,
-    binding: ChannelBinding,
+    binding: Option<Box<ChannelBinding>>,
     user: Option<Arc<User>>,
     /// The exchange of AUTH that is on.
     exchange: Option<Exchange>,
@@ -195,18 +195,13 @@ pub struct Server {
     protocol: Protocol,
     /// MAIL was taken.
     in_transaction: bool,
-    envelope: Envelope,
+    /// What MAIL and all behind it brought. None before the first.
+    transaction: Option<Box<Transaction>>,
     lines: LineReader,
-    /// The text, if it comes by DATA.
-    data: DataDecoder,
-    /// The text, if it comes by BDAT.
-    plain: PlainScan,
     /// The transaction's text comes by BDAT: at least one chunk was begun.
     chunked: bool,
     /// The chunk being read.
     bdat: Option<Bdat>,
-    header: HeaderScan,
-    storage_refusal: Option<LogRefusal>,
     no_room: Option<LogRefusal>,
     /// The moment, as the caller said last.
     now: UnixMs,
@@ -226,7 +221,7 @@ impl Server {
             greeted: false,
             ends_after_verdict: false,
             cipher: None,
-            binding: ChannelBinding::default(),
+            binding: None,
             user: None,
             exchange: None,
             request: None,
@@ -236,14 +231,10 @@ impl Server {
             hello: Vec::new(),
             protocol: Protocol::Smtp,
             in_transaction: false,
-            envelope: Envelope::new(),
+            transaction: None,
             lines: LineReader::default(),
-            data: DataDecoder::new(),
-            plain: PlainScan::default(),
             chunked: false,
             bdat: None,
-            header: HeaderScan::default(),
-            storage_refusal: None,
             no_room: None,
             now: UnixMs(0),
             errors: 0,
@@ -299,21 +290,22 @@ impl Server {
         }
     }
 
-    /// The envelope of the transaction; stays after `MessageEnd` until the verdict.
+    /// The envelope of the transaction; stays after `MessageEnd` until the verdict. Panics outside a transaction.
     pub fn envelope(&self) -> &Envelope {
-        &self.envelope
+        &self.transaction().envelope
     }
 
-    /// What is known of the message.
+    /// What is known of the message. Panics outside a transaction.
     pub fn facts(&self) -> MessageFacts<'_> {
+        let Transaction { data, plain, header, .. } = self.transaction();
         let (body_bytes, stored_bytes, text) = if self.chunked {
-            (self.plain.bytes(), self.plain.bytes(), self.plain_text())
+            (plain.bytes(), plain.bytes(), self.plain_text())
         } else {
-            let text = Text { eight_bit: self.data.eight_bit(), ..Text::default() };
-            (self.data.body_bytes(), self.data.wire_bytes(), text)
+            let text = Text { eight_bit: data.eight_bit(), ..Text::default() };
+            (data.body_bytes(), data.wire_bytes(), text)
         };
-        let fixes = if self.settings.submission { self.header.fixes() } else { Fixes::default() };
-        let utf8_header = self.header.eight_bit();
+        let fixes = if self.settings.submission { header.fixes() } else { Fixes::default() };
+        let utf8_header = header.eight_bit();
         MessageFacts { body_bytes, stored_bytes, text, utf8_header, hello: &self.hello, protocol: self.protocol, fixes }
     }
 
@@ -342,7 +334,7 @@ impl Server {
     pub fn secured(&mut self, cipher: &'static str, binding: ChannelBinding, out: &mut Vec<u8>) {
         assert_eq!(self.waiting, Waiting::Handshake, "a handshake was agreed on");
         self.cipher = Some(cipher);
-        self.binding = binding;
+        self.binding = Some(Box::new(binding));
         self.begin_anew();
         if !self.greeted {
             self.greet(out);
@@ -382,7 +374,7 @@ impl Server {
     /// The log does not take this message's body: the end of data, or of the chunk, is answered so. Only `in_message`.
     pub fn storage_refused(&mut self, why: LogRefusal) {
         assert!(self.in_message(), "a body is refused while it comes");
-        self.storage_refusal = Some(why);
+        self.transaction_mut().storage_refusal = Some(why);
     }
 
     /// The message is thrown away, and its client told so: `listen.null`.
@@ -519,7 +511,7 @@ impl Server {
                 reply
             }
             Command::Rcpt { recipient, parameters } => self.rcpt(recipient, parameters),
-            Command::Data { argument } => self.data(argument),
+            Command::Data { argument } => self.begin_data(argument),
             Command::Reset => {
                 self.end_transaction();
                 reply::RESET
@@ -628,10 +620,11 @@ impl Server {
         if let Some(why) = self.no_room {
             return storage_reply(why);
         }
-        self.envelope.set_sender(sender.mailbox);
-        self.envelope.declared_size = known.size_bytes;
-        self.envelope.body = known.body.unwrap_or_default();
-        self.envelope.set_parameters(&kept);
+        let envelope = &mut self.transaction_mut().envelope;
+        envelope.set_sender(sender.mailbox);
+        envelope.declared_size = known.size_bytes;
+        envelope.body = known.body.unwrap_or_default();
+        envelope.set_parameters(&kept);
         self.in_transaction = true;
         reply::SENDER_OK
     }
@@ -676,24 +669,25 @@ impl Server {
             Ok(said) => said,
             Err(error) => return parameter_reply(error),
         };
-        if let Some(refusal) = refuse_utf8(recipient, self.envelope.utf8, reply::RECIPIENT_SYNTAX) {
+        if let Some(refusal) = refuse_utf8(recipient, self.envelope().utf8, reply::RECIPIENT_SYNTAX) {
             return refusal;
         }
         if !self.may_relay() && !self.is_own_postmaster(recipient) {
             return reply::RELAY_DENIED;
         }
-        if self.envelope.len() >= self.settings.recipients_max {
+        if self.envelope().len() >= self.settings.recipients_max {
             return reply::TOO_MANY_RECIPIENTS;
         }
-        if self.envelope.parameters_bytes() + recipient_bytes(&said) > ENVELOPE_PARAMETERS_MAX_BYTES {
+        if self.envelope().parameters_bytes() + recipient_bytes(&said) > ENVELOPE_PARAMETERS_MAX_BYTES {
             return reply::TOO_MANY_PARAMETERS;
         }
+        let envelope = &mut self.transaction.get_or_insert_default().envelope;
         if recipient.is_bare_postmaster() {
-            self.envelope.push_recipient_parts(&[POSTMASTER, b"@", self.settings.hostname.as_bytes()]);
+            envelope.push_recipient_parts(&[POSTMASTER, b"@", self.settings.hostname.as_bytes()]);
         } else {
-            self.envelope.push_recipient(recipient.mailbox);
+            envelope.push_recipient(recipient.mailbox);
         }
-        self.envelope.set_recipient_parameters(&said);
+        envelope.set_recipient_parameters(&said);
         reply::RECIPIENT_OK
     }
 
@@ -703,85 +697,6 @@ impl Server {
         let local = &recipient.mailbox[..recipient.mailbox.len().saturating_sub(domain.len() + 1)];
         recipient.is_bare_postmaster()
             || local.eq_ignore_ascii_case(POSTMASTER) && domain.eq_ignore_ascii_case(self.settings.hostname.as_bytes())
-    }
-
-    fn data(&mut self, argument: bool) -> Reply {
-        if argument {
-            reply::BAD_ARGUMENT
-        } else if !self.in_transaction {
-            reply::MAIL_FIRST
-        } else if self.envelope.is_empty() {
-            reply::NO_RECIPIENTS
-        } else if self.chunked {
-            reply::CHUNKS_BEGUN
-        } else if self.envelope.body == Body::BinaryMime {
-            reply::BINARY_BY_DATA
-        } else {
-            self.waiting = Waiting::Data;
-            self.data = DataDecoder::new();
-            self.header = self.header_scan(false);
-            reply::SEND_DATA
-        }
-    }
-
-    // ---- data ----
-
-    fn next_data<'b>(&mut self, input: &mut &'b [u8], out: &mut Vec<u8>) -> ServerEvent<'b> {
-        loop {
-            match self.data.step(input) {
-                Step::More => return ServerEvent::NeedMore,
-                Step::End => return self.end_of_data(out),
-                Step::Piece(piece) => {
-                    self.header.feed(piece);
-                    let hard_max = self.settings.message_bytes_max.saturating_mul(MESSAGE_HARD_FACTOR);
-                    if self.data.wire_bytes() > hard_max {
-                        self.end_session(reply::FAR_TOO_LARGE, out);
-                        *input = &[];
-                        return ServerEvent::Close;
-                    }
-                    if self.message_refusal().is_none() {
-                        return ServerEvent::Body(piece);
-                    }
-                }
-            }
-        }
-    }
-
-    fn header_scan(&self, plain: bool) -> HeaderScan {
-        HeaderScan::new(plain, self.settings.submission).watching(self.envelope.utf8)
-    }
-
-    /// Why the message is refused now that its header is known in whole (BLK-07).
-    fn header_refusal(&self) -> Option<Reply> {
-        (self.settings.submission && self.header.from_fields() != 1).then_some(reply::FROM_FIELDS)
-    }
-
-    /// Why the message will be refused at its end, as far as is known. In order of weight, not of time, so that
-    /// the reply does not hang on how the bytes were split.
-    fn message_refusal(&self) -> Option<Reply> {
-        let (bare_line_end, long_line, body_bytes) = if self.chunked {
-            let lines = self.envelope.body != Body::BinaryMime;
-            (lines && self.plain.bare_line_end(), lines && self.plain.long_line(), self.plain.bytes())
-        } else {
-            (self.data.bare_line_end(), self.data.long_line(), self.data.body_bytes())
-        };
-        let refusal = text_refusal(&self.settings, bare_line_end, long_line, body_bytes, self.header);
-        refusal.or_else(|| self.storage_refusal.map(storage_reply))
-    }
-
-    fn end_of_data(&mut self, out: &mut Vec<u8>) -> ServerEvent<'static> {
-        match self.message_refusal().or(self.header_refusal()) {
-            None => {
-                self.waiting = Waiting::Verdict;
-                ServerEvent::MessageEnd
-            }
-            Some(refusal) => {
-                refusal.write(out);
-                self.end_transaction();
-                self.waiting = Waiting::Command;
-                ServerEvent::MessageDropped
-            }
-        }
     }
 
     fn verdict_given(&mut self, out: &mut Vec<u8>) {
@@ -797,8 +712,10 @@ impl Server {
     /// Forgets sender, recipients and data; whatever ended the transaction, the next begins clean (SES-27).
     fn end_transaction(&mut self) {
         self.in_transaction = false;
-        self.envelope.clear();
-        self.storage_refusal = None;
+        if let Some(transaction) = &mut self.transaction {
+            transaction.envelope.clear();
+            transaction.storage_refusal = None;
+        }
         self.forwarded = None;
     }
 
@@ -826,27 +743,6 @@ fn refuse_utf8(path: Path<'_>, utf8: bool, no_domain: Reply) -> Option<Reply> {
         Some(reply::ADDRESS_EIGHT_BIT)
     } else {
         ascii_domain(domain_of(path.mailbox)).is_none().then_some(no_domain)
-    }
-}
-
-/// What is wrong with a text, whichever way it came (DAT-03, SIZ-06, SIZ-08, TRC-06, FND-09).
-pub(crate) fn text_refusal(
-    settings: &ServerSettings,
-    bare_line_end: bool,
-    long_line: bool,
-    body_bytes: u64,
-    header: HeaderScan,
-) -> Option<Reply> {
-    if bare_line_end {
-        Some(reply::BARE_LINE_END)
-    } else if long_line {
-        Some(reply::DATA_LINE_TOO_LONG)
-    } else if body_bytes > settings.message_bytes_max {
-        Some(reply::TOO_LARGE)
-    } else if header.received_fields() > settings.received_fields_max {
-        Some(reply::LOOPING)
-    } else {
-        None
     }
 }
 

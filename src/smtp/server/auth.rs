@@ -25,7 +25,7 @@ impl Server {
     pub(super) fn mechanisms(&self) -> Mechanisms {
         match self.cipher {
             None => self.settings.auth.in_clear,
-            Some(_) if self.binding.suffices() => self.settings.auth.inside_tls,
+            Some(_) if self.binding.as_ref().is_some_and(|binding| binding.suffices()) => self.settings.auth.inside_tls,
             Some(_) => self.settings.auth.inside_tls.without(Mechanism::ScramSha256Plus),
         }
     }
@@ -92,7 +92,7 @@ impl Server {
             response,
             state: exchange.state.take(),
             peer: self.peer.address,
-            binding: self.binding.clone(),
+            binding: self.binding.as_deref().cloned().unwrap_or_default(),
             plus_offered: self.mechanisms().contains(Mechanism::ScramSha256Plus),
         };
         self.request = Some(Box::new(request));

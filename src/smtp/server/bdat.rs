@@ -31,7 +31,7 @@ impl Server {
             return self.end_session(reply::CHUNK_SIZE, out);
         };
         let limit = self.settings.message_bytes_max;
-        let together = left_bytes.saturating_add(if self.chunked { self.plain.bytes() } else { 0 });
+        let together = left_bytes.saturating_add(if self.chunked { self.transaction().plain.bytes() } else { 0 });
         if together > limit.saturating_mul(MESSAGE_HARD_FACTOR) {
             return self.end_session(reply::FAR_TOO_LARGE, out);
         }
@@ -39,7 +39,7 @@ impl Server {
             Some(reply::BAD_ARGUMENT)
         } else if !self.in_transaction {
             Some(reply::MAIL_FIRST)
-        } else if self.envelope.is_empty() {
+        } else if self.envelope().is_empty() {
             Some(reply::NO_RECIPIENTS)
         } else if together > limit {
             Some(reply::TOO_LARGE)
@@ -48,8 +48,10 @@ impl Server {
         };
         if refusal.is_none() && !self.chunked {
             self.chunked = true;
-            self.plain = PlainScan::default();
-            self.header = self.header_scan(true);
+            let header = self.header_scan(true);
+            let transaction = self.transaction_mut();
+            transaction.plain = PlainScan::default();
+            transaction.header = header;
         }
         self.bdat = Some(Bdat { left_bytes, last, refusal });
         self.waiting = Waiting::Data;
@@ -71,8 +73,9 @@ impl Server {
         if bdat.refusal.is_some() {
             return None;
         }
-        self.plain.feed(piece);
-        self.header.feed(piece);
+        let transaction = self.transaction_mut();
+        transaction.plain.feed(piece);
+        transaction.header.feed(piece);
         self.message_refusal().is_none().then_some(ServerEvent::Body(piece))
     }
 
@@ -85,7 +88,7 @@ impl Server {
             return None;
         }
         if last {
-            self.plain.end();
+            self.transaction_mut().plain.end();
         }
         let header_refusal = if last { self.header_refusal() } else { None };
         match self.message_refusal().or(header_refusal) {
@@ -107,6 +110,6 @@ impl Server {
 
     /// What a text that came by BDAT is like.
     pub(super) fn plain_text(&self) -> Text {
-        self.plain.text(self.envelope.body == Body::BinaryMime)
+        self.transaction().plain.text(self.envelope().body == Body::BinaryMime)
     }
 }

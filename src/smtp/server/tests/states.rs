@@ -54,7 +54,7 @@ fn state_of(session: &Session) -> State {
         Waiting::Data => Data,
         Waiting::Verdict | Waiting::Credentials => unreachable!("nothing is asked that takes time"),
         Waiting::Command if server.chunked => Chunk,
-        Waiting::Command if !server.envelope().is_empty() => Rcpt,
+        Waiting::Command if server.transaction.as_ref().is_some_and(|held| !held.envelope.is_empty()) => Rcpt,
         Waiting::Command if server.in_transaction => Mail,
         Waiting::Command if server.hello().is_empty() => New,
         Waiting::Command if server.protocol() == Protocol::Smtp => Plain,
