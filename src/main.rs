@@ -120,13 +120,13 @@ fn explain(wanted: &Explain) -> Result<(), Trouble> {
     let whose = Whose { tenant, sender: wanted.sender.as_deref().unwrap_or_default() };
     let answer = match route::explain::question(&settings, domain, whose) {
         None => None,
-        Some((name, address_only)) => {
-            let dns = ResolverSettings { servers: settings.dns_servers.clone() };
+        Some(question) => {
+            let dns = ResolverSettings { servers: settings.dns_servers.clone(), trust: settings.dns_trust };
             let resolver = Resolver::start(&dns).map_err(|error| Trouble::Failed(format!("no DNS: {error}")))?;
             let (reply, answer) = std::sync::mpsc::channel();
             // The receiver is there until the answer came.
             let reply = Box::new(move |_, answer| drop(reply.send(answer)));
-            resolver.ask(QueryId(0), name, address_only, reply);
+            resolver.ask(QueryId(0), question, reply);
             Some(answer.recv().map_err(failed)?)
         }
     };
@@ -147,7 +147,7 @@ fn explain(wanted: &Explain) -> Result<(), Trouble> {
         .iter()
         .map(|host| {
             let addresses: Vec<_> = host.addresses.iter().map(address).collect();
-            serde_json::json!({ "preference": host.preference, "name": host.name, "addresses": addresses })
+            serde_json::json!({ "preference": host.preference, "name": host.name, "addresses": addresses, "tls": host.tls })
         })
         .collect();
     let all = serde_json::json!({
@@ -270,14 +270,12 @@ fn options(settings: &Settings, sockets: Sockets, keys: Keys, authenticate: Auth
 
 /// Who answers questions about domains. Without DNS the relay runs all the same: a smart host may need none.
 fn resolver(settings: &Settings, reporter: &Reporter) -> Ask {
-    match Resolver::start(&ResolverSettings { servers: settings.dns_servers.clone() }) {
-        Ok(resolver) => Arc::new(move |query, domain, address_only, reply| {
-            resolver.ask(query, domain, address_only, reply);
-        }),
+    match Resolver::start(&ResolverSettings { servers: settings.dns_servers.clone(), trust: settings.dns_trust }) {
+        Ok(resolver) => Arc::new(move |query, question, reply| resolver.ask(query, question, reply)),
         Err(error) => {
             let text = format!("no DNS: {error}; mail that needs it waits; set dns.servers or mend /etc/resolv.conf");
             reporter.report(Level::Warning, text);
-            Arc::new(|query, _, _, reply| reply(query, Answer::Temporary { text: "there is no resolver".into() }))
+            Arc::new(|query, _, reply| reply(query, Answer::Temporary { text: "there is no resolver".into() }))
         }
     }
 }

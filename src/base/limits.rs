@@ -233,6 +233,8 @@ pub const CONNECT_RACE_MS: u64 = 250;
 pub const MAIL_HOSTS_MAX: usize = 20;
 /// Addresses kept of one mail host; the rest is ignored (RTE-04, RTE-09).
 pub const HOST_ADDRESSES_MAX: usize = 16;
+/// TLSA records kept of one mail host that can be used; the rest is ignored (DAN-02).
+pub const TLSA_RECORDS_MAX: usize = 16;
 /// Domains whose DNS answer a shard remembers; the longest unused is forgotten.
 pub const DNS_CACHE_DOMAINS_MAX: usize = 50_000;
 /// A destination without mail is remembered so long, for the next message may be for it.

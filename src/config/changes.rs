@@ -40,6 +40,7 @@ impl Changes {
             report: _,
             timeout: _,
             dns_servers: _,
+            dns_trust: _,
             sources: _,
             pool: _,
             log_level: _,
@@ -65,6 +66,7 @@ impl Changes {
             "cores": cores;
             "listen.backlog and socket": socket;
             "dns.servers": dns_servers;
+            "dns.trust": dns_trust;
             "tenant": tenants;
             "source": sources;
             "source.pool": pool;

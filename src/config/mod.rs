@@ -28,8 +28,8 @@ pub use routes::{
     HopAddress, Host, HostPort, NextHopSettings, Protocol, Route, RouteSettings, TlsPolicies, TlsPolicy, TlsSettings,
 };
 pub use settings::{
-    Endpoint, HttpSettings, Listener, LogLevel, QueueSettings, RelaySettings, ReportSettings, RetrySettings, Role,
-    Settings, SiteMatch, SiteRule, SiteSettings, SocketSettings, TimeoutSettings, parse_cores,
+    DnsTrust, Endpoint, HttpSettings, Listener, LogLevel, QueueSettings, RelaySettings, ReportSettings, RetrySettings,
+    Role, Settings, SiteMatch, SiteRule, SiteSettings, SocketSettings, TimeoutSettings, parse_cores,
 };
 pub use sharing::{SourceId, SourceSettings, TenantSettings};
 

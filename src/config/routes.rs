@@ -137,6 +137,8 @@ pub enum TlsPolicy {
     Encrypt,
     /// Always, with a certificate for the host's name from an authority we trust.
     Verify,
+    /// As the host's TLSA records want it, where DNSSEC proves them; else as `May` (DANE, RFC 7672).
+    Dane,
 }
 
 impl TlsPolicy {
@@ -146,7 +148,8 @@ impl TlsPolicy {
             "may" => Ok(TlsPolicy::May),
             "encrypt" => Ok(TlsPolicy::Encrypt),
             "verify" => Ok(TlsPolicy::Verify),
-            _ => Err("must be one of none, may, encrypt and verify"),
+            "dane" => Ok(TlsPolicy::Dane),
+            _ => Err("must be one of none, may, encrypt, verify and dane"),
         }
     }
 }
@@ -158,6 +161,7 @@ impl fmt::Display for TlsPolicy {
             TlsPolicy::May => "may",
             TlsPolicy::Encrypt => "encrypt",
             TlsPolicy::Verify => "verify",
+            TlsPolicy::Dane => "dane",
         })
     }
 }

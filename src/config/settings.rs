@@ -58,6 +58,8 @@ pub struct Settings {
     pub timeout: TimeoutSettings,
     /// Name servers; empty: the system's.
     pub dns_servers: Vec<SocketAddr>,
+    /// Whose word counts that an answer is validated.
+    pub dns_trust: DnsTrust,
     /// Where outbound connections come from; the first is the one without a name.
     pub sources: Vec<SourceSettings>,
     /// Those that tenants without a pool of their own use.
@@ -368,6 +370,18 @@ impl Default for TimeoutSettings {
     }
 }
 
+/// Whose word counts that an answer is validated (`dns.trust`; DAN-01).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DnsTrust {
+    /// That of name servers on this machine, if there are no others.
+    #[default]
+    Loopback,
+    /// Everybody's who is asked.
+    Always,
+    /// Nobody's.
+    Never,
+}
+
 /// What is logged (`log.level`): this and everything above.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LogLevel {
@@ -482,6 +496,7 @@ impl Settings {
                 tls_ms: values.number("timeout.tls_ms"),
             },
             dns_servers: each(values, "dns.servers", |text| text.parse().map_err(|_| ADDRESS_REMEDY))?,
+            dns_trust: dns_trust(values)?,
             pool: pool(values, "source.pool", &values.texts("source.pool"))?,
             sources: sources(values, &hostname)?,
             log_level: log_level(values)?,
@@ -705,6 +720,15 @@ fn retry(values: &Values) -> Result<RetrySettings, ConfigError> {
         site_first_ms: values.number("retry.site_first_ms"),
         site_longest_ms: ordered("retry.site_first_ms", "retry.site_longest_ms")?,
     })
+}
+
+fn dns_trust(values: &Values) -> Result<DnsTrust, ConfigError> {
+    match values.text("dns.trust") {
+        "loopback" => Ok(DnsTrust::Loopback),
+        "always" => Ok(DnsTrust::Always),
+        "never" => Ok(DnsTrust::Never),
+        other => Err(ConfigError::new("dns.trust", other.to_owned(), "must be one of loopback, always and never")),
+    }
 }
 
 fn log_level(values: &Values) -> Result<LogLevel, ConfigError> {

@@ -4,6 +4,10 @@
 //! (`Answer::Temporary`). What is an answer and what an error is decided here (RTE-01, RTE-02, RTE-06, RTE-07, RTE-09);
 //! order, loops and private addresses are `route::mx`'s. Records, questions on their way and time are bounded (RTE-04).
 //! The answers are cached here by hickory for all shards, and by each shard for itself.
+//!
+//! Where a host has to prove itself by TLSA records, the question goes to the name servers beside hickory's cache, which does
+//! not keep whether an answer was validated. They validate, and their word counts where `dns.trust` says so (DAN-01). No answer
+//! is better than one that may be forged: then the host counts as unreachable (DAN-05).
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -11,39 +15,44 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::net::xfer::{DnsHandle as _, FirstAnswer as _};
 use hickory_resolver::net::{DnsError, NetError};
-use hickory_resolver::proto::op::ResponseCode;
-use hickory_resolver::proto::rr::{Name, RData, RecordType};
+use hickory_resolver::proto::op::{DnsRequest, DnsRequestOptions, Query, ResponseCode};
+use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
+use hickory_resolver::system_conf::read_system_conf;
+use hickory_resolver::{NameServerPool, PoolContext, TlsConfig, TokioResolver};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use crate::base::limits;
-use crate::route::{Answer, MailHost, QueryId};
+use crate::config::DnsTrust;
+use crate::route::safety::{HostTls, Tlsa};
+use crate::route::{Answer, MailHost, QueryId, Question};
 
 /// Whom to ask.
 #[derive(Clone, Debug, Default)]
 pub struct ResolverSettings {
     /// `dns.servers`; empty: those of the system.
     pub servers: Vec<SocketAddr>,
+    /// `dns.trust`.
+    pub trust: DnsTrust,
 }
 
 /// Where an answer goes: called once, on the resolver's thread; must not block.
 pub type Reply = Box<dyn FnOnce(QueryId, Answer) + Send>;
 
-struct Question {
+struct Asked {
     query: QueryId,
-    domain: Box<str>,
-    address_only: bool,
+    question: Question,
     reply: Reply,
 }
 
 /// The way to the resolver's thread, which ends when the last handle is gone.
 #[derive(Clone)]
 pub struct Resolver {
-    questions: mpsc::Sender<Question>,
+    questions: mpsc::Sender<Asked>,
 }
 
 impl Resolver {
@@ -51,50 +60,58 @@ impl Resolver {
     pub fn start(settings: &ResolverSettings) -> io::Result<Resolver> {
         let (questions, inbox) = mpsc::channel(limits::DNS_WAITING_MAX);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let dns = {
+        let lookups = {
             let _inside = runtime.enter();
             build(settings).map_err(io::Error::other)?
         };
-        let lookups = Lookups { dns, permits: Arc::new(Semaphore::new(limits::DNS_QUESTIONS_AT_ONCE)) };
         thread::Builder::new().name("resolver".into()).spawn(move || runtime.block_on(serve(inbox, lookups)))?;
         Ok(Resolver { questions })
     }
 
-    /// Asks for the mail hosts of a domain with their addresses or, with `address_only`, for a host's addresses.
-    pub fn ask(&self, query: QueryId, domain: Box<str>, address_only: bool, reply: Reply) {
-        let question = Question { query, domain, address_only, reply };
-        if let Err(refused) = self.questions.try_send(question) {
-            let Question { query, reply, .. } = refused.into_inner();
+    /// Asks for the mail hosts of a domain with their addresses, or for a host's addresses.
+    pub fn ask(&self, query: QueryId, question: Question, reply: Reply) {
+        if let Err(refused) = self.questions.try_send(Asked { query, question, reply }) {
+            let Asked { query, reply, .. } = refused.into_inner();
             reply(query, temporary("too many questions are waiting for the resolver"));
         }
     }
 }
 
 /// Takes questions, so many at a time, until all handles are gone.
-async fn serve(mut inbox: mpsc::Receiver<Question>, lookups: Lookups) {
+async fn serve(mut inbox: mpsc::Receiver<Asked>, lookups: Lookups) {
     let domains = Arc::new(Semaphore::new(limits::DNS_DOMAINS_AT_ONCE));
-    while let Some(question) = inbox.recv().await {
+    while let Some(asked) = inbox.recv().await {
         let permit = domains.clone().acquire_owned().await.expect("the semaphore is never closed");
         let lookups = lookups.clone();
         tokio::spawn(async move {
             let total = Duration::from_millis(limits::DNS_TOTAL_TIMEOUT_MS);
-            let answer = tokio::time::timeout(total, lookups.answer(&question.domain, question.address_only)).await;
+            let answer = tokio::time::timeout(total, lookups.answer(&asked.question)).await;
             drop(permit);
-            (question.reply)(question.query, answer.unwrap_or_else(|_| temporary("DNS took too long")));
+            (asked.reply)(asked.query, answer.unwrap_or_else(|_| temporary("DNS took too long")));
         });
     }
 }
 
-fn build(settings: &ResolverSettings) -> Result<TokioResolver, NetError> {
-    let mut builder = if settings.servers.is_empty() {
-        TokioResolver::builder_tokio()?
+fn build(settings: &ResolverSettings) -> Result<Lookups, NetError> {
+    let (config, mut options) = if settings.servers.is_empty() {
+        read_system_conf()?
     } else {
         let servers = settings.servers.iter().map(name_server).collect();
-        let config = ResolverConfig::from_name_servers(servers);
-        TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
+        (ResolverConfig::from_name_servers(servers), ResolverOpts::default())
     };
-    set_options(builder.options_mut());
-    builder.build()
+    set_options(&mut options);
+    let trusted = match settings.trust {
+        DnsTrust::Always => true,
+        DnsTrust::Never => false,
+        DnsTrust::Loopback => config.name_servers().iter().all(|server| server.ip.is_loopback()),
+    };
+    let context = Arc::new(PoolContext::new(options.clone(), TlsConfig::new()?));
+    let provider = TokioRuntimeProvider::default();
+    let servers = NameServerPool::from_config(config.name_servers().iter().cloned(), context, provider.clone());
+    let mut builder = TokioResolver::builder_with_config(config, provider);
+    *builder.options_mut() = options;
+    let permits = Arc::new(Semaphore::new(limits::DNS_QUESTIONS_AT_ONCE));
+    Ok(Lookups { dns: builder.build()?, servers, trusted, permits })
 }
 
 fn name_server(address: &SocketAddr) -> NameServerConfig {
@@ -126,56 +143,87 @@ enum Found<T> {
     Failed(Box<str>),
 }
 
+/// The same, and whether somebody we trust validated it.
+struct Proved<T> {
+    found: Found<T>,
+    secure: bool,
+    /// The end of the aliases (CNAME) in the answer, if the name is one.
+    alias_of: Option<Name>,
+}
+
+impl<T> Proved<T> {
+    fn not(found: Found<T>) -> Proved<T> {
+        Proved { found, secure: false, alias_of: None }
+    }
+}
+
 /// The addresses of one host; without any, the reason.
 struct Addresses {
     list: Vec<IpAddr>,
     ttl_s: u32,
     failure: Option<Box<str>>,
+    /// What its TLSA records say, where they were asked for.
+    tls: HostTls,
 }
 
 #[derive(Clone)]
 struct Lookups {
     dns: TokioResolver,
+    /// The same name servers without a cache.
+    servers: NameServerPool<TokioRuntimeProvider>,
+    /// They validate, and nobody stands in between.
+    trusted: bool,
     permits: Arc<Semaphore>,
 }
 
+/// Whether a host's TLSA records are asked for: the port they are for, and whether all that led to the host was secure.
+#[derive(Clone, Copy)]
+struct TlsaWanted {
+    port: Option<u16>,
+    secure: bool,
+}
+
 impl Lookups {
-    async fn answer(&self, domain: &str, address_only: bool) -> Answer {
-        let Some(name) = parse_name(domain) else {
+    async fn answer(&self, question: &Question) -> Answer {
+        let Some(name) = parse_name(&question.name) else {
             return Answer::NoSuchDomain { ttl_s: limits::DNS_NEGATIVE_TTL_MAX_S };
         };
-        if address_only {
-            return self.own_host(name, limits::DNS_TTL_MAX_S).await;
+        let port = question.tlsa_port;
+        if question.address_only {
+            return self.own_host(name, limits::DNS_TTL_MAX_S, TlsaWanted { port, secure: true }).await;
         }
-        let mx = self.find(name.clone(), RecordType::MX, |data| match data {
+        let mx = self.find(name.clone(), RecordType::MX, port.is_some(), |data| match data {
             RData::MX(mx) => Some((mx.preference, mx.exchange.clone())),
             _ => None,
         });
-        match mx.await {
-            Found::Some(hosts, ttl_s) => self.mail_hosts(hosts, ttl_s).await,
+        let Proved { found, secure, .. } = mx.await;
+        match found {
+            Found::Some(hosts, ttl_s) => self.mail_hosts(hosts, ttl_s, TlsaWanted { port, secure }).await,
             Found::None { no_such_name: true, ttl_s } => Answer::NoSuchDomain { ttl_s },
-            // The domain is its own mail host (RTE-01).
-            Found::None { no_such_name: false, ttl_s } => self.own_host(name, ttl_s).await,
+            // The domain is its own mail host (RTE-01). If its address is secure so is the word that there is no MX.
+            Found::None { no_such_name: false, ttl_s } => {
+                self.own_host(name, ttl_s, TlsaWanted { port, secure: true }).await
+            }
             Found::Failed(text) => Answer::Temporary { text },
         }
     }
 
     /// A name as its own and only host.
-    async fn own_host(&self, name: Name, ttl_s: u32) -> Answer {
+    async fn own_host(&self, name: Name, ttl_s: u32, wanted: TlsaWanted) -> Answer {
         let text = host_name(&name);
-        let addresses = self.addresses(name).await;
-        match addresses.failure {
-            _ if !addresses.list.is_empty() => Answer::Mail {
-                hosts: vec![MailHost { preference: 0, name: text, addresses: addresses.list }],
-                ttl_s: ttl_s.min(addresses.ttl_s),
-            },
+        let Addresses { list, ttl_s: addresses_ttl_s, failure, tls } = self.addresses(name, wanted).await;
+        let ttl_s = ttl_s.min(addresses_ttl_s);
+        match failure {
+            _ if !list.is_empty() => {
+                Answer::Mail { hosts: vec![MailHost { preference: 0, name: text, addresses: list, tls }], ttl_s }
+            }
             Some(text) => Answer::Temporary { text },
-            None => Answer::NoSuchDomain { ttl_s: ttl_s.min(addresses.ttl_s) },
+            None => Answer::NoSuchDomain { ttl_s },
         }
     }
 
     /// The mail hosts of an MX answer, best first, each with its addresses, all asked for at once.
-    async fn mail_hosts(&self, mut hosts: Vec<(u16, Name)>, mut ttl_s: u32) -> Answer {
+    async fn mail_hosts(&self, mut hosts: Vec<(u16, Name)>, mut ttl_s: u32, wanted: TlsaWanted) -> Answer {
         // `.` says that the domain takes no mail; beside real hosts it says nothing (RTE-07).
         hosts.retain(|(_, name)| !name.is_root());
         if hosts.is_empty() {
@@ -186,7 +234,7 @@ impl Lookups {
         let mut tasks = JoinSet::new();
         for (index, (_, name)) in hosts.iter().enumerate() {
             let (lookups, name) = (self.clone(), name.clone());
-            tasks.spawn(async move { (index, lookups.addresses(name).await) });
+            tasks.spawn(async move { (index, lookups.addresses(name, wanted).await) });
         }
         let mut found: Vec<MailHost> = hosts
             .iter()
@@ -194,6 +242,7 @@ impl Lookups {
                 preference: *preference,
                 name: host_name(name),
                 addresses: Vec::new(),
+                tls: HostTls::Unknown,
             })
             .collect();
         let mut failure = None;
@@ -204,7 +253,7 @@ impl Lookups {
             };
             ttl_s = ttl_s.min(addresses.ttl_s);
             failure = addresses.failure.or(failure);
-            found[index].addresses = addresses.list;
+            (found[index].addresses, found[index].tls) = (addresses.list, addresses.tls);
         }
         match failure {
             Some(text) if found.iter().all(|host| host.addresses.is_empty()) => Answer::Temporary { text },
@@ -214,55 +263,173 @@ impl Lookups {
         }
     }
 
-    /// A and AAAA of a host, at once; CNAMEs are followed (RTE-06).
-    async fn addresses(&self, name: Name) -> Addresses {
-        let v4 = self.find(name.clone(), RecordType::A, |data| match data {
+    /// A and AAAA of a host, at once; CNAMEs are followed (RTE-06). Then its TLSA records, if they are wanted and all before
+    /// was secure: who can forge an address needs to forge no more (RFC 7672 2.2.2).
+    async fn addresses(&self, name: Name, wanted: TlsaWanted) -> Addresses {
+        let signed = wanted.port.is_some();
+        let v4 = self.find(name.clone(), RecordType::A, signed, |data| match data {
             RData::A(a) => Some(IpAddr::V4(a.0)),
             _ => None,
         });
-        let v6 = self.find(name, RecordType::AAAA, |data| match data {
+        let v6 = self.find(name.clone(), RecordType::AAAA, signed, |data| match data {
             RData::AAAA(aaaa) => Some(IpAddr::V6(aaaa.0)),
             _ => None,
         });
         let (v4, v6) = futures_lite::future::zip(v4, v6).await;
-        let mut all = Addresses { list: Vec::new(), ttl_s: limits::DNS_TTL_MAX_S, failure: None };
-        for found in [v4, v6] {
+        let mut all =
+            Addresses { list: Vec::new(), ttl_s: limits::DNS_TTL_MAX_S, failure: None, tls: HostTls::Unknown };
+        let mut secure = true;
+        let mut end = None;
+        for Proved { found, secure: validated, alias_of } in [v4, v6] {
+            end = end.or(alias_of);
             match found {
                 Found::Some(mut list, ttl_s) => {
                     // Neither family crowds out the other (RTE-10).
                     list.truncate(limits::HOST_ADDRESSES_MAX / 2);
                     all.list.append(&mut list);
                     all.ttl_s = all.ttl_s.min(ttl_s);
+                    secure &= validated;
                 }
                 Found::None { ttl_s, .. } => all.ttl_s = all.ttl_s.min(ttl_s),
                 Found::Failed(text) => all.failure = Some(text),
             }
         }
+        if let Some(port) = wanted.port
+            && wanted.secure
+            && !all.list.is_empty()
+        {
+            let ttl_s;
+            (all.tls, ttl_s) = self.host_tls(&name, end.as_ref(), secure, port).await;
+            all.ttl_s = all.ttl_s.min(ttl_s);
+        }
         all
     }
 
-    /// One question, and the records in its answer that `pick` wants.
-    async fn find<T>(&self, name: Name, kind: RecordType, pick: impl Fn(&RData) -> Option<T>) -> Found<T> {
-        let _permit = self.permits.acquire().await.expect("the semaphore is never closed");
-        match self.dns.lookup(name, kind).await {
-            Ok(lookup) => {
-                let good_for = lookup.valid_until().saturating_duration_since(Instant::now());
-                let ttl_s = good_for.as_secs().min(limits::DNS_TTL_MAX_S.into()) as u32;
-                let records: Vec<T> = lookup.answers().iter().filter_map(|record| pick(&record.data)).collect();
-                if records.is_empty() {
-                    return Found::None { no_such_name: false, ttl_s };
+    /// What DNS proves about the TLS of a host with addresses, `secure` or not, and for how long that is good. Of a host that is an
+    /// alias the records of its `end` count before its own; its own count too where no more than the alias itself is secure
+    /// (RFC 7672 2.2.2).
+    async fn host_tls(&self, host: &Name, end: Option<&Name>, secure: bool, port: u16) -> (HostTls, u32) {
+        let mut good_for_s = limits::DNS_TTL_MAX_S;
+        match end {
+            None if !secure => return (HostTls::Unknown, good_for_s),
+            None => {}
+            Some(end) if secure => {
+                let (tls, ttl_s) = self.tlsa(end, port).await;
+                if tls != HostTls::Unknown {
+                    return (tls, ttl_s);
                 }
-                Found::Some(records, ttl_s)
+                good_for_s = ttl_s;
             }
-            Err(NetError::Dns(DnsError::NoRecordsFound(none))) => match none.response_code {
-                ResponseCode::NXDomain | ResponseCode::NoError => Found::None {
-                    no_such_name: none.response_code == ResponseCode::NXDomain,
-                    ttl_s: none.negative_ttl.unwrap_or(limits::DNS_FAILURE_TTL_S),
-                },
-                code => Found::Failed(format!("DNS: {code}").into()),
-            },
-            Err(error) => Found::Failed(format!("DNS: {error}").into()),
+            Some(_) => {
+                let alias = self
+                    .find(host.clone(), RecordType::CNAME, true, |data| matches!(data, RData::CNAME(_)).then_some(()));
+                match alias.await {
+                    Proved { found: Found::Failed(_), .. } => return (HostTls::Failed, limits::DNS_FAILURE_TTL_S),
+                    Proved { secure: false, .. } => return (HostTls::Unknown, good_for_s),
+                    Proved { .. } => {}
+                }
+            }
         }
+        let (tls, ttl_s) = self.tlsa(host, port).await;
+        (tls, ttl_s.min(good_for_s))
+    }
+
+    /// What the TLSA records of a base domain say, and for how long that is good.
+    async fn tlsa(&self, base: &Name, port: u16) -> (HostTls, u32) {
+        let base = host_name(base);
+        let Ok(name) = Name::from_ascii(format!("_{port}._tcp.{base}.")) else {
+            return (HostTls::Unknown, limits::DNS_TTL_MAX_S);
+        };
+        let tlsa = self.find(name, RecordType::TLSA, true, |data| match data {
+            RData::TLSA(tlsa) => Some(Tlsa {
+                usage: tlsa.cert_usage.into(),
+                selector: tlsa.selector.into(),
+                matching: tlsa.matching.into(),
+                data: tlsa.cert_data.clone().into(),
+            }),
+            _ => None,
+        });
+        match tlsa.await {
+            Proved { found: Found::Some(records, ttl_s), secure: true, .. } => {
+                (HostTls::of_records(&base, records), ttl_s)
+            }
+            Proved { found: Found::Some(_, ttl_s) | Found::None { ttl_s, .. }, .. } => (HostTls::Unknown, ttl_s),
+            Proved { found: Found::Failed(_), .. } => (HostTls::Failed, limits::DNS_FAILURE_TTL_S),
+        }
+    }
+
+    /// One question, and the records in its answer that `pick` wants; with `signed`, whether the answer was validated.
+    async fn find<T>(
+        &self,
+        name: Name,
+        kind: RecordType,
+        signed: bool,
+        pick: impl Fn(&RData) -> Option<T>,
+    ) -> Proved<T> {
+        let _permit = self.permits.acquire().await.expect("the semaphore is never closed");
+        if !signed {
+            let found = match self.dns.lookup(name, kind).await {
+                Ok(lookup) => {
+                    let good_for = lookup.valid_until().saturating_duration_since(Instant::now());
+                    picked(lookup.answers(), good_for.as_secs(), pick)
+                }
+                Err(error) => without(error),
+            };
+            return Proved::not(found);
+        }
+        let mut options = DnsRequestOptions::default();
+        options.edns_set_dnssec_ok = true;
+        for tries_left in (0..limits::DNS_TRIES).rev() {
+            let request = DnsRequest::from_query(Query::query(name.clone(), kind), options);
+            match self.servers.send(request).first_answer().await {
+                Ok(response) => {
+                    let ttl_s = response.answers.iter().map(|record| record.ttl).min().unwrap_or(0);
+                    let found = picked(&response.answers, ttl_s.into(), pick);
+                    let secure = self.trusted && response.authentic_data;
+                    return Proved { found, secure, alias_of: end_of_aliases(&name, &response.answers) };
+                }
+                Err(error @ NetError::Dns(_)) => return Proved::not(without(error)),
+                Err(_) if tries_left > 0 => {}
+                Err(error) => return Proved::not(without(error)),
+            }
+        }
+        unreachable!("the last try returns")
+    }
+}
+
+/// The records that `pick` wants of an answer.
+fn picked<T>(answers: &[Record], ttl_s: u64, pick: impl Fn(&RData) -> Option<T>) -> Found<T> {
+    let ttl_s = ttl_s.min(limits::DNS_TTL_MAX_S.into()) as u32;
+    let records: Vec<T> = answers.iter().filter_map(|record| pick(&record.data)).collect();
+    if records.is_empty() { Found::None { no_such_name: false, ttl_s } } else { Found::Some(records, ttl_s) }
+}
+
+/// Where the aliases of an answer lead from a name, if it is one; a ring of them ends after as many as there are.
+fn end_of_aliases(name: &Name, answers: &[Record]) -> Option<Name> {
+    let mut end = None;
+    for _ in answers {
+        let at = end.unwrap_or(name);
+        let next = answers.iter().find_map(|record| match &record.data {
+            RData::CNAME(target) if record.name == *at => Some(&target.0),
+            _ => None,
+        });
+        let Some(next) = next else { break };
+        end = Some(next);
+    }
+    end.cloned()
+}
+
+/// What an answer without records means.
+fn without<T>(error: NetError) -> Found<T> {
+    match error {
+        NetError::Dns(DnsError::NoRecordsFound(none)) => match none.response_code {
+            ResponseCode::NXDomain | ResponseCode::NoError => Found::None {
+                no_such_name: none.response_code == ResponseCode::NXDomain,
+                ttl_s: none.negative_ttl.unwrap_or(limits::DNS_FAILURE_TTL_S),
+            },
+            code => Found::Failed(format!("DNS: {code}").into()),
+        },
+        error => Found::Failed(format!("DNS: {error}").into()),
     }
 }
 

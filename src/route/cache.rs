@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use rustc_hash::FxHashMap;
 
-use super::Answer;
+use super::{Answer, Question};
 use crate::base::limits;
 use crate::base::time::Mono;
 
@@ -16,24 +16,14 @@ struct Entry {
     until: Mono,
 }
 
-/// Answers by name.
+/// Answers by question.
 #[derive(Default)]
 pub struct Cache {
-    young: Half,
-    old: Half,
+    young: FxHashMap<Question, Entry>,
+    old: FxHashMap<Question, Entry>,
 }
 
-/// Answers about domains, and about host names asked for their addresses only.
-#[derive(Default)]
-struct Half([FxHashMap<Box<str>, Entry>; 2]);
-
-impl Half {
-    fn len(&self) -> usize {
-        self.0[0].len() + self.0[1].len()
-    }
-}
-
-/// Names of one half.
+/// Questions of one half.
 const HALF: usize = limits::DNS_CACHE_DOMAINS_MAX / 2;
 
 impl Cache {
@@ -42,35 +32,35 @@ impl Cache {
         Cache::default()
     }
 
-    /// What was said of a name, if it is still good. `address_only` as in the question.
-    pub fn get(&mut self, now: Mono, name: &str, address_only: bool) -> Option<Rc<Answer>> {
-        if let Some(entry) = self.young.0[usize::from(address_only)].get(name) {
+    /// What was said to a question, if it is still good.
+    pub fn get(&mut self, now: Mono, question: &Question) -> Option<Rc<Answer>> {
+        if let Some(entry) = self.young.get(question) {
             return (now < entry.until).then(|| entry.answer.clone());
         }
-        let (key, entry) = self.old.0[usize::from(address_only)].remove_entry(name)?;
+        let (question, entry) = self.old.remove_entry(question)?;
         if now >= entry.until {
             return None;
         }
         let answer = entry.answer.clone();
-        self.keep(key, address_only, entry);
+        self.keep(question, entry);
         Some(answer)
     }
 
     /// Remembers an answer; replaces an earlier one.
-    pub fn put(&mut self, now: Mono, name: &str, address_only: bool, answer: Answer) -> Rc<Answer> {
+    pub fn put(&mut self, now: Mono, question: Question, answer: Answer) -> Rc<Answer> {
         let until = now.plus_ms(u64::from(good_for_s(&answer)) * 1000);
         let answer = Rc::new(answer);
-        self.old.0[usize::from(address_only)].remove(name);
-        self.keep(name.into(), address_only, Entry { answer: answer.clone(), until });
+        self.old.remove(&question);
+        self.keep(question, Entry { answer: answer.clone(), until });
         answer
     }
 
-    /// Until when the answer that `get` or `put` just gave for a name is good.
-    pub fn good_until(&self, name: &str, address_only: bool) -> Mono {
-        self.young.0[usize::from(address_only)].get(name).map_or(Mono(0), |entry| entry.until)
+    /// Until when the answer that `get` or `put` just gave to a question is good.
+    pub fn good_until(&self, question: &Question) -> Mono {
+        self.young.get(question).map_or(Mono(0), |entry| entry.until)
     }
 
-    /// Names known, good or not.
+    /// Questions known, their answers good or not.
     pub fn len(&self) -> usize {
         self.young.len() + self.old.len()
     }
@@ -80,11 +70,11 @@ impl Cache {
         self.len() == 0
     }
 
-    fn keep(&mut self, name: Box<str>, address_only: bool, entry: Entry) {
+    fn keep(&mut self, question: Question, entry: Entry) {
         if self.young.len() >= HALF {
             self.old = std::mem::take(&mut self.young);
         }
-        self.young.0[usize::from(address_only)].insert(name, entry);
+        self.young.insert(question, entry);
         assert!(self.len() <= limits::DNS_CACHE_DOMAINS_MAX, "the cache has outgrown its bound");
     }
 }
@@ -106,6 +96,10 @@ mod tests {
 
     const START: Mono = Mono(0);
 
+    fn ask(name: &str) -> Question {
+        Question { name: name.into(), address_only: false, tlsa_port: None }
+    }
+
     /// RTE-09.
     #[test]
     fn answers_are_good_for_their_ttl_within_bounds() {
@@ -118,10 +112,11 @@ mod tests {
             (Answer::NoSuchDomain { ttl_s: 60 }, 60),
             (Answer::Temporary { text: "x".into() }, u64::from(limits::DNS_FAILURE_TTL_S)),
         ] {
-            cache.put(START, "a", false, answer.clone());
-            assert_eq!(cache.get(START.plus_ms(good_s * 1000 - 1), "a", false).as_deref(), Some(&answer));
-            assert_eq!(cache.get(START.plus_ms(good_s * 1000), "a", false), None);
-            assert_eq!(cache.get(START, "a", true), None);
+            cache.put(START, ask("a"), answer.clone());
+            assert_eq!(cache.get(START.plus_ms(good_s * 1000 - 1), &ask("a")).as_deref(), Some(&answer));
+            assert_eq!(cache.get(START.plus_ms(good_s * 1000), &ask("a")), None);
+            assert_eq!(cache.get(START, &Question { address_only: true, ..ask("a") }), None);
+            assert_eq!(cache.get(START, &Question { tlsa_port: Some(25), ..ask("a") }), None);
         }
     }
 
@@ -129,14 +124,14 @@ mod tests {
     fn bounded_and_what_is_used_stays() {
         let mut cache = Cache::new();
         let answer = Answer::Mail { hosts: vec![], ttl_s: 60 };
-        cache.put(START, "busy", false, answer.clone());
+        cache.put(START, ask("busy"), answer.clone());
         for i in 0..3 * limits::DNS_CACHE_DOMAINS_MAX {
-            cache.put(START, &format!("d{i}"), false, answer.clone());
+            cache.put(START, ask(&format!("d{i}")), answer.clone());
             if i % 1000 == 0 {
-                assert!(cache.get(START, "busy", false).is_some());
+                assert!(cache.get(START, &ask("busy")).is_some());
             }
         }
         assert!(cache.len() <= limits::DNS_CACHE_DOMAINS_MAX);
-        assert!(cache.get(START, "d0", false).is_none());
+        assert!(cache.get(START, &ask("d0")).is_none());
     }
 }

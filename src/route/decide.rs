@@ -9,8 +9,9 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 use super::mx::{self, MxPolicy, Plan};
+use super::safety::{Dane, HostTls, Identity, Safety};
 use super::table::DomainTable;
-use super::{Answer, NextHop};
+use super::{Answer, NextHop, Question};
 use crate::base::checksum::crc32c;
 use crate::config::{
     HopAddress, HostPort, Route, Settings, SiteMatch, SiteRule, SiteSettings, SourceId, SourceSettings, TlsPolicy,
@@ -229,7 +230,7 @@ impl Router {
             }
         };
         SiteKind {
-            name: self.named(decision, &base),
+            name: self.named(decision, &format!("{base}{}", proved_name(decision.tls, targets))),
             limits: rule.map_or_else(|| self.default_limits.clone(), |rule| rule.settings.clone()),
             rule: rule.map(|rule| rule.name.clone()),
         }
@@ -269,25 +270,41 @@ impl Router {
         self.tls.get(domain).map_or("site.default.tls".to_owned(), |(name, _)| format!("tls.domains.{name}"))
     }
 
-    /// Where to connect, by what DNS said of the next hop.
-    pub fn ways(&self, decision: &Decision, answer: &Answer) -> Ways {
-        let next_hop = &decision.next_hop;
-        let source = &self.sources[usize::from(decision.source)];
-        let port = match next_hop.configured().map(|hop| &hop.to) {
+    /// What to ask DNS about a decision's next hop; `None`: see [`NextHop::known_answer`].
+    pub fn question(&self, decision: &Decision) -> Option<Question> {
+        let (name, address_only) = decision.next_hop.question()?;
+        let tlsa_port = (decision.tls == TlsPolicy::Dane).then(|| self.port(&decision.next_hop));
+        Some(Question { name: name.into(), address_only, tlsa_port })
+    }
+
+    fn port(&self, next_hop: &NextHop) -> u16 {
+        match next_hop.configured().map(|hop| &hop.to) {
             Some(HopAddress::Host(host)) => host.port,
             // There is one; nobody asks which.
             Some(HopAddress::Socket(_)) => 0,
             None => self.mx_port,
-        };
+        }
+    }
+
+    /// Where to connect, by what DNS said of the next hop.
+    pub fn ways(&self, decision: &Decision, answer: &Answer) -> Ways {
+        let next_hop = &decision.next_hop;
+        let source = &self.sources[usize::from(decision.source)];
+        let port = self.port(next_hop);
         match mx::plan(next_hop, answer, &self.mx_policy) {
             Plan::Try(targets) => {
-                let known = |target: mx::Target| KnownTarget {
-                    address: SocketAddr::new(target.address, port),
-                    host: target.host.into(),
-                    preference: target.preference,
-                };
                 let reachable = |target: &mx::Target| source.address_for(target.address).is_some();
-                let known: Vec<_> = targets.into_iter().filter(reachable).map(known).collect();
+                let reachable: Vec<_> = targets.into_iter().filter(reachable).collect();
+                let failed = reachable.iter().any(|target| target.tls == HostTls::Failed);
+                let known = |target: mx::Target| {
+                    let safety = safety(decision, &target.tls)?;
+                    let address = SocketAddr::new(target.address, port);
+                    Some(KnownTarget { address, host: target.host.into(), preference: target.preference, safety })
+                };
+                let known: Vec<_> = reachable.into_iter().filter_map(known).collect();
+                if known.is_empty() && failed {
+                    return Ways::Defer { text: "4.4.3 the TLSA records of no mail host can be looked up".into() };
+                }
                 if known.is_empty() {
                     let text = format!("4.4.4 source {:?} has no address of a family of the next hop's", source.name);
                     return Ways::Defer { text: text.into() };
@@ -298,6 +315,38 @@ impl Router {
             Plan::Defer { text } => Ways::Defer { text },
         }
     }
+}
+
+/// Domains share a connection only if as much is asked of it for both: where DNS proves anything of a host, though it be no more
+/// than that TLS is wanted, and where it matters for which domain, the site's name says so.
+fn proved_name(policy: TlsPolicy, targets: &[KnownTarget]) -> String {
+    if policy != TlsPolicy::Dane || targets.iter().all(|target| target.safety == Safety::IfOffered) {
+        return String::new();
+    }
+    let domain = targets.iter().find_map(|target| match &target.safety {
+        Safety::Always(Identity::Dane(dane)) => dane.domain.as_deref(),
+        _ => None,
+    });
+    domain.map_or(" dane".to_owned(), |domain| format!(" dane {domain}"))
+}
+
+/// What is asked of the TLS of a host of which DNS proves this; `None`: it counts as unreachable (DAN-05).
+fn safety(decision: &Decision, proved: &HostTls) -> Option<Safety> {
+    Some(match (decision.tls, proved) {
+        (TlsPolicy::None, _) => Safety::Never,
+        (TlsPolicy::May, _) | (TlsPolicy::Dane, HostTls::Unknown) => Safety::IfOffered,
+        (TlsPolicy::Encrypt, _) | (TlsPolicy::Dane, HostTls::Unusable) => Safety::Always(Identity::Any),
+        (TlsPolicy::Verify, _) => Safety::Always(Identity::Name),
+        (TlsPolicy::Dane, HostTls::Failed) => return None,
+        (TlsPolicy::Dane, HostTls::Records { base, records }) => {
+            // With usage 3 names do not matter, so that domains can share connections.
+            let domain = match &decision.next_hop {
+                NextHop::Mx { domain } if records.iter().any(|record| record.usage == 2) => Some(domain.clone()),
+                _ => None,
+            };
+            Safety::Always(Identity::Dane(Arc::new(Dane { base: base.clone(), records: records.clone(), domain })))
+        }
+    })
 }
 
 /// A name for a set of mail hosts: the best one's and, where there are more, their number and a checksum over all. What counts
@@ -339,6 +388,7 @@ mod tests {
             address: SocketAddr::from(([192, 0, 2, n as u8], 25)),
             host: (*host).into(),
             preference: *preference,
+            safety: Safety::IfOffered,
         };
         hosts.iter().enumerate().map(target).collect()
     }
@@ -394,12 +444,70 @@ mod tests {
         assert_eq!(name("safe.test", &[(1, "a.host.test")]), "mx a.host.test tls=encrypt");
     }
 
+    /// DAN-02, DAN-03, DAN-04, DAN-05: what the records of a host come to, in the order of preference whatever they are.
+    #[test]
+    fn tlsa_records_decide_about_tls() {
+        use super::super::safety::Tlsa;
+        let router = router(&["site.default.tls=dane", "tls.domains.must.test=verify"]);
+        let record = |usage| Tlsa { usage, selector: 1, matching: 1, data: vec![7; 32].into() };
+        let records = |usage| HostTls::of_records("base.test", vec![record(usage)]);
+        let decision = router.decide(b"a.test", 0, 0);
+        assert_eq!(router.question(&decision).unwrap().tlsa_port, Some(25));
+        let ways = |decision: &Decision, hosts: &[(&str, HostTls)]| {
+            let host = |(place, (name, tls)): (usize, &(&str, HostTls))| MailHost {
+                preference: place as u16,
+                name: (*name).into(),
+                addresses: vec![[192, 0, 2, place as u8].into()],
+                tls: tls.clone(),
+            };
+            let hosts = hosts.iter().enumerate().map(host).collect();
+            router.ways(decision, &Answer::Mail { hosts, ttl_s: 60 })
+        };
+        let mixed = [
+            ("failed.test", HostTls::Failed),
+            ("plain.test", HostTls::Unknown),
+            ("old.test", HostTls::of_records("old.test", vec![record(0), record(1)])),
+            ("good.test", records(3)),
+        ];
+        let Ways::Try(targets) = ways(&decision, &mixed) else { panic!("three can be reached") };
+        let found: Vec<_> = targets.iter().map(|target| (&*target.host, &target.safety)).collect();
+        let dane = Dane { base: "base.test".into(), records: vec![record(3)].into(), domain: None };
+        let dane = Safety::Always(Identity::Dane(Arc::new(dane)));
+        let expected =
+            [("plain.test", &Safety::IfOffered), ("old.test", &Safety::Always(Identity::Any)), ("good.test", &dane)];
+        assert_eq!(found, expected);
+        assert!(router.site(&decision, &targets).name.ends_with(" dane"));
+        assert!(matches!(ways(&decision, &mixed[..1]), Ways::Defer { text } if text.starts_with("4.4.3")));
+        let Ways::Try(targets) = ways(&decision, &[("ta.test", records(2))]) else { panic!("it can be reached") };
+        assert!(
+            matches!(&targets[0].safety, Safety::Always(Identity::Dane(dane)) if dane.domain.as_deref() == Some("a.test"))
+        );
+        assert_eq!(&*router.site(&decision, &targets).name, "mx ta.test dane a.test");
+        // Whoever is looked at first, a name that matters is the site's; and TLS without proof is no TLS if offered.
+        let Ways::Try(targets) = ways(&decision, &[("a.test", records(3)), ("b.test", records(2))]) else { panic!() };
+        assert!(router.site(&decision, &targets).name.ends_with(" dane a.test"));
+        let Ways::Try(targets) = ways(&decision, &mixed[2..3]) else { panic!("it can be reached") };
+        assert_eq!(&*router.site(&decision, &targets).name, "mx old.test dane");
+        let Ways::Try(targets) = ways(&decision, &mixed[1..2]) else { panic!("it can be reached") };
+        assert_eq!(&*router.site(&decision, &targets).name, "mx plain.test");
+        // Where the operator says more, nobody is asked.
+        let must = router.decide(b"must.test", 0, 0);
+        assert_eq!(router.question(&must).unwrap().tlsa_port, None);
+        let Ways::Try(targets) = ways(&must, &mixed[1..2]) else { panic!("it can be reached") };
+        assert_eq!(targets[0].safety, Safety::Always(Identity::Name));
+    }
+
     /// RTE-23: a source has sites of its own, and never reaches a host by another address than its own.
     #[test]
     fn a_source_keeps_to_its_addresses() {
         let router = router(&["source.out.address=198.51.100.1", "source.six.address=2001:db8::1"]);
         let hosts = |ip: &str| {
-            let host = MailHost { preference: 1, name: "mx.test".into(), addresses: vec![ip.parse().unwrap()] };
+            let host = MailHost {
+                preference: 1,
+                name: "mx.test".into(),
+                addresses: vec![ip.parse().unwrap()],
+                tls: Default::default(),
+            };
             Answer::Mail { hosts: vec![host], ttl_s: 60 }
         };
         let out = router.decide(b"a.test", 1, 0);

@@ -7,7 +7,8 @@ use std::fmt;
 use std::net::IpAddr;
 
 use super::decide::{Router, Ways};
-use super::{Answer, NextHop};
+use super::safety::HostTls;
+use super::{Answer, NextHop, Question};
 use crate::config::{Origin, Settings, Values};
 use crate::schedule::fair::TenantId;
 use crate::schedule::hosts::KnownTarget;
@@ -33,6 +34,8 @@ pub struct HostFact {
     pub name: String,
     /// Its addresses, each with true if it is connected to.
     pub addresses: Vec<(IpAddr, bool)>,
+    /// What DNS proves about its TLS; empty: nothing.
+    pub tls: &'static str,
 }
 
 /// What becomes of mail for a domain.
@@ -57,13 +60,11 @@ pub struct Whose<'a> {
     pub sender: &'a str,
 }
 
-/// The question that the explanation of a domain needs answered, if DNS has a say: a name, and true if only its addresses
-/// matter.
-pub fn question(settings: &Settings, domain: &str, whose: Whose<'_>) -> Option<(Box<str>, bool)> {
+/// The question that the explanation of a domain needs answered, if DNS has a say.
+pub fn question(settings: &Settings, domain: &str, whose: Whose<'_>) -> Option<Question> {
     let router = Router::new(settings);
     let via = router.via(whose.tenant, whose.sender.as_bytes());
-    let next_hop = router.decide(domain.to_ascii_lowercase().as_bytes(), 0, via).next_hop;
-    next_hop.question().map(|(name, address_only)| (name.into(), address_only))
+    router.question(&router.decide(domain.to_ascii_lowercase().as_bytes(), 0, via))
 }
 
 /// Explains a domain for somebody's mail. `answer` is the one to [`question`]; not looked at if there is none.
@@ -203,6 +204,12 @@ fn hosts(answer: &Answer, ways: &Ways) -> Vec<HostFact> {
             preference: host.preference,
             name: host.name.to_string(),
             addresses: host.addresses.iter().map(|&ip| (ip, used(&host.name, ip))).collect(),
+            tls: match host.tls {
+                HostTls::Unknown => "",
+                HostTls::Records { .. } => "TLSA records: it has to prove itself by them",
+                HostTls::Unusable => "TLSA records that cannot be used: TLS, without proof",
+                HostTls::Failed => "TLSA records cannot be looked up: not connected to",
+            },
         })
         .collect();
     facts.sort_by_key(|host| host.preference);
@@ -215,8 +222,9 @@ impl fmt::Display for Explanation {
         for Fact { about, value, from } in &self.facts {
             writeln!(f, "  {:<24} {value}  [{from}]", format!("{about}:"))?;
         }
-        for HostFact { preference, name, addresses } in &self.hosts {
-            writeln!(f, "  {:<24} {preference} {name}", "mail host:")?;
+        for HostFact { preference, name, addresses, tls } in &self.hosts {
+            let tls = if tls.is_empty() { String::new() } else { format!("  [{tls}]") };
+            writeln!(f, "  {:<24} {preference} {name}{tls}", "mail host:")?;
             for (ip, used) in addresses {
                 writeln!(f, "  {:<24}   {ip}{}", "", if *used { "" } else { "  not connected to" })?;
             }
@@ -252,6 +260,7 @@ mod tests {
             preference,
             name: name.into(),
             addresses: vec![ip.parse().unwrap()],
+            tls: Default::default(),
         };
         let hosts = vec![host(20, "b.test", "10.0.0.1"), host(10, "a.test", "198.51.100.1")];
         let answer = Answer::Mail { hosts, ttl_s: 300 };
@@ -276,8 +285,12 @@ mod tests {
         let sets = ["route.domains.dest.test=192.0.2.1:26", "site.own.test.connections=1"].map(String::from);
         let machine = Machine { hostname: String::new(), cores: 1 };
         let (settings, values) = load_values(None, &sets, &machine).unwrap();
-        let hosts =
-            vec![MailHost { preference: 1, name: "h.test".into(), addresses: vec!["192.0.2.2".parse().unwrap()] }];
+        let hosts = vec![MailHost {
+            preference: 1,
+            name: "h.test".into(),
+            addresses: vec!["192.0.2.2".parse().unwrap()],
+            tls: HostTls::Unknown,
+        }];
         let answer = Answer::Mail { hosts, ttl_s: 60 };
         let holds = |name: &str| [Target::Domain(name.into()), Target::Site(name.into())].map(|held| vec![held]);
         for (domain, name, held) in [
@@ -324,6 +337,7 @@ mod tests {
         let sets = ["route.default=smart.test:25"].map(String::from);
         let machine = Machine { hostname: String::new(), cores: 1 };
         let (settings, _) = load_values(None, &sets, &machine).unwrap();
-        assert_eq!(question(&settings, "x.test", Whose::default()), Some(("smart.test".into(), true)));
+        let asked = Question { name: "smart.test".into(), address_only: true, tlsa_port: None };
+        assert_eq!(question(&settings, "x.test", Whose::default()), Some(asked));
     }
 }

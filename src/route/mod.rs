@@ -8,6 +8,7 @@ pub mod decide;
 pub mod egress;
 pub mod explain;
 pub mod mx;
+pub mod safety;
 pub mod table;
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -15,6 +16,7 @@ use std::sync::Arc;
 
 pub use crate::config::Host;
 use crate::config::{HopAddress, HostPort, NextHopSettings, Protocol};
+use safety::HostTls;
 
 /// The port of SMTP between relays (RFC 5321 4.5.4.2); never taken from a recipient's address (RTE-26).
 pub const SMTP_PORT: u16 = 25;
@@ -22,6 +24,17 @@ pub const SMTP_PORT: u16 = 25;
 /// A question to the resolver, named by the shard that asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct QueryId(pub u64);
+
+/// What to ask the resolver.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Question {
+    /// The domain in lower case, or a host name.
+    pub name: Box<str>,
+    /// Only the addresses of the name matter, no MX.
+    pub address_only: bool,
+    /// Whether the answer is proved matters too, and what TLSA records the hosts have for this port (DAN-01).
+    pub tlsa_port: Option<u16>,
+}
 
 /// What DNS says of a domain, or of one host name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +73,8 @@ pub struct MailHost {
     pub name: Box<str>,
     /// Its addresses in the resolver's order, at most `limits::HOST_ADDRESSES_MAX`.
     pub addresses: Vec<IpAddr>,
+    /// What DNS proves about its TLS, where that was asked.
+    pub tls: HostTls,
 }
 
 /// Where the routes say a domain's mail goes.

@@ -6,6 +6,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::safety::HostTls;
 use super::{Answer, MailHost, NextHop};
 use crate::base::limits;
 
@@ -48,6 +49,8 @@ pub struct Target {
     pub host: Box<str>,
     /// The host's preference; equals share the connections.
     pub preference: u16,
+    /// What DNS proves about the host's TLS.
+    pub tls: HostTls,
 }
 
 /// Makes the plan for a next hop from what DNS said of it.
@@ -80,6 +83,7 @@ pub fn plan(next_hop: &NextHop, answer: &Answer, policy: &MxPolicy) -> Plan {
                 address,
                 host: host.name.clone(),
                 preference: host.preference,
+                tls: host.tls.clone(),
             })
         })
         .filter(|target| usable(&target.address))
@@ -146,7 +150,7 @@ fn is_private_v6(ip: Ipv6Addr) -> bool {
 
 /// The answer for mail to a configured address.
 pub(super) fn one_address(ip: IpAddr) -> Answer {
-    let host = MailHost { preference: 0, name: ip.to_string().into(), addresses: vec![ip] };
+    let host = MailHost { preference: 0, name: ip.to_string().into(), addresses: vec![ip], tls: HostTls::Unknown };
     Answer::Mail { hosts: vec![host], ttl_s: u32::MAX }
 }
 
@@ -173,7 +177,8 @@ mod tests {
     }
 
     fn host(preference: u16, name: &str, addresses: &[&str]) -> MailHost {
-        MailHost { preference, name: name.into(), addresses: addresses.iter().map(|a| a.parse().unwrap()).collect() }
+        let addresses = addresses.iter().map(|a| a.parse().unwrap()).collect();
+        MailHost { preference, name: name.into(), addresses, tls: HostTls::Unknown }
     }
 
     fn mail(hosts: Vec<MailHost>) -> Answer {
@@ -316,6 +321,7 @@ mod tests {
                     preference,
                     name: format!("h{name}").into(),
                     addresses: addresses.into_iter().map(ip).collect(),
+                    tls: Default::default(),
                 })
                 .collect();
             let own = hosts.iter().filter(|h| &*h.name == "h0" || h.addresses.contains(&ip(1))).map(|h| h.preference).min();

@@ -259,10 +259,10 @@ impl Shell {
                 }
             },
             Effect::Write { .. } | Effect::Read { .. } | Effect::PrepareSegment { .. } => self.order_disk(effect),
-            Effect::Resolve { query, domain, address_only } => {
+            Effect::Resolve { query, question } => {
                 let mailbox = self.mailboxes[self.id.0 as usize].clone();
                 let reply = Box::new(move |query, answer| mailbox.post([Letter::Resolved { query, answer }]));
-                (self.ask)(query, domain, address_only, reply);
+                (self.ask)(query, question, reply);
             }
             Effect::Authenticate { conn, request } => {
                 let mailbox = self.mailboxes[self.id.0 as usize].clone();

@@ -54,7 +54,7 @@ use crate::base::bytes::BlockSource;
 use crate::base::ids::ShardId;
 use crate::base::time::Now;
 use crate::config::{Listener, Settings, SocketSettings};
-use crate::route::{Answer, QueryId};
+use crate::route::{Answer, QueryId, Question};
 use crate::shard::{Level, Shard};
 use crate::smtp::auth::{AuthAnswer, AuthRequest, ProofAnswer, ProofRequest};
 use balance::Loads;
@@ -74,8 +74,8 @@ const STOP_PAUSE: Duration = Duration::from_secs(2);
 
 /// Takes the resolver's answer, on any thread.
 pub type Reply = Box<dyn FnOnce(QueryId, Answer) + Send>;
-/// Asks the resolver: its name for the question, the domain, whether only addresses are wanted, where the answer goes.
-pub type Ask = Arc<dyn Fn(QueryId, Box<str>, bool, Reply) + Send + Sync>;
+/// Asks the resolver: the name of the question, the question, where the answer goes.
+pub type Ask = Arc<dyn Fn(QueryId, Question, Reply) + Send + Sync>;
 /// Takes the answer to what a client said in AUTH, on any thread.
 pub type AuthReply = Box<dyn FnOnce(AuthAnswer) + Send>;
 /// Asks whether a client is who it says; the answer comes once.

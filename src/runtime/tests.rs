@@ -57,7 +57,7 @@ impl Relay {
             socket: SocketSettings::default(),
             drain_ms: 5000,
         };
-        let ask: Ask = Arc::new(|query, _, _, reply| reply(query, Answer::NullMx { ttl_s: 1 }));
+        let ask: Ask = Arc::new(|query, _, reply| reply(query, Answer::NullMx { ttl_s: 1 }));
         let builds = (0..shards).map(|_| build(shards)).collect();
         let mut crew = Crew::start(options, builds, &ask, Reporter::start(Level::Warning).unwrap()).unwrap();
         assert!(crew.wait_ready().unwrap());

@@ -1,4 +1,4 @@
-//! TLS: keys, policies of trust, and one connection's records. The only file that names rustls.
+//! TLS: keys, policies of trust, and one connection's records. The only room that names rustls; `dane` proves next hops by TLSA records.
 //!
 //! [`Keys`] is made once on the main thread and shared by all shards, session caches and ticket keys included, so that a
 //! session resumes on whichever core it comes back to. `Tls` lives on its shard's thread, beside one socket: bytes
@@ -9,6 +9,7 @@
 //! TLS 1.2 and 1.3 only, with rustls' suites (TLS-08). Whatever a peer sends is a `Broken` at worst; panics are ours.
 
 mod binding;
+mod dane;
 
 use std::io::{self, IoSlice, Write as _};
 use std::net::IpAddr;
@@ -30,8 +31,10 @@ use rustls::{
 use super::Failure;
 use crate::base::limits;
 use crate::config::{Role, Settings};
+use crate::route::safety::{Dane, Identity};
 use crate::shard::{TlsInfo, TlsRole};
 use crate::smtp::auth::ChannelBinding;
+use dane::DaneVerifier;
 
 /// Names of the self-signed pair in the queue's directory.
 const OWN_CERTIFICATE: &str = "tls-certificate.pem";
@@ -125,15 +128,16 @@ impl Keys {
                 end_point.clone_from(&keys.end_point);
                 Side::Server(Box::new(UnbufferedServerConnection::new(keys.configs[listener as usize].clone())?))
             }
-            TlsRole::Client { host, verify } => {
-                let config = match (verify, &self.proven) {
-                    (false, _) => &self.any,
-                    (true, Some(proven)) => proven,
-                    (true, None) => return Err(Broken("tls.roots names no authority".to_owned())),
+            TlsRole::Client { host, identity } => {
+                let (config, host) = match (identity, &self.proven) {
+                    (Identity::Any, _) => (self.any.clone(), host),
+                    (Identity::Name, Some(proven)) => (proven.clone(), host),
+                    (Identity::Name, None) => return Err(Broken("tls.roots names no authority".to_owned())),
+                    (Identity::Dane(dane), _) => (dane_config(dane.clone())?, dane.base.clone()),
                 };
                 // A name that TLS cannot carry, or an address, is proved by the address and not sent (TLS-08).
                 let name = ServerName::try_from(host.to_string()).unwrap_or(ServerName::IpAddress(peer.into()));
-                Side::Client(Box::new(UnbufferedClientConnection::new(config.clone(), name)?))
+                Side::Client(Box::new(UnbufferedClientConnection::new(config, name)?))
             }
         };
         let mut tls = Tls {
@@ -221,6 +225,15 @@ fn client_config(roots: Option<RootCertStore>) -> Result<Arc<ClientConfig>, Fail
         }
     };
     config.resumption = Resumption::in_memory_sessions(limits::TLS_SESSIONS_MAX);
+    Ok(Arc::new(config))
+}
+
+/// For one connection: a session that was proved by other records is not taken up again.
+fn dane_config(dane: Arc<Dane>) -> Result<Arc<ClientConfig>, Broken> {
+    let verifier = Arc::new(DaneVerifier::new(dane, provider()));
+    let builder = ClientConfig::builder_with_provider(provider()).with_protocol_versions(&VERSIONS)?;
+    let mut config = builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
+    config.resumption = Resumption::disabled();
     Ok(Arc::new(config))
 }
 

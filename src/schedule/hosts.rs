@@ -15,6 +15,7 @@ use std::sync::Arc;
 use crate::base::limits;
 use crate::base::rng::Rng;
 use crate::base::time::Mono;
+use crate::route::safety::Safety;
 use crate::schedule::backoff::Backoff;
 
 /// One address of a site.
@@ -26,6 +27,8 @@ pub struct KnownTarget {
     pub host: Arc<str>,
     /// Lower is tried first.
     pub preference: u16,
+    /// What is asked of its TLS.
+    pub safety: Safety,
 }
 
 /// An address that failed.
@@ -79,6 +82,12 @@ impl Hosts {
     /// The addresses that failed, with failures in a row and the moment until which each is left aside.
     pub fn aside(&self) -> impl Iterator<Item = (SocketAddr, u32, Mono)> + '_ {
         self.aside.iter().map(|aside| (aside.address, aside.failures, aside.until))
+    }
+
+    /// What is asked of the TLS of the host at an address. Panics if it is no target.
+    pub fn safety(&self, address: SocketAddr) -> Safety {
+        let target = self.targets.iter().find(|target| target.address == address);
+        target.expect("it is asked of targets").safety.clone()
     }
 
     /// The name of the host at an address.
@@ -255,6 +264,7 @@ mod tests {
             address,
             host: host.into(),
             preference,
+            safety: Safety::IfOffered,
         };
         hosts.set(list.iter().map(known).collect());
         hosts

@@ -12,8 +12,9 @@ use crate::base::ids::ConnId;
 use crate::base::limits;
 use crate::base::rng::Rng;
 use crate::base::time::Mono;
-use crate::config::{HopAddress, NextHopSettings, Protocol, SiteSettings, SourceId, TlsPolicy};
+use crate::config::{HopAddress, NextHopSettings, Protocol, SiteSettings, SourceId};
 use crate::route::decide::{Decision, SiteKind};
+use crate::route::safety::{Identity, Safety};
 use crate::schedule::backoff::Backoff;
 use crate::schedule::fair::Fair;
 use crate::schedule::hosts::Hosts;
@@ -88,8 +89,6 @@ pub struct Site {
     pub kept_until: Mono,
     /// Where its connections come from.
     pub source: SourceId,
-    /// Whether mail goes to it inside TLS.
-    pub tls: TlsPolicy,
     /// What the configuration says of it, if it does.
     pub next_hop: Option<Arc<NextHopSettings>>,
     /// Whether it takes our credentials is not known, or it did not the last time: one connection finds out (AUT-10).
@@ -142,7 +141,6 @@ impl Site {
             paused_until: Mono::default(),
             kept_until: Mono::default(),
             source: decision.source,
-            tls: decision.tls,
             next_hop: decision.next_hop.configured().cloned(),
             login_in_doubt: decision.next_hop.configured().is_some_and(|hop| hop.credentials.is_some()),
             throttle: Throttle::default(),
@@ -162,7 +160,7 @@ impl Site {
             self.login_in_doubt = next_hop.is_some_and(|hop| hop.credentials.is_some());
             self.next_hop = next_hop.cloned();
         }
-        (self.limits, self.rule, self.tls) = (kind.limits, kind.rule, decision.tls);
+        (self.limits, self.rule) = (kind.limits, kind.rule);
     }
 
     /// True while nothing may be tried, by itself or by an operator's order.
@@ -218,13 +216,13 @@ impl Site {
         now < self.good_until
     }
 
-    /// Whether the next connection to an address is to go inside TLS (TLS-06, TLS-07).
-    pub fn tls_wish(&self, now: Mono, address: SocketAddr) -> TlsWish {
-        match self.tls {
-            TlsPolicy::None => TlsWish::Never,
-            TlsPolicy::May if self.clear.iter().any(|&(at, until)| at == address && now < until) => TlsWish::Never,
-            TlsPolicy::May => TlsWish::IfOffered,
-            TlsPolicy::Encrypt | TlsPolicy::Verify => TlsWish::Always,
+    /// Whether a connection to an address, of which this is asked, goes inside TLS (TLS-06, TLS-07).
+    pub fn tls_wish(&self, now: Mono, address: SocketAddr, safety: &Safety) -> TlsWish {
+        match safety {
+            Safety::Never => TlsWish::Never,
+            Safety::IfOffered if self.clear.iter().any(|&(at, until)| at == address && now < until) => TlsWish::Never,
+            Safety::IfOffered => TlsWish::IfOffered,
+            Safety::Always(_) => TlsWish::Always,
         }
     }
 
@@ -241,16 +239,16 @@ impl Site {
         self.next_hop.as_ref().map_or(Protocol::Smtp, |hop| hop.protocol)
     }
 
-    /// How its sessions prove who we are, if they do (AUT-10).
-    pub fn login(&self) -> Option<Login> {
+    /// How a session of which this is asked proves who we are, if it does (AUT-10).
+    pub fn login(&self, safety: &Safety) -> Option<Login> {
         let hop = self.next_hop.as_ref()?;
         let credentials = hop.credentials.clone()?;
-        Some(Login { credentials, proven: self.tls == TlsPolicy::Verify, allow_clear: hop.allow_clear })
+        let proven = matches!(safety, Safety::Always(Identity::Name | Identity::Dane(_)));
+        Some(Login { credentials, proven, allow_clear: hop.allow_clear })
     }
 
-    /// The TLS handshake with an address failed: it is tried in clear for a while. Panics unless the policy lets it.
+    /// The TLS handshake with an address failed: it is tried in clear for a while. For what is opportunistic only.
     pub fn go_clear(&mut self, now: Mono, address: SocketAddr) {
-        assert_eq!(self.tls, TlsPolicy::May, "only an opportunistic site goes in clear");
         self.clear.retain(|&(at, until)| at != address && now < until);
         if self.clear.len() == limits::TLS_FALLBACKS_MAX {
             self.clear.remove(0);

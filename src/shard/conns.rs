@@ -14,6 +14,7 @@ use crate::base::time::Mono;
 use crate::config::Role;
 use crate::queue::ChunkRef;
 use crate::route::egress::Socks;
+use crate::route::safety::Safety;
 use crate::schedule::fair::Share;
 use crate::schedule::site::SiteId;
 use crate::schedule::wheel::TimerId;
@@ -78,6 +79,8 @@ pub(super) struct Outbound {
     pub(super) view: Option<View>,
     pub(super) site: SiteId,
     pub(super) address: SocketAddr,
+    /// What was asked of its host's TLS when it was dialled, whatever DNS says since.
+    pub(super) safety: Safety,
     pub(super) wish: TlsWish,
     /// The shell was told to begin the handshake.
     pub(super) tls_begun: bool,

@@ -12,12 +12,13 @@ use crate::base::bytes::Outbox;
 use crate::base::ids::ConnId;
 use crate::base::limits;
 use crate::base::time::{Mono, Now};
-use crate::config::{Settings, SourceSettings, TlsPolicy};
+use crate::config::{Settings, SourceSettings};
 use crate::mail::parameters::RecipientParameters;
 use crate::mail::text::Form;
 use crate::queue::Log;
 use crate::queue::record::{AcceptView, RecipientView};
 use crate::route::egress::{Asked, Proxy, Socks, push_haproxy_header};
+use crate::route::safety::Safety;
 use crate::schedule::site::{JobId, SiteId};
 use crate::schedule::throttle::asks_for_less;
 use crate::shard::backlog::{Backlog, JobState};
@@ -217,14 +218,14 @@ impl Shard {
     }
 
     /// The session of a connection to a site.
-    pub(super) fn new_client(&self, now: Now, site: SiteId, wish: TlsWish) -> Client {
+    pub(super) fn new_client(&self, now: Now, site: SiteId, safety: &Safety, wish: TlsWish) -> Client {
         let site = &self.sites.table[site as usize];
         let settings = &self.client_settings[usize::from(site.source)][usize::from(site.limits.chunking)];
         Client::new(settings.clone(), now.mono)
             .with_protocol(site.protocol())
             .with_tls(wish)
             .with_needs(site.needs)
-            .with_login(site.login())
+            .with_login(site.login(safety))
     }
 
     pub(super) fn connected(&mut self, now: Now, id: ConnId, effects: &mut Vec<Effect>) {
@@ -232,7 +233,7 @@ impl Shard {
         self.win_race(now, &mut conn, effects);
         let outbound = conn.outbound();
         outbound.connected = true;
-        outbound.client = self.new_client(now, outbound.site, outbound.wish);
+        outbound.client = self.new_client(now, outbound.site, &outbound.safety, outbound.wish);
         self.greet_proxy(&mut conn);
         let outbound = conn.outbound();
         conn.deadline = outbound.client.deadline();
@@ -531,7 +532,7 @@ impl Shard {
         }
         if end == SessionEnd::TlsFailed {
             self.counters.tls_failed_out += 1;
-            if entry.tls == TlsPolicy::May {
+            if outbound.safety == Safety::IfOffered {
                 // Not the next hop's failure yet: it is tried in clear at once (TLS-06).
                 entry.go_clear(now.mono, outbound.address);
                 end = SessionEnd::Quit;

@@ -214,9 +214,10 @@ impl Shard {
     }
 
     fn dial(&mut self, now: Now, site: SiteId, address: SocketAddr, race: Race, effects: &mut Vec<Effect>) -> ConnId {
-        let wish = self.sites.table[site as usize].tls_wish(now.mono, address);
+        let safety = self.sites.table[site as usize].hosts.safety(address);
+        let wish = self.sites.table[site as usize].tls_wish(now.mono, address, &safety);
         self.counters.dials += 1;
-        let client = self.new_client(now, site, wish);
+        let client = self.new_client(now, site, &safety, wish);
         let source = &self.settings.sources[usize::from(self.sites.table[site as usize].source)];
         let proxy = source.proxy;
         let source = source.address_for(address.ip()).expect("a site leads nowhere that its source cannot reach");
@@ -225,6 +226,7 @@ impl Shard {
             client,
             site,
             address,
+            safety,
             wish,
             tls_begun: false,
             connected: false,

@@ -10,7 +10,8 @@ use crate::config::Endpoint;
 pub use crate::config::LogLevel as Level;
 use crate::config::Role;
 use crate::queue::{Proof, ReadId, SegmentSlot, WriteId};
-use crate::route::QueryId;
+use crate::route::safety::Identity;
+use crate::route::{QueryId, Question};
 use crate::shard::parcel::Parcel;
 use crate::smtp::auth::{AuthRequest, ProofRequest};
 use crate::smtp::reply::Reply;
@@ -27,8 +28,8 @@ pub enum TlsRole {
     Client {
         /// The next hop's name, or its address if it has none.
         host: Arc<str>,
-        /// Only a certificate for that name, from an authority we trust, will do.
-        verify: bool,
+        /// What it has to prove.
+        identity: Identity,
     },
 }
 
@@ -160,14 +161,12 @@ pub enum Effect {
         /// Which slot.
         slot: SegmentSlot,
     },
-    /// Ask the resolver for the mail hosts of a domain, then `Resolved`.
+    /// Ask the resolver, then `Resolved`.
     Resolve {
-        /// Its name.
+        /// The question's name.
         query: QueryId,
-        /// The domain in lower case, or a host name with `address_only`.
-        domain: Box<str>,
-        /// True: only the addresses of the name (a smart host), no MX.
-        address_only: bool,
+        /// What to ask.
+        question: Question,
     },
     /// Carry a parcel to another shard.
     Parcel {

@@ -164,9 +164,9 @@ impl Shard {
         if let Some(answer) = next_hop.known_answer() {
             return self.use_answer(now, destination, &answer, Mono::NEVER, effects);
         }
-        let (domain, address_only) = next_hop.question().expect("what is not known can be asked for");
-        if let Some(answer) = self.sites.answers.get(now.mono, domain, address_only) {
-            let until = self.sites.answers.good_until(domain, address_only);
+        let question = self.sites.router.question(&entry.decision).expect("what is not known can be asked for");
+        if let Some(answer) = self.sites.answers.get(now.mono, &question) {
+            let until = self.sites.answers.good_until(&question);
             return self.use_answer(now, destination, &answer, until, effects);
         }
         if self.queries.len() >= self.queries_max {
@@ -175,12 +175,11 @@ impl Shard {
             }
             return;
         }
-        let domain: Box<str> = domain.into();
         entry.answered = Answered::Asked;
         self.next_query += 1;
         let query = QueryId(self.next_query);
         self.queries.insert(query, destination);
-        effects.push(Effect::Resolve { query, domain, address_only });
+        effects.push(Effect::Resolve { query, question });
     }
 
     /// Lets destinations ask that could not before, as many as the resolver has room for.
@@ -201,10 +200,10 @@ impl Shard {
             entry.answered = Answered::No;
             return;
         }
-        let next_hop = &self.sites.destinations[destination as usize].decision.next_hop;
-        let (name, address_only) = next_hop.question().expect("it was asked for");
-        let answer = self.sites.answers.put(now.mono, name, address_only, answer);
-        let until = self.sites.answers.good_until(name, address_only);
+        let decision = &self.sites.destinations[destination as usize].decision;
+        let question = self.sites.router.question(decision).expect("it was asked for");
+        let answer = self.sites.answers.put(now.mono, question.clone(), answer);
+        let until = self.sites.answers.good_until(&question);
         self.use_answer(now, destination, &answer, until, effects);
     }
 

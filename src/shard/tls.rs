@@ -5,7 +5,7 @@
 
 use crate::base::ids::ConnId;
 use crate::base::time::Now;
-use crate::config::TlsPolicy;
+use crate::route::safety::{Identity, Safety};
 use crate::shard::conns::{Conn, Side};
 use crate::shard::{Effect, Shard, TlsInfo, TlsRole};
 use crate::smtp::client::ClientState;
@@ -25,8 +25,11 @@ impl Shard {
         }
         let site = &self.sites.table[outbound.site as usize];
         let host = site.hosts.name(outbound.address).unwrap_or_else(|| outbound.address.ip().to_string().into());
-        let verify = site.tls == TlsPolicy::Verify;
-        effects.push(Effect::StartTls { conn: id, role: TlsRole::Client { host, verify } });
+        let identity = match &outbound.safety {
+            Safety::Always(identity) => identity.clone(),
+            Safety::IfOffered | Safety::Never => Identity::Any,
+        };
+        effects.push(Effect::StartTls { conn: id, role: TlsRole::Client { host, identity } });
         true
     }
 

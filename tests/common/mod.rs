@@ -12,6 +12,7 @@ pub(crate) mod postfix;
 pub(crate) mod programs;
 pub(crate) mod relay;
 pub(crate) mod sink;
+pub(crate) mod zones;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicU32, Ordering};

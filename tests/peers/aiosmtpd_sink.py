@@ -1,4 +1,4 @@
-"""Takes mail with aiosmtpd and keeps each message as N.eml and N.json: aiosmtpd_sink.py PORT DIR [CERTIFICATE KEY]
+"""Takes mail with aiosmtpd and keeps each message as N.eml and N.json: aiosmtpd_sink.py PORT DIR [CERTIFICATE KEY [ADDRESS]]
 
 With a certificate it takes mail inside TLS only.
 """
@@ -43,7 +43,7 @@ async def main():
     def session():
         return SMTP(Keeper(), hostname="python.example.org", tls_context=tls, require_starttls=tls is not None)
 
-    server = await loop.create_server(session, "127.0.0.1", port)
+    server = await loop.create_server(session, sys.argv[5] if len(sys.argv) > 5 else "127.0.0.1", port)
     await server.serve_forever()
 
 

@@ -31,7 +31,12 @@ impl World {
             Zone::NullMx => Answer::NullMx { ttl_s },
             Zone::Nowhere => Answer::NoSuchDomain { ttl_s },
             Zone::Hosts if site == SMART_HOST => {
-                let host = MailHost { preference: 0, name: "hub.test".into(), addresses: vec![host_address(site, 0)] };
+                let host = MailHost {
+                    preference: 0,
+                    name: "hub.test".into(),
+                    addresses: vec![host_address(site, 0)],
+                    tls: Default::default(),
+                };
                 Answer::Mail { hosts: vec![host], ttl_s }
             }
             Zone::Hosts => {
@@ -42,10 +47,16 @@ impl World {
                         preference: ((site + host) % 3) as u16 * 10,
                         name: format!("mx{host}.{domain}").into(),
                         addresses: self.addresses(site, host),
+                        tls: Default::default(),
                     })
                     .collect();
                 if self.dice.permille(200) {
-                    hosts.push(MailHost { preference: 0, name: "gone.test".into(), addresses: Vec::new() });
+                    hosts.push(MailHost {
+                        preference: 0,
+                        name: "gone.test".into(),
+                        addresses: Vec::new(),
+                        tls: Default::default(),
+                    });
                 }
                 Answer::Mail { hosts, ttl_s }
             }
@@ -62,8 +73,12 @@ impl World {
 
     /// What is not so: no such domain, no mail, hosts at which no mail host can be, ourselves, far too many hosts.
     fn lie(&mut self, domain: &str, site: usize, ttl_s: u32) -> Answer {
-        let host =
-            |preference, name: String, addresses: Vec<IpAddr>| MailHost { preference, name: name.into(), addresses };
+        let host = |preference, name: String, addresses: Vec<IpAddr>| MailHost {
+            preference,
+            name: name.into(),
+            addresses,
+            tls: Default::default(),
+        };
         let kind = self.dice.below(5);
         if kind < 4 {
             self.ledger.lied_about.insert(site);

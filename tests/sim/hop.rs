@@ -285,7 +285,9 @@ impl Hop {
                 let fallback = self.tls_refused || !self.ways.tls || ledger.tls_failed.contains(&self.site);
                 match plan.settings.tls.policies.default {
                     TlsPolicy::None => assert!(!self.inside_tls, "inside TLS against the policy"),
-                    TlsPolicy::May => assert!(self.inside_tls || fallback, "in clear though TLS was offered (TLS-06)"),
+                    TlsPolicy::May | TlsPolicy::Dane => {
+                        assert!(self.inside_tls || fallback, "in clear though TLS was offered (TLS-06)")
+                    }
                     TlsPolicy::Encrypt | TlsPolicy::Verify => assert!(self.inside_tls, "in clear (TLS-07)"),
                 }
                 assert!(self.sender.is_none(), "MAIL inside a transaction");

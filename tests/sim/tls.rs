@@ -5,6 +5,7 @@
 
 use ringpost::base::ids::ConnId;
 use ringpost::config::TlsPolicy;
+use ringpost::route::safety::Identity;
 use ringpost::shard::{CloseReason, Input, TlsInfo, TlsRole};
 
 use crate::net::{End, Peer};
@@ -29,9 +30,9 @@ impl World {
         conn.layer = Layer::Handshake;
         match (&conn.peer, role) {
             (Peer::Client(_), TlsRole::Server { .. }) => {}
-            (Peer::Hop(hop), TlsRole::Client { verify, .. }) => {
+            (Peer::Hop(hop), TlsRole::Client { identity, .. }) => {
                 assert_ne!(policy, TlsPolicy::None, "a handshake that nobody wants");
-                assert_eq!(verify, policy == TlsPolicy::Verify);
+                assert_eq!(identity == Identity::Name, policy == TlsPolicy::Verify);
                 assert!(hop.start_tls, "a handshake that the next hop was not asked for");
             }
             (_, role) => panic!("the wrong side of a handshake: {role:?}"),

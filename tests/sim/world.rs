@@ -630,7 +630,7 @@ impl World {
                 let number = self.next_number();
                 self.begin(shard, number, Work::Prepare { slot });
             }
-            Effect::Resolve { query, domain, address_only } => self.resolve(shard, query, &domain, address_only),
+            Effect::Resolve { query, question } => self.resolve(shard, query, &question.name, question.address_only),
             Effect::Authenticate { .. } => unreachable!("the world's clients come to the relay's listener"),
             Effect::Prove { .. } => unreachable!("no next hop wants to know who we are"),
             Effect::Parcel { to, parcel } => self.send_parcel(shard, usize::from(to.0), parcel),

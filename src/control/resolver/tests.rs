@@ -108,14 +108,20 @@ fn serve_zone() -> SocketAddr {
 fn ask(resolver: &Resolver, domain: &str, address_only: bool) -> Answer {
     let (to, from) = channel::channel();
     let query = QueryId(7);
-    resolver.ask(query, domain.into(), address_only, Box::new(move |query, answer| to.send((query, answer)).unwrap()));
+    let question = Question { name: domain.into(), address_only, tlsa_port: None };
+    resolver.ask(query, question, Box::new(move |query, answer| to.send((query, answer)).unwrap()));
     let (answered, answer) = from.recv_timeout(Duration::from_secs(60)).unwrap();
     assert_eq!(answered, query);
     answer
 }
 
 fn host(preference: u16, name: &str, addresses: &[&str]) -> MailHost {
-    MailHost { preference, name: name.into(), addresses: addresses.iter().map(|a| a.parse().unwrap()).collect() }
+    MailHost {
+        preference,
+        name: name.into(),
+        addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
+        tls: Default::default(),
+    }
 }
 
 fn hosts(answer: Answer) -> Vec<MailHost> {
@@ -128,7 +134,8 @@ fn hosts(answer: Answer) -> Vec<MailHost> {
 /// RTE-01, RTE-02, RTE-04, RTE-06, RTE-07, RTE-09.
 #[test]
 fn answers_of_a_small_zone() {
-    let resolver = Resolver::start(&ResolverSettings { servers: vec![serve_zone()] }).unwrap();
+    let resolver =
+        Resolver::start(&ResolverSettings { servers: vec![serve_zone()], ..ResolverSettings::default() }).unwrap();
     let ask = |domain: &str| ask(&resolver, domain, false);
 
     let Answer::Mail { hosts: plain, ttl_s } = ask("Plain.TEST") else { panic!("no hosts") };
@@ -156,7 +163,8 @@ fn answers_of_a_small_zone() {
 /// A smart host's name is never looked up by MX.
 #[test]
 fn addresses_only() {
-    let resolver = Resolver::start(&ResolverSettings { servers: vec![serve_zone()] }).unwrap();
+    let resolver =
+        Resolver::start(&ResolverSettings { servers: vec![serve_zone()], ..ResolverSettings::default() }).unwrap();
     assert_eq!(hosts(ask(&resolver, "b.plain.test", true)), [host(0, "b.plain.test", &["192.0.2.3"])]);
     assert!(matches!(ask(&resolver, "plain.test", true), Answer::NoSuchDomain { .. }));
     assert!(matches!(ask(&resolver, "broken.test", true), Answer::Temporary { .. }));

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::config::{self, Machine};
+use crate::route::safety::Tlsa;
 use proptest::prelude::*;
 use rustls::ConfigBuilder;
 use rustls::client::WantsClientCert;
@@ -36,7 +37,8 @@ fn begin(keys: &Keys, role: TlsRole) -> Tls {
 }
 
 fn client(host: &str, verify: bool) -> Tls {
-    begin(keys(), TlsRole::Client { host: host.into(), verify })
+    let identity = if verify { Identity::Name } else { Identity::Any };
+    begin(keys(), TlsRole::Client { host: host.into(), identity })
 }
 
 fn server() -> Tls {
@@ -174,7 +176,8 @@ fn sessions_resume() {
     // Its own: tickets serve once, and other tests would take them.
     let keys = fresh_keys();
     let connect = |verify| {
-        let client = begin(&keys, TlsRole::Client { host: "relay.example".into(), verify });
+        let identity = if verify { Identity::Name } else { Identity::Any };
+        let client = begin(&keys, TlsRole::Client { host: "relay.example".into(), identity });
         let (mut client, mut server) =
             (End::new(client), End::new(begin(&keys, TlsRole::Server { listener: Role::Relay })));
         carry(&mut client, &mut server, usize::MAX).unwrap();
@@ -403,4 +406,90 @@ fn clients_are_known_by_certificates() {
         }
         assert_eq!(ours.secured.map(|info| info.certified), certified);
     }
+}
+
+/// An authority, and the chain and the key of a host below it.
+struct Chain {
+    authority: CertificateDer<'static>,
+    keys: Keys,
+    leaf: CertificateDer<'static>,
+}
+
+/// `expired`: the host's certificate is no longer good.
+fn chain(name: &str, expired: bool) -> Chain {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
+    let mut params = CertificateParams::new(vec![]).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority_key = KeyPair::generate().unwrap();
+    let authority = params.self_signed(&authority_key).unwrap();
+    let issuer = Issuer::new(params, authority_key);
+    let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+    if expired {
+        (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1));
+    }
+    let key = KeyPair::generate().unwrap();
+    let leaf = params.signed_by(&key, &issuer).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let (certificate, key_file) = own_files(dir.path());
+    std::fs::write(&certificate, leaf.pem() + &authority.pem()).unwrap();
+    std::fs::write(&key_file, key.serialize_pem()).unwrap();
+    let keys = Keys::load(&settings(dir.path(), &[])).unwrap().0;
+    Chain { authority: authority.der().clone(), keys, leaf: leaf.der().clone() }
+}
+
+/// The record that means a certificate.
+fn tlsa(usage: u8, selector: u8, matching: u8, certificate: &CertificateDer<'_>) -> Tlsa {
+    use ::aws_lc_rs::digest;
+    let key = rustls::server::ParsedCertificate::try_from(certificate).unwrap().subject_public_key_info();
+    let meant: &[u8] = if selector == 0 { certificate } else { &key };
+    let data: Box<[u8]> = match matching {
+        0 => meant.into(),
+        1 => digest::digest(&digest::SHA256, meant).as_ref().into(),
+        _ => digest::digest(&digest::SHA512, meant).as_ref().into(),
+    };
+    Tlsa { usage, selector, matching, data }
+}
+
+/// True if a host with this chain proves itself by these records.
+fn proves(chain: &Chain, records: &[Tlsa], host: &str, domain: Option<&str>) -> bool {
+    let dane = Dane { base: host.into(), records: records.into(), domain: domain.map(Into::into) };
+    let role = TlsRole::Client { host: "alias.test".into(), identity: Identity::Dane(Arc::new(dane)) };
+    let client = begin(&chain.keys, role);
+    let (mut client, mut server) =
+        (End::new(client), End::new(begin(&chain.keys, TlsRole::Server { listener: Role::Relay })));
+    carry(&mut client, &mut server, usize::MAX).is_ok() && client.secured.is_some()
+}
+
+/// DAN-02, DAN-03: usage 3 means one certificate or key, whatever its name and dates; usage 2 an authority, with names and dates.
+#[test]
+fn tlsa_records_prove_a_host() {
+    let good = chain("mx.test", false);
+    let old = chain("mx.test", true);
+    for selector in 0..2 {
+        for matching in 0..3 {
+            let case = format!("selector {selector} matching {matching}");
+            let leaf = tlsa(3, selector, matching, &good.leaf);
+            assert!(proves(&good, std::slice::from_ref(&leaf), "mx.test", None), "3 {case}");
+            assert!(proves(&good, std::slice::from_ref(&leaf), "other.test", None), "3 {case}: names do not matter");
+            assert!(proves(&old, &[tlsa(3, selector, matching, &old.leaf)], "mx.test", None), "3 {case}: nor dates");
+            assert!(!proves(&old, std::slice::from_ref(&leaf), "mx.test", None), "3 {case}: another's certificate");
+            let wrong = tlsa(3, selector, matching, &old.leaf);
+            assert!(proves(&good, &[wrong.clone(), leaf], "mx.test", None), "3 {case}: one is enough");
+            assert!(!proves(&good, &[wrong], "mx.test", None), "3 {case}");
+            let authority = tlsa(2, selector, matching, &good.authority);
+            assert!(proves(&good, std::slice::from_ref(&authority), "mx.test", None), "2 {case}");
+            assert!(!proves(&good, std::slice::from_ref(&authority), "other.test", None), "2 {case}: names matter");
+            assert!(
+                proves(&good, std::slice::from_ref(&authority), "other.test", Some("mx.test")),
+                "2 {case}: the domain's, too"
+            );
+            assert!(
+                !proves(&old, &[tlsa(2, selector, matching, &old.authority)], "mx.test", None),
+                "2 {case}: and dates"
+            );
+            assert!(!proves(&old, &[authority], "mx.test", None), "2 {case}: another authority");
+        }
+    }
+    let as_host = tlsa(3, 1, 1, &good.authority);
+    assert!(!proves(&good, &[as_host], "mx.test", None), "the authority is not the host");
 }

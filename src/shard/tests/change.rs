@@ -1,6 +1,7 @@
 //! Other settings while the shard runs.
 
 use super::*;
+use crate::route::safety::Safety;
 use crate::shard::orders::{Order, Target};
 
 impl World {
@@ -44,14 +45,14 @@ fn a_next_hop_wants_other_credentials() {
     let mut world = World::new(&hop);
     world.refuse_dials = true;
     world.send(&["a@dest.test"], "x\r\n");
-    assert_eq!(world.shard.sites.table[0].login(), None);
+    assert_eq!(world.shard.sites.table[0].login(&Safety::Never), None);
     let credentials = ["next_hop.store.credentials=/run/store", "next_hop.store.allow_clear=true"];
     world.change(&[&hop[..], &credentials].concat());
     world.pass(10);
     assert_eq!(world.shard.sites.table.len(), 1);
     let site = &world.shard.sites.table[0];
     assert_eq!((site.jobs, site.login_in_doubt), (1, true));
-    assert!(site.login().is_some_and(|login| &*login.credentials == "/run/store"));
+    assert!(site.login(&Safety::Never).is_some_and(|login| &*login.credentials == "/run/store"));
     world.change(&hop);
     world.refuse_dials = false;
     world.pass(60_000);

@@ -3,6 +3,7 @@
 use super::*;
 use crate::queue::RecoveredMessage;
 use crate::route::MailHost;
+use crate::route::safety::Identity;
 
 /// A next hop with every extension that has parameters.
 fn knows_all(line: &str) -> String {
@@ -236,6 +237,7 @@ fn mail_in_utf8_finds_the_host_that_takes_it() {
         preference: number.into(),
         name: format!("mx{number}.test").into(),
         addresses: vec![IpAddr::from([192, 0, 2, number])],
+        tls: Default::default(),
     };
     world.answer = Answer::Mail { hosts: vec![host(1), host(2)], ttl_s: 86_400 };
     world.rule = only_the_second_has_it;
@@ -321,7 +323,7 @@ fn requiretls_goes_to_who_has_it() {
     world.rule = has_it;
     talk(&mut world);
     assert_eq!(world.taken.len(), 1, "{:?}", world.reports);
-    assert!(world.handshakes.iter().any(|role| matches!(role, TlsRole::Client { verify: true, .. })));
+    assert!(world.handshakes.iter().any(|role| matches!(role, TlsRole::Client { identity: Identity::Name, .. })));
     let told = world.told("MAIL");
     assert!(told.len() == 1 && told[0].ends_with(" REQUIRETLS"), "{told:?}");
     world.pass(100);

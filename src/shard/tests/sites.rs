@@ -4,8 +4,12 @@ use super::*;
 use crate::route::MailHost;
 
 fn mail_hosts(address: &str, ttl_s: u32) -> Answer {
-    let host =
-        |name: &str, preference| MailHost { preference, name: name.into(), addresses: vec![address.parse().unwrap()] };
+    let host = |name: &str, preference| MailHost {
+        preference,
+        name: name.into(),
+        addresses: vec![address.parse().unwrap()],
+        tls: Default::default(),
+    };
     Answer::Mail { hosts: vec![host("a.provider.test", 10), host("b.provider.test", 20)], ttl_s }
 }
 
@@ -55,6 +59,7 @@ fn sites_take_turns_at_the_connections_of_a_shard() {
                 preference: 1,
                 name: format!("mx{asked}.test").into(),
                 addresses: vec![format!("192.0.2.{asked}").parse().unwrap()],
+                tls: Default::default(),
             }],
             ttl_s: 600,
         };
@@ -81,7 +86,12 @@ fn silent_sites_leave_connections_for_others() {
     while let Some(query) = world.questions.pop_front() {
         asked += 1;
         let address = IpAddr::from([192, 0, 2, asked]);
-        let hosts = vec![MailHost { preference: 1, name: format!("mx{asked}.test").into(), addresses: vec![address] }];
+        let hosts = vec![MailHost {
+            preference: 1,
+            name: format!("mx{asked}.test").into(),
+            addresses: vec![address],
+            tls: Default::default(),
+        }];
         world.input(Input::Resolved { query, answer: Answer::Mail { hosts, ttl_s: 600 } });
     }
     assert_eq!(asked, 9);
@@ -118,7 +128,12 @@ fn a_domain_that_moves_takes_its_mail_along() {
     world.pass(30_000);
     assert!(world.taken.is_empty());
     world.answer = Answer::Mail {
-        hosts: vec![MailHost { preference: 1, name: "new.test".into(), addresses: vec!["192.0.2.7".parse().unwrap()] }],
+        hosts: vec![MailHost {
+            preference: 1,
+            name: "new.test".into(),
+            addresses: vec!["192.0.2.7".parse().unwrap()],
+            tls: Default::default(),
+        }],
         ttl_s: 60,
     };
     world.pass(20_000);

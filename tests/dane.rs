@@ -1,0 +1,199 @@
+//! DANE over the real program: nsd serves signed zones, unbound validates, and aiosmtpd takes mail inside TLS only.
+//!
+//! One name per rule. Needs what `tests/setup` installs.
+
+#![cfg(feature = "runtime")]
+
+mod common;
+
+use std::fs;
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use common::mail::plain;
+use common::programs::{Running, need, python, script, succeed};
+use common::relay::{Relay, Setup, ringpost};
+use common::sink::{Act, Sink};
+use common::zones::{Bed, Signing, Zone};
+use common::{free_port, wait_until};
+
+const PROGRAM_LONGEST: Duration = Duration::from_secs(60);
+const ARRIVAL_LONGEST: Duration = Duration::from_secs(60);
+/// So long nothing must come.
+const SILENCE: Duration = Duration::from_secs(3);
+
+/// A certificate for a name, and its key's SHA-256 as TLSA has it.
+fn certificate(dir: &Path, name: &str) -> (PathBuf, PathBuf, String) {
+    let (certificate, key) = (dir.join(format!("{name}.crt")), dir.join(format!("{name}.key")));
+    let mut command = Command::new(need("openssl", "openssl"));
+    command.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "9", "-subj", &format!("/CN={name}")]);
+    command.args(["-addext", &format!("subjectAltName=DNS:{name}"), "-addext", "basicConstraints=critical,CA:FALSE"]);
+    command.arg("-keyout").arg(&key).arg("-out").arg(&certificate);
+    succeed(&mut command, PROGRAM_LONGEST);
+    let mut digest = Command::new("sh");
+    let text = format!(
+        "openssl x509 -in {} -noout -pubkey | openssl pkey -pubin -outform DER | sha256sum",
+        certificate.display()
+    );
+    let digest = succeed(digest.arg("-c").arg(text), PROGRAM_LONGEST);
+    (certificate, key, digest.split(' ').next().unwrap().to_owned())
+}
+
+/// aiosmtpd at 127.0.0.`number`, which takes mail inside TLS only.
+struct Host {
+    dir: PathBuf,
+    _server: Running,
+}
+
+impl Host {
+    fn start(dir: &Path, number: u8, port: u16, pair: (&Path, &Path)) -> Host {
+        let dir = dir.join(format!("host{number}"));
+        fs::create_dir(&dir).unwrap();
+        let address = format!("127.0.0.{number}");
+        let mut command = Command::new(python());
+        command.arg(script("aiosmtpd_sink.py")).arg(port.to_string()).arg(&dir).arg(pair.0).arg(pair.1).arg(&address);
+        let server = Running::start(&mut command);
+        let address = SocketAddr::new(address.parse().unwrap(), port);
+        assert!(wait_until(PROGRAM_LONGEST, || TcpStream::connect(address).is_ok()), "aiosmtpd does not listen");
+        Host { dir, _server: server }
+    }
+
+    /// Messages that came.
+    fn count(&self) -> usize {
+        let files = fs::read_dir(&self.dir).unwrap().flatten();
+        files.filter(|file| file.path().extension().is_some_and(|ending| ending == "json")).count()
+    }
+}
+
+fn deliver(relay: &Relay, domain: &str) {
+    let reply = relay.client().deliver("a@source.test", &[&format!("b@{domain}")], &plain(domain));
+    assert!(reply.is("250 2.0.0"), "{reply:?}");
+}
+
+/// DAN-01, DAN-02, DAN-03, DAN-04, DAN-05.
+#[test]
+fn hosts_prove_themselves_by_dnssec() {
+    let port = free_port();
+    let setup = Setup::bare();
+    let (right, right_key, good) = certificate(setup.dir(), "right.test");
+    let (wrong, wrong_key, _) = certificate(setup.dir(), "wrong.test");
+    let right_host = Host::start(setup.dir(), 71, port, (&right, &right_key));
+    let wrong_host = Host::start(setup.dir(), 72, port, (&wrong, &wrong_key));
+    let clear_host = Sink::at(SocketAddr::new(IpAddr::from([127, 0, 0, 73]), port), |_, _| Act::Usual);
+    let tlsa = |host: &str, usage: u8, data: &str| format!("_{port}._tcp.{host} TLSA {usage} 1 1 {data}");
+    let forged = "ab".repeat(32);
+    let forged_alias = "cd".repeat(32);
+    let signed: Vec<String> = [
+        "right MX 10 mx.right",
+        "mx.right A 127.0.0.71",
+        "mixed MX 10 mx.mixed",
+        "mixed MX 20 mx.right",
+        "mx.mixed A 127.0.0.72",
+        "bad MX 10 mx.mixed",
+        "plain MX 10 mx.plain",
+        "mx.plain A 127.0.0.73",
+        "useless MX 10 mx.useless",
+        "mx.useless A 127.0.0.72",
+        "stripped MX 10 mx.stripped",
+        "mx.stripped A 127.0.0.73",
+        "forged MX 10 mx.forged",
+        "mx.forged A 127.0.0.71",
+        "lone A 127.0.0.71",
+        "alias MX 10 mx.alias",
+        "mx.alias CNAME mx.right",
+        "own MX 10 mx.own",
+        "mx.own CNAME mx.mixed",
+        "away MX 10 mx.away",
+        "mx.away CNAME mx.dom.unsigned.test.",
+        "lost MX 10 mx.lost",
+        "mx.lost CNAME mx.dom.unsigned.test.",
+    ]
+    .map(str::to_owned)
+    .into_iter()
+    .chain([
+        tlsa("mx.right", 3, &good),
+        tlsa("mx.mixed", 3, &good),
+        tlsa("mx.useless", 1, &good),
+        tlsa("mx.stripped", 3, &good),
+        tlsa("mx.forged", 3, &forged),
+        tlsa("lone", 3, &good),
+        tlsa("mx.away", 3, &good),
+        tlsa("mx.lost", 3, &forged_alias),
+    ])
+    .collect();
+    let signed: Vec<&str> = signed.iter().map(String::as_str).collect();
+    let unsigned_tlsa = tlsa("mx.dom", 3, &forged);
+    let unsigned = ["dom MX 10 mx.dom", "mx.dom A 127.0.0.71", &unsigned_tlsa];
+    let lies = [(&*forged, &*good)];
+    let zones = [
+        Zone { name: "signed.test", signing: Signing::Good, records: &signed, lies: &lies },
+        Zone { name: "unsigned.test", signing: Signing::None, records: &unsigned, lies: &[] },
+        Zone {
+            name: "missing.test",
+            signing: Signing::Missing,
+            records: &["@ MX 10 mx", "mx A 127.0.0.73"],
+            lies: &[],
+        },
+        Zone {
+            name: "expired.test",
+            signing: Signing::Expired,
+            records: &["@ MX 10 mx", "mx A 127.0.0.73"],
+            lies: &[],
+        },
+    ];
+    let bed = Bed::start(setup.dir(), &zones);
+    let setup = setup
+        .set("dns.servers", bed.resolver)
+        .set("route.mx_port", port)
+        .set("route.allow_private", true)
+        .set("site.default.tls", "dane");
+    let relay = setup.start();
+    // Proved, by MX and without; an address that no record proves goes aside for the next one; records of usage 1 want TLS
+    // alone; without signature records say nothing.
+    for (domain, right, wrong, clear) in [
+        ("right.signed.test", 1, 0, 0),
+        ("lone.signed.test", 2, 0, 0),
+        ("mixed.signed.test", 3, 0, 0),
+        ("useless.signed.test", 3, 1, 0),
+        ("dom.unsigned.test", 4, 1, 0),
+        ("plain.signed.test", 4, 1, 1),
+        ("alias.signed.test", 5, 1, 1),
+        ("away.signed.test", 6, 1, 1),
+    ] {
+        deliver(&relay, domain);
+        let counts = || (right_host.count(), wrong_host.count(), clear_host.mails().len());
+        assert!(wait_until(ARRIVAL_LONGEST, || counts() == (right, wrong, clear)), "{domain}: {:?}", counts());
+    }
+    // A host that does not prove itself, one that takes STARTTLS out of its offer, a record that is forged, and zones that are.
+    // An alias is no way around a proof either: not the end's, nor its own where the end is not signed.
+    let unproved =
+        ["bad.signed.test", "stripped.signed.test", "forged.signed.test", "own.signed.test", "lost.signed.test"];
+    for domain in unproved.into_iter().chain(["missing.test", "expired.test"]) {
+        deliver(&relay, domain);
+    }
+    std::thread::sleep(SILENCE);
+    assert_eq!((right_host.count(), wrong_host.count(), clear_host.mails().len()), (6, 1, 1), "{}", relay.errors());
+    relay.stop();
+    explained(&bed, port);
+}
+
+/// `ringpost explain` says what DNS proves; a resolver that is not trusted proves nothing (DAN-01).
+fn explained(bed: &Bed, port: u16) {
+    let told = |domain: &str, more: &str| {
+        let (servers, port) = (format!("dns.servers={}", bed.resolver), format!("route.mx_port={port}"));
+        let sets = [&*servers, &port, "route.allow_private=true", "site.default.tls=dane", more];
+        let mut arguments = vec!["explain", domain];
+        sets.iter().for_each(|set| arguments.extend(["--set", set]));
+        let output = ringpost(&arguments);
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(told("right.signed.test", "shards=1").contains("prove itself"));
+    assert!(told("useless.signed.test", "shards=1").contains("cannot be used"));
+    assert!(told("forged.signed.test", "shards=1").starts_with("forged.signed.test: defer"));
+    assert!(told("missing.test", "shards=1").starts_with("missing.test: defer"));
+    assert!(!told("dom.unsigned.test", "shards=1").contains("TLSA"));
+    assert!(!told("right.signed.test", "dns.trust=never").contains("TLSA"));
+}
