@@ -27,20 +27,22 @@ pub(super) struct Gate {
 
 /// Where a connection stands in the line, if it does; true once it is called.
 #[derive(Default)]
-pub(super) struct Place(RefCell<Option<Rc<Cell<bool>>>>);
+pub(super) struct Place(Cell<Option<Rc<Cell<bool>>>>);
 
 impl Gate {
     /// True if a handshake may be worked at now; else the task is woken when it may. Nobody overtakes.
     pub(super) fn is_open(self: &Rc<Self>, place: &Place, cx: &Context<'_>) -> bool {
-        if let Some(called) = &*place.0.borrow() {
-            return called.get();
+        if let Some(called) = place.0.take() {
+            let open = called.get();
+            place.0.set(Some(called));
+            return open;
         }
         if self.taken.get() < FLIGHTS_PER_TURN && self.line.borrow().is_empty() {
             return true;
         }
         let called = Rc::new(Cell::new(false));
         self.line.borrow_mut().push_back((called.clone(), cx.waker().clone()));
-        *place.0.borrow_mut() = Some(called);
+        place.0.set(Some(called));
         if !self.calling.replace(true) {
             glommio::spawn_local(call(self.clone())).detach();
         }
