@@ -149,6 +149,10 @@ impl Fair {
 
     fn row(&mut self, share: Share) -> &mut List {
         let at = self.rows.iter().position(|row| row.share == share).unwrap_or_else(|| {
+            if self.rows.is_empty() {
+                // Most sites have one row, and there may be very many sites.
+                self.rows.reserve_exact(1);
+            }
             self.rows.push(Row { share, jobs: List::default(), credit: 0 });
             self.rows.len() - 1
         });

@@ -212,6 +212,10 @@ impl Home {
 impl Site {
     fn share(&mut self, shard: ShardId) -> &mut Share {
         let at = self.shares.iter().position(|share| share.shard == shard).unwrap_or_else(|| {
+            if self.shares.is_empty() {
+                // Most sites are one or two shards', and there may be very many sites.
+                self.shares.reserve_exact(1);
+            }
             self.shares.push(Share { shard, wanted: 0, held: 0, recalled: 0, served: 0 });
             self.shares.len() - 1
         });
