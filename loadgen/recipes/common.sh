@@ -24,6 +24,12 @@ user() {
   id "$1" >/dev/null 2>&1 || useradd --system --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin "$1"
 }
 
+# DIR/tls.key and DIR/tls.crt, of the kind that Ringpost makes for itself.
+certificate() {
+  openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 30 -subj /CN=relay.example.com \
+    -keyout "$dir/tls.key" -out "$dir/tls.crt" 2>/dev/null
+}
+
 need() {
   [ -e "$1" ] || { echo "not installed ($1 is absent): run loadgen compare with --install" >&2; exit 1; }
 }

@@ -1,5 +1,5 @@
 # Haraka from the npm registry, one worker per core, through its outbound queue on disk (which it flushes per message)
-# and not its plain proxy. One small plugin takes all recipients and names the next hop.
+# and not its plain proxy. One small plugin takes all recipients and names the next hop. TLS where the other end wants it.
 root=$cache/haraka
 
 case $verb in
@@ -20,7 +20,10 @@ run)
   cd "$h"
   echo '{"name":"relay","version":"1.0.0"}' >package.json
   echo relay.example.com | tee config/me >config/host_list
-  echo onward >config/plugins
+  certificate
+  cp "$dir/tls.key" config/tls_key.pem
+  cp "$dir/tls.crt" config/tls_cert.pem
+  printf 'tls\nonward\n' >config/plugins
   echo NOTICE >config/loglevel
   printf 'level=notice\n' >config/log.ini
   printf 'listen=127.0.0.1:%s\nnodes=cpus\n' "$port" >config/smtp.ini
@@ -44,7 +47,7 @@ close=bye
 banner_chars=6
 deny_chars=0
 END
-  printf 'concurrency_max=20\nenable_tls=false\n' >config/outbound.ini
+  printf 'concurrency_max=20\nenable_tls=true\n' >config/outbound.ini
   cat >plugins/onward.js <<END
 exports.hook_connect_init = (next, connection) => { connection.relaying = true; next() }
 exports.hook_rcpt = (next) => next(OK)

@@ -1,7 +1,8 @@
 # Postfix with a configuration, queue and data directory of its own.
 #
 # Tuned for throughput to one smart host: no flow control between reception and delivery, as many receiving processes as
-# sessions, twenty deliveries at a time that keep their connections, no DNS, no lookups of clients, no anvil limits.
+# sessions, twenty deliveries at a time that keep their connections, no DNS, no lookups of clients, no anvil limits. TLS where
+# the other end wants it, on connections that are kept as well.
 daemons=/usr/lib/postfix/sbin
 
 case $verb in
@@ -22,6 +23,7 @@ run)
   mkdir -p "$dir/etc" "$dir/queue" "$dir/data"
   chmod 755 "$dir"
   chown postfix "$dir/data"
+  certificate
   cat >"$dir/etc/main.cf" <<END
 compatibility_level = 3.6
 queue_directory = $dir/queue
@@ -43,8 +45,12 @@ mynetworks = 127.0.0.0/8
 relayhost = [127.0.0.1]:$sink_port
 smtp_dns_support_level = disabled
 smtp_host_lookup = native
-smtp_tls_security_level = none
-smtpd_tls_security_level = none
+smtp_tls_security_level = may
+smtp_tls_connection_reuse = yes
+smtp_tls_session_cache_database = btree:\${data_directory}/smtp_cache
+smtpd_tls_security_level = may
+smtpd_tls_cert_file = $dir/tls.crt
+smtpd_tls_key_file = $dir/tls.key
 smtpd_peername_lookup = no
 smtpd_relay_restrictions = permit_mynetworks, reject
 smtpd_client_connection_count_limit = 0
@@ -71,6 +77,8 @@ defer    unix - - n - 0 bounce
 trace    unix - - n - 0 bounce
 flush    unix n - n 1000? 0 flush
 proxymap unix - - n - - proxymap
+tlsmgr   unix - - n 1000? 1 tlsmgr
+tlsproxy unix - - n - 0 tlsproxy
 smtp     unix - - n - 20 smtp
 relay    unix - - n - 20 smtp
 error    unix - - n - - error
