@@ -19,7 +19,7 @@ pub(crate) enum Command {
     /// Show the main job: a relay, a load and a sink on loopback, and the ledger at the end.
     Demo(Demo),
     /// Check the configuration and whether this machine can run the relay.
-    Check(Configuration),
+    Check(Check),
     /// Say what would become of mail for a recipient, and which key or DNS answer decides each part of it.
     Explain(Explain),
     /// Find the settings for this machine by measuring its disk and the relay on it, and write them to a file.
@@ -68,6 +68,15 @@ pub(crate) struct Configuration {
     /// Override a key; may be given more than once, the last wins.
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Check {
+    #[command(flatten)]
+    pub(crate) configuration: Configuration,
+    /// Ask DNS whether the name that each source says in EHLO belongs to its addresses, and they to it.
+    #[arg(long)]
+    pub(crate) dns: bool,
 }
 
 #[derive(Debug, Args)]

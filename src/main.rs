@@ -16,12 +16,12 @@ use std::time::Duration;
 
 use clap::Parser as _;
 
-use cli::{At, Cli, Command, Configuration, Explain, Ordered, Place, Queue, Spool, Target, Tune, User};
+use cli::{At, Check, Cli, Command, Configuration, Explain, Ordered, Place, Queue, Spool, Target, Tune, User};
 use ringpost::base::ids::MessageId;
 use ringpost::config::{self, Changes, Listener, Machine, Role, Settings, Values};
 use ringpost::control::auth::{self, Authenticator, Prover};
 use ringpost::control::http::{Holds, Server, client};
-use ringpost::control::resolver::{Resolver, ResolverSettings};
+use ringpost::control::resolver::{Resolver, ResolverSettings, check_names};
 use ringpost::mail::address::parse_forward_path;
 use ringpost::queue::ShardStart;
 use ringpost::queue::spool::{self, SpoolSettings};
@@ -55,7 +55,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(configuration) => run(&configuration),
         Command::Demo(wanted) => demo::demo(&wanted).map_err(Trouble::Failed),
-        Command::Check(configuration) => check(&configuration),
+        Command::Check(wanted) => check(&wanted),
         Command::Explain(wanted) => explain(&wanted),
         Command::Tune(wanted) => tune(&wanted),
         Command::Queue { what } => queue(what),
@@ -98,13 +98,27 @@ fn load_values(configuration: &Configuration) -> Result<(Settings, Values), Trou
         .map_err(|error| Trouble::Usage(error.to_string()))
 }
 
-fn check(configuration: &Configuration) -> Result<(), Trouble> {
-    let settings = load(configuration)?;
+fn check(wanted: &Check) -> Result<(), Trouble> {
+    let settings = load(&wanted.configuration)?;
     runtime::probe::io_uring().map_err(Trouble::Failed)?;
     Keys::check(&settings).map_err(failed)?;
     Prover::check(&settings.route.next_hops).map_err(Trouble::Failed)?;
     runtime::placement(&settings).map_err(|error| Trouble::Usage(error.to_string()))?;
-    say(&format!("the configuration is right, and this machine can run it with {} shards\n", settings.shards))
+    say(&format!("the configuration is right, and this machine can run it with {} shards\n", settings.shards))?;
+    if wanted.dns { check_dns(&settings) } else { Ok(()) }
+}
+
+/// Whether sources' names and addresses belong together (RTE-12).
+fn check_dns(settings: &Settings) -> Result<(), Trouble> {
+    let dns = ResolverSettings { servers: settings.dns_servers.clone(), trust: settings.dns_trust };
+    let lines = check_names(&dns, &settings.sources).map_err(|error| Trouble::Failed(format!("no DNS: {error}")))?;
+    if lines.is_empty() {
+        return say("no source has an address: DNS was not asked (source.address, source.NAME.address)\n");
+    }
+    let (right, wrong): (Vec<_>, Vec<_>) = lines.into_iter().partition(Result::is_ok);
+    right.into_iter().flatten().try_for_each(|line| say(&format!("{line}\n")))?;
+    let wrong: Vec<_> = wrong.into_iter().filter_map(Result::err).collect();
+    if wrong.is_empty() { Ok(()) } else { Err(Trouble::Failed(wrong.join("\n"))) }
 }
 
 fn explain(wanted: &Explain) -> Result<(), Trouble> {

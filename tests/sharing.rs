@@ -5,15 +5,16 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::process::Command;
 use std::time::Duration;
 
 use common::client::Client;
 use common::mail::plain;
 use common::programs::{Running, need};
-use common::relay::Setup;
+use common::relay::{Setup, ringpost};
 use common::sink::{Act, Sink};
+use common::zones::{Bed, Signing, Zone};
 use common::{free_address, wait_until};
 
 const ARRIVAL_LONGEST: Duration = Duration::from_secs(60);
@@ -62,6 +63,94 @@ fn mail_comes_from_its_tenants_sources() {
         (count("tenant6@example.com", 83, "relay.example.com"), count("tenant6@example.com", 84, "relay.example.com"));
     assert!(b + c == EACH && b >= 3 && c > b, "{seen:?}");
     relay.stop();
+}
+
+/// RTE-23: a source with an address of each family uses the one that goes with the next hop; a next hop of a family that the
+/// source has no address of gets nothing, rather than mail from another one.
+#[test]
+fn a_source_is_pinned_in_both_families() {
+    let sixth = Sink::at((Ipv6Addr::LOCALHOST, 0).into(), |_, _| Act::Usual);
+    let fourth = Sink::start();
+    let setup = Setup::to(sixth.address())
+        .set("source.both.address", "127.0.0.86,::1")
+        .set("source.both.hello", "both.out.test")
+        .set("source.four.address", "127.0.0.87")
+        .set("route.domains.four.test", fourth.address())
+        .set("tenant.both.networks", "127.0.0.8")
+        .set("tenant.both.sources", "both")
+        .set("tenant.four.networks", "127.0.0.9")
+        .set("tenant.four.sources", "four");
+    let relay = setup.start();
+    for client in [9, 8] {
+        let mut client_at = Client::connect_from(local(client), setup.address());
+        for recipient in ["r@six.test", "r@four.test"] {
+            let sender = format!("tenant{client}@example.com");
+            assert!(client_at.deliver(&sender, &[recipient], &plain("families")).is("250 2.0.0"));
+        }
+    }
+    let from = |mails: &[common::sink::Mail]| {
+        let mut all: Vec<_> = mails.iter().map(|mail| (mail.sender.clone(), mail.peer, mail.hello.clone())).collect();
+        all.sort();
+        all
+    };
+    let of = |number: u8, peer: IpAddr, hello: &str| (format!("tenant{number}@example.com"), peer, hello.to_owned());
+    assert_eq!(from(&sixth.wait_for(1, ARRIVAL_LONGEST)), [of(8, Ipv6Addr::LOCALHOST.into(), "both.out.test")]);
+    let expected = [of(8, local(86), "both.out.test"), of(9, local(87), "relay.example.com")];
+    assert_eq!(from(&fourth.wait_for(2, ARRIVAL_LONGEST)), expected);
+    // What waits was given first.
+    assert_eq!(sixth.mails().len(), 1, "mail left from an address that is not its source's");
+    relay.stop();
+}
+
+/// RTE-12: `ringpost check --dns` says of each source whether its name and its addresses lead to each other.
+#[test]
+fn names_and_addresses_of_sources_are_checked() {
+    let dir = tempfile::tempdir().unwrap();
+    let zone = |name, records| Zone { name, signing: Signing::None, records, lies: &[] };
+    let bed = Bed::start(
+        dir.path(),
+        &[
+            zone(
+                "out.test",
+                &["right.out.test. A 192.0.2.1", "other.out.test. A 192.0.2.2", "mute.out.test. A 192.0.2.3"],
+            ),
+            zone(
+                "2.0.192.in-addr.arpa",
+                &["1.2.0.192.in-addr.arpa. PTR Right.out.test.", "2.2.0.192.in-addr.arpa. PTR else.out.test."],
+            ),
+        ],
+    );
+    let check = |sources: &[(&str, &str)]| {
+        let mut arguments =
+            vec!["check".to_owned(), "--dns".to_owned(), "--set".to_owned(), format!("dns.servers={}", bed.server)];
+        for (number, (hello, address)) in sources.iter().enumerate() {
+            for (key, value) in [("hello", hello), ("address", address)] {
+                arguments.extend(["--set".to_owned(), format!("source.s{number}.{key}={value}")]);
+            }
+        }
+        let output = ringpost(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+        let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
+        (output.status.success(), text)
+    };
+    let (good, text) = check(&[("right.out.test", "192.0.2.1")]);
+    assert!(good && text.contains("192.0.2.1 is right.out.test, and right.out.test is 192.0.2.1"), "{text}");
+    let (good, text) = check(&[
+        ("right.out.test", "192.0.2.1"),
+        ("other.out.test", "192.0.2.2"),
+        ("mute.out.test", "192.0.2.3"),
+        ("right.out.test", "192.0.2.4"),
+        ("none.out.test", "2001:db8::1"),
+    ]);
+    assert!(!good, "{text}");
+    for line in [
+        "192.0.2.1 is right.out.test, and right.out.test is 192.0.2.1",
+        "192.0.2.2 is called else.out.test, not other.out.test",
+        "192.0.2.3 has no name",
+        "right.out.test does not lead to 192.0.2.4: give it an A record",
+        "none.out.test does not lead to 2001:db8::1: give it an AAAA record",
+    ] {
+        assert!(text.contains(line), "{line} is missing in {text}");
+    }
 }
 
 /// A few urgent messages, given while thousands of bulk messages wait for the same next hop, arrive before all but a few.

@@ -9,6 +9,8 @@
 //! not keep whether an answer was validated. They validate, and their word counts where `dns.trust` says so (DAN-01). No answer
 //! is better than one that may be forged: then the host counts as unreachable (DAN-05).
 
+mod names;
+
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -30,6 +32,8 @@ use crate::base::limits;
 use crate::config::DnsTrust;
 use crate::route::safety::{HostTls, Tlsa};
 use crate::route::{Answer, MailHost, QueryId, Question};
+
+pub use names::check_names;
 
 /// Whom to ask.
 #[derive(Clone, Debug, Default)]
