@@ -185,7 +185,18 @@ pub(crate) enum Queue {
     Expire(Ordered),
     /// Try it now, whatever pauses there are.
     Retry(Ordered),
-    /// List what is held.
+    /// Send no more of a tenant's mail than so many messages a second, over all shards, until another rate is ordered.
+    Rate {
+        /// The tenant.
+        #[arg(long, value_name = "NAME")]
+        tenant: String,
+        /// 0: as many as there are.
+        #[arg(long, value_name = "NUMBER")]
+        messages_per_second: u32,
+        #[command(flatten)]
+        at: At,
+    },
+    /// List what is held, and which tenants have a rate.
     Holds(At),
 }
 
@@ -211,6 +222,9 @@ pub(crate) struct Target {
     /// All that goes to a site, by its name as `ringpost sites` has it.
     #[arg(long)]
     pub(crate) site: Option<String>,
+    /// All of a tenant of the configuration.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) tenant: Option<String>,
 }
 
 /// The relay that is asked.

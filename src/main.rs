@@ -94,8 +94,10 @@ fn load_values(configuration: &Configuration) -> Result<(Settings, Values), Trou
         hostname: std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned(),
         cores: runtime::allowed_cores().map_err(failed)?.len(),
     };
-    config::load_values(text.as_deref(), &configuration.set, &machine)
-        .map_err(|error| Trouble::Usage(error.to_string()))
+    let wrong = |error: config::ConfigError| Trouble::Usage(error.to_string());
+    let (mut settings, values) = config::load_values(text.as_deref(), &configuration.set, &machine).map_err(wrong)?;
+    settings.aliases.read(|file| std::fs::read_to_string(file)).map_err(wrong)?;
+    Ok((settings, values))
 }
 
 fn check(wanted: &Check) -> Result<(), Trouble> {
@@ -265,7 +267,7 @@ fn reload(
     crew.change(settings, &keys);
     server.into_iter().for_each(|server| server.change(settings.clone()));
     let changed = if changes.changed.is_empty() { "no key".to_owned() } else { changes.changed.join(", ") };
-    reporter.report(Level::Info, format!("reload: changed {changed}; certificates and users were read again"));
+    reporter.report(Level::Info, format!("reload: changed {changed}; certificates, users and aliases were read again"));
 }
 
 fn options(settings: &Settings, sockets: Sockets, keys: Keys, authenticate: Authenticate, prove: Prove) -> Options {
@@ -338,11 +340,12 @@ fn prover(settings: &Settings) -> Result<Prove, Trouble> {
 /// How to make each shard, on its own thread.
 fn builds(settings: &Arc<Settings>, starts: Vec<ShardStart>, holds: &Holds) -> Vec<Build> {
     let build = |start| -> Build {
-        let (settings, targets) = (settings.clone(), holds.targets().to_vec());
+        let (settings, targets, rates) = (settings.clone(), holds.targets().to_vec(), holds.rates().to_vec());
         let seed = seed();
         Box::new(move |id, blocks, now| {
             let mut shard = Shard::new(Setup { id, settings, start, blocks, seed, now });
             shard.hold(now, &targets);
+            shard.pace(now, &rates);
             shard
         })
     };
@@ -464,28 +467,44 @@ fn queue(what: Queue) -> Result<(), Trouble> {
         Queue::Release(ordered) => order("release", &ordered),
         Queue::Expire(ordered) => order("expire", &ordered),
         Queue::Retry(ordered) => order("retry", &ordered),
+        Queue::Rate { tenant, messages_per_second, at } => {
+            let rate = serde_json::json!({
+                "order": "rate", "tenant": tenant, "messages_per_second": messages_per_second,
+            });
+            give_order(&rate, "rate", &at)
+        }
         Queue::Holds(at) => {
             let said = client::ask(at.http, "/v1/holds", None).map_err(Trouble::Failed)?;
             if at.json {
                 return say(&format!("{}\n", said["holds"]));
             }
             let holds = said["holds"].as_array().into_iter().flatten().filter_map(|hold| hold.as_object());
-            holds.flatten().try_for_each(|(kind, name)| say(&format!("{kind} {}\n", name.as_str().unwrap_or_default())))
+            holds.into_iter().try_for_each(|hold| {
+                let words = hold.iter().map(|(kind, value)| match value.as_str() {
+                    Some(name) => format!("{kind} {name}"),
+                    None => format!("{kind} {value}"),
+                });
+                say(&format!("{}\n", words.rev().collect::<Vec<_>>().join(" ")))
+            })
         }
     }
 }
 
 /// Orders something of the running relay.
 fn order(order: &str, ordered: &Ordered) -> Result<(), Trouble> {
-    let Target { message, domain, site } = &ordered.target;
+    let Target { message, domain, site, tenant } = &ordered.target;
     let mut wanted = serde_json::json!({ "order": order });
-    for (kind, name) in [("message", message), ("domain", domain), ("site", site)] {
+    for (kind, name) in [("message", message), ("domain", domain), ("site", site), ("tenant", tenant)] {
         if let Some(name) = name {
             wanted[kind] = name.as_str().into();
         }
     }
-    let said = client::ask(ordered.at.http, "/v1/queue", Some(&wanted)).map_err(Trouble::Failed)?;
-    say(&if ordered.at.json { format!("{said}\n") } else { format!("{order}: {} jobs\n", said["jobs"]) })
+    give_order(&wanted, order, &ordered.at)
+}
+
+fn give_order(wanted: &serde_json::Value, order: &str, at: &At) -> Result<(), Trouble> {
+    let said = client::ask(at.http, "/v1/queue", Some(wanted)).map_err(Trouble::Failed)?;
+    say(&if at.json { format!("{said}\n") } else { format!("{order}: {} jobs\n", said["jobs"]) })
 }
 
 fn sites(at: &At) -> Result<(), Trouble> {

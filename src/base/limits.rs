@@ -109,6 +109,19 @@ pub const MESSAGE_CEILING_BYTES: u64 = 64 << 20;
 pub const MESSAGE_HARD_FACTOR: u64 = 2;
 /// Recipients of one transaction (`relay.recipients`). More: 452 4.5.3 (SIZ-09).
 pub const RECIPIENTS_MAX: usize = 1000;
+/// Recipients of one transaction with all that stand behind its addresses in the alias table. More: 452 4.5.3; an address that stands
+/// for so many alone is an error of the table (FND-04).
+pub const EXPANDED_RECIPIENTS_MAX: usize = 10_000;
+/// Their addresses, as they are recorded. More: 452 4.5.3.
+pub const RECIPIENTS_MAX_BYTES: usize = 512 << 10;
+/// Addresses of the alias table that lead to each other, one behind the other. More: an error of the table.
+pub const ALIAS_DEPTH_MAX: usize = 8;
+/// Addresses that all entries of the alias table stand for together. More: an error of the table.
+pub const ALIAS_MEMBERS_MAX: usize = 1_000_000;
+/// Members of an alias or list that EXPN shows. More: 252, and none of them (FND-05).
+pub const EXPANSION_SHOWN_MAX: usize = 1_000;
+/// Clients of one shard that wait for the answer to ETRN. More: 458 (FND-06).
+pub const ETRN_WAITING_MAX: usize = 4;
 /// What MAIL and RCPT said beside the addresses, as it is recorded, of one transaction. More: 452 4.5.3 (SIZ-03).
 pub const ENVELOPE_PARAMETERS_MAX_BYTES: usize = 256 << 10;
 /// The longest that a client may have a message held (`relay.hold_s`). More: 501 5.5.4 (EXT-11).
@@ -330,10 +343,12 @@ const _: () =
 const _: () = assert!(RECIPIENTS_MAX >= 100, "RFC 5321 4.5.3.1.8");
 const _: () = assert!(MESSAGE_MAX_BYTES >= 64 << 10, "RFC 5321 4.5.3.1.7");
 const _: () = assert!(
-    RECIPIENTS_MAX * (PATH_MAX_BYTES + 16) + ENVELOPE_PARAMETERS_MAX_BYTES + CHUNK_MAX_BYTES + 64 * 1024 + 16 * 1024
-        <= BLOCK_MAX_BYTES,
+    RECIPIENTS_MAX_BYTES + ENVELOPE_PARAMETERS_MAX_BYTES + CHUNK_MAX_BYTES + 64 * 1024 + 16 * 1024 <= BLOCK_MAX_BYTES,
     "the accepting record of the largest envelope fits one block"
 );
+const _: () = assert!(RECIPIENTS_MAX * (PATH_MAX_BYTES + 16) + PATH_MAX_BYTES <= RECIPIENTS_MAX_BYTES);
+const _: () = assert!(EXPANDED_RECIPIENTS_MAX <= u16::MAX as usize, "recipients are numbered with 16 bits");
+const _: () = assert!(EXPANDED_RECIPIENTS_MAX * 21 + 2048 <= ENVELOPE_PARAMETERS_MAX_BYTES, "NOTIFY of each fits");
 const _: () = assert!(
     MESSAGE_CEILING_BYTES * 4 / 3 / CHUNK_MIN_BYTES as u64 * 12 <= 64 * 1024,
     "the chunk list (12 bytes a chunk) of the largest message, stuffed a dot to every three bytes, fits its record"

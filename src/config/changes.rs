@@ -29,6 +29,7 @@ impl Changes {
             route: _,
             tls: _,
             auth: _,
+            aliases: _,
             queue: _,
             shards: _,
             cores: _,
@@ -88,6 +89,7 @@ impl Changes {
             "route": route;
             "tls": tls;
             "auth": auth;
+            "aliases and etrn": aliases;
             "site": site;
             "sites with limits of their own": sites;
             "retry": retry;

@@ -5,10 +5,11 @@
 //! the value and the remedy; there are no warnings, and no input makes it panic.
 //!
 //! - [`mod@file`]: every key once, with default, bounds and manual text; reads a file and overrides into raw values.
-//! - `auth`: the settings about users. `routes`, `sharing`: where mail goes, and for whom. [`settings`]: all others; raw values
+//! - `auth`: the settings about users. `aliases`: addresses that stand for others. `routes`, `sharing`: where mail goes, and for whom. [`settings`]: all others; raw values
 //!   become types that cannot hold anything wrong.
 //! - `changes`: which of them a running relay takes over when it reads its file again.
 
+mod aliases;
 mod auth;
 mod changes;
 pub mod file;
@@ -20,6 +21,7 @@ mod sharing;
 
 use std::fmt;
 
+pub use aliases::AliasSettings;
 pub use auth::{AuthSettings, IntrospectionSettings, JwtSettings};
 pub use changes::Changes;
 pub use file::{Origin, Values};

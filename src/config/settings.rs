@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use super::aliases::{AliasSettings, aliases};
 use super::auth::{AuthSettings, auth};
 use super::file::{HTTP_DEFAULT, Values};
 use super::routes::{HostPort, RouteSettings, TlsPolicy, TlsSettings, route, tls};
@@ -36,6 +37,8 @@ pub struct Settings {
     pub tls: TlsSettings,
     /// Users.
     pub auth: AuthSettings,
+    /// Addresses that stand for others.
+    pub aliases: AliasSettings,
     /// The spool.
     pub queue: QueueSettings,
     /// Number of shards, `1..=limits::SHARDS_MAX`.
@@ -198,7 +201,7 @@ impl RelaySettings {
     }
 }
 
-fn contains(networks: &[IpNet], peer: IpAddr) -> bool {
+pub(super) fn contains(networks: &[IpNet], peer: IpAddr) -> bool {
     let peer = peer.to_canonical();
     networks.iter().any(|network| network.contains(&peer))
 }
@@ -469,6 +472,7 @@ impl Settings {
             route: route(values)?,
             tls: tls(values)?,
             auth: auth(values)?,
+            aliases: aliases(values)?,
             queue: queue(values)?,
             shards: shards(values, if cores.is_empty() { machine.cores } else { cores.len() }),
             cores,

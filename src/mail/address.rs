@@ -94,6 +94,11 @@ pub fn ascii_domain(domain: &[u8]) -> Option<Cow<'_, [u8]>> {
     Some(Cow::Owned(ascii.into_owned().into_bytes()))
 }
 
+/// True for a domain name in ASCII.
+pub fn is_domain(text: &[u8]) -> bool {
+    text.is_ascii() && !text.starts_with(b"[") && text.len() <= DOMAIN_MAX_BYTES && domain_end(text) == Ok(text.len())
+}
+
 /// True for a host name or an address literal that a client may give in EHLO (SES-05).
 ///
 /// More lenient than a mailbox's domain: real clients send underscores and trailing dots, and the name is only

@@ -49,6 +49,17 @@ pub enum Action {
     },
     /// A next hop that does not report took the message (DSN-08).
     Relayed,
+    /// It is a mailing list, which got the message (RFC 3461 5.2.7).
+    Delivered,
+    /// It stands for several addresses, to which the message goes now (RFC 3464 2.3.3).
+    Expanded,
+}
+
+impl Action {
+    /// All went well, and no reply is to be told.
+    const fn is_good(self) -> bool {
+        matches!(self, Action::Relayed | Action::Delivered | Action::Expanded)
+    }
 }
 
 /// Why a recipient failed that was not refused.
@@ -162,8 +173,10 @@ fn write_header(out: &mut Vec<u8>, report: &Report<'_>, boundary: &str) {
         "Undelivered mail returned to sender"
     } else if any(|action| matches!(action, Action::Delayed { .. })) {
         "Delayed mail, still being tried"
-    } else {
+    } else if any(|action| matches!(action, Action::Relayed)) {
         "Mail was passed on"
+    } else {
+        "Mail was delivered"
     };
     line(out, format_args!("From: Mail Delivery System <mailer-daemon@{mta}>"));
     out.extend_from_slice(b"To: <");
@@ -185,13 +198,17 @@ fn write_notice(out: &mut Vec<u8>, report: &Report<'_>) {
     let failed = "Your message could not be delivered to the recipients below.";
     let delayed = "Your message is not delivered yet to the recipients below. You need do nothing; it is tried again.";
     let relayed = "Your message was passed on for the recipients below to a system that reports no delivery.";
-    for sentence in [failed, delayed, relayed] {
+    let delivered = "Your message was delivered to the mailing lists below.";
+    let expanded = "Your message was passed on to all that the addresses below stand for.";
+    for sentence in [failed, delayed, relayed, delivered, expanded] {
         let about = report.recipients.iter().filter(|recipient| {
             sentence
                 == match recipient.action {
                     Action::Failed => failed,
                     Action::Delayed { .. } => delayed,
                     Action::Relayed => relayed,
+                    Action::Delivered => delivered,
+                    Action::Expanded => expanded,
                 }
         });
         for (nth, recipient) in about.enumerate() {
@@ -220,7 +237,7 @@ fn notice_of(out: &mut Vec<u8>, report: &Report<'_>, recipient: &ReportedRecipie
     if let Some(remote) = recipient.remote.filter(|_| recipient.code != 0) {
         line(out, format_args!("    host {} said", clean_host(remote)));
     }
-    if recipient.action != Action::Relayed {
+    if !recipient.action.is_good() {
         let mut folded = Folded::start(out, "    ");
         folded.reply(recipient);
         folded.end();
@@ -261,6 +278,8 @@ fn write_status(out: &mut Vec<u8>, report: &Report<'_>) {
             Action::Failed => "failed",
             Action::Delayed { .. } => "delayed",
             Action::Relayed => "relayed",
+            Action::Delivered => "delivered",
+            Action::Expanded => "expanded",
         };
         line(out, format_args!("\r\nAction: {action}\r\nStatus: {class}.{subject}.{detail}"));
         if recipient.code != 0 {
@@ -286,6 +305,7 @@ pub fn status_of(recipient: &ReportedRecipient<'_>) -> EnhancedCode {
     match (recipient.action, recipient.expired) {
         // To who is not known to report (RFC 3463 3.2).
         (Action::Relayed, _) => return EnhancedCode { class: 2, subject: 1, detail: 9 },
+        (Action::Delivered | Action::Expanded, _) => return EnhancedCode { class: 2, subject: 1, detail: 5 },
         (_, Some(Expiry::Age)) => return EnhancedCode { class: 4, subject: 4, detail: 7 },
         (_, Some(Expiry::DeliverBy)) => return EnhancedCode { class: 5, subject: 4, detail: 7 },
         _ => {}

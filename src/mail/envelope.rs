@@ -6,7 +6,8 @@
 
 use std::ops::Range;
 
-use super::parameters::{self, MessageParameters, RecipientParameters};
+use super::address::domain_of;
+use super::parameters::{self, Group, GroupKind, MessageParameters, RecipientParameters};
 
 /// What MAIL said of the body (EXT-03; RFC 6152).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -40,9 +41,27 @@ pub struct Envelope {
     said: Vec<(u32, Range<usize>, Range<usize>)>,
     texts: Vec<u8>,
     parameters_bytes: usize,
+    /// Recipients as RCPT gave them, those behind an address of the alias table counted as one.
+    given: usize,
+    /// Where each recipient comes from; empty while none comes from the alias table.
+    origins: Vec<Origin>,
+    /// The groups of recipients of lists: reverse-path in `texts`.
+    groups: Vec<(GroupKind, Range<usize>)>,
+}
+
+/// Where a recipient comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Origin {
+    /// Its group in `Envelope::groups`, and one more; 0: none.
+    group: u16,
+    /// It was not given by RCPT, but stands behind what was.
+    expanded: bool,
 }
 
 impl Envelope {
+    /// What a record has of a recipient beside its address, at most.
+    pub const RECIPIENT_BYTES: usize = 16;
+
     /// An empty envelope.
     pub fn new() -> Envelope {
         Envelope::default()
@@ -60,6 +79,9 @@ impl Envelope {
         self.said.clear();
         self.texts.clear();
         self.parameters_bytes = 0;
+        self.given = 0;
+        self.origins.clear();
+        self.groups.clear();
     }
 
     /// Sets the reverse-path. Panics if there are recipients.
@@ -106,6 +128,9 @@ impl Envelope {
         if self.utf8 {
             parameters::write_message(out, &MessageParameters { utf8: true, utf8_header, ..Default::default() });
         }
+        if !self.groups.is_empty() {
+            self.write_groups(order, out);
+        }
         if self.said.is_empty() {
             return;
         }
@@ -120,6 +145,42 @@ impl Envelope {
         }
     }
 
+    /// Appends the groups; `order` has each one's recipients together.
+    fn write_groups(&self, order: &[u16], out: &mut Vec<u8>) {
+        let mut first = 0;
+        for stretch in order.chunk_by(|&a, &b| self.origin(a).group == self.origin(b).group) {
+            if let Some(group) = usize::from(self.origin(stretch[0]).group).checked_sub(1) {
+                let (kind, path) = &self.groups[group];
+                let group = Group { kind: *kind, reverse_path: &self.texts[path.clone()] };
+                parameters::write_group(out, first, stretch.len() as u32, group);
+            }
+            first += stretch.len() as u32;
+        }
+    }
+
+    /// The same sender and what MAIL said, without recipients.
+    pub(crate) fn without_recipients(&self) -> Envelope {
+        Envelope {
+            bytes: self.sender().to_vec(),
+            sender_end: self.sender_end,
+            body: self.body,
+            declared_size: self.declared_size,
+            utf8: self.utf8,
+            parameters_bytes: self.message.len(),
+            message: self.message.clone(),
+            ..Envelope::default()
+        }
+    }
+
+    /// What RCPT said of the recipient of that number.
+    pub(crate) fn said_of(&self, number: usize) -> RecipientParameters<'_> {
+        let found = self.said.binary_search_by_key(&(number as u32), |(number, ..)| *number);
+        found.map_or(RecipientParameters::default(), |at| {
+            let (_, notify, orcpt) = &self.said[at];
+            RecipientParameters { notify: &self.texts[notify.clone()], orcpt: &self.texts[orcpt.clone()] }
+        })
+    }
+
     /// Adds a recipient; its number is the length before.
     pub fn push_recipient(&mut self, mailbox: &[u8]) {
         self.push_recipient_parts(&[mailbox]);
@@ -130,7 +191,108 @@ impl Envelope {
         for part in parts {
             self.bytes.extend_from_slice(part);
         }
+        self.end_recipient();
+        self.given += 1;
+        if !self.origins.is_empty() {
+            self.origins.push(Origin::default());
+        }
+    }
+
+    fn end_recipient(&mut self) {
         self.ends.push(u32::try_from(self.bytes.len()).expect("an envelope is far below 4 GiB"));
+    }
+
+    /// Adds a recipient for whom an address of the alias table stood; of a group, with its reverse-path, if it is a list's.
+    /// `note_given` says when all that stand behind one address are there.
+    pub(super) fn push_expanded(&mut self, mailbox: &[u8], group: Option<(GroupKind, &[u8])>) {
+        let group = group.map_or(0, |(kind, path)| self.group(kind, path));
+        self.origins.resize(self.ends.len(), Origin::default());
+        self.bytes.extend_from_slice(mailbox);
+        self.end_recipient();
+        self.origins.push(Origin { group, expanded: true });
+    }
+
+    /// One recipient more was given, and all that it stands for is there.
+    pub(super) fn note_given(&mut self) {
+        self.given += 1;
+    }
+
+    /// The place of a group, and one more. The last one is the likeliest.
+    fn group(&mut self, kind: GroupKind, path: &[u8]) -> u16 {
+        let known = self.groups.iter().rposition(|(other, range)| *other == kind && self.texts[range.clone()] == *path);
+        let at = known.unwrap_or_else(|| {
+            let start = self.texts.len();
+            self.texts.extend_from_slice(path);
+            self.groups.push((kind, start..self.texts.len()));
+            self.parameters_bytes += parameters::group_bytes(path);
+            self.groups.len() - 1
+        });
+        u16::try_from(at + 1).expect("the bound of parameters allows far fewer groups")
+    }
+
+    fn origin(&self, recipient: u16) -> Origin {
+        self.origins.get(usize::from(recipient)).copied().unwrap_or_default()
+    }
+
+    /// How many recipients RCPT gave.
+    pub fn given(&self) -> usize {
+        self.given
+    }
+
+    /// True if some recipients stand behind an address of the alias table.
+    pub fn is_expanded(&self) -> bool {
+        !self.origins.is_empty()
+    }
+
+    /// How much of a record its recipients take at most.
+    pub fn recipients_bytes(&self) -> usize {
+        self.bytes.len() + self.ends.len() * Envelope::RECIPIENT_BYTES
+    }
+
+    /// Puts the recipients in the order in which they are recorded: by group, then by domain, in it those that need SMTPUTF8 last. Whom
+    /// the alias table names again is left out (FND-04).
+    pub fn sort(&self, order: &mut Vec<u16>) {
+        order.clear();
+        order.extend(0..self.len() as u16);
+        if self.is_expanded() {
+            self.leave_out_twins(order);
+        }
+        if order.len() < 2 {
+            return;
+        }
+        order.sort_by(|&a, &b| {
+            let (one, other) = (self.recipient(a.into()), self.recipient(b.into()));
+            let by_domain = compare_domains(domain_of(one), domain_of(other));
+            // Of one domain, those that need SMTPUTF8 stand together.
+            let order = if self.utf8 { by_domain.then(other.is_ascii().cmp(&one.is_ascii())) } else { by_domain };
+            if self.is_expanded() { self.origin(a).group.cmp(&self.origin(b).group).then(order) } else { order }
+        });
+    }
+
+    fn leave_out_twins(&self, order: &mut Vec<u16>) {
+        let parts = |number: u16| {
+            let mailbox = self.recipient(number.into());
+            let domain = domain_of(mailbox);
+            (&mailbox[..mailbox.len() - domain.len()], domain)
+        };
+        let told = |number: u16| {
+            let group = usize::from(self.origin(number).group).checked_sub(1);
+            group.is_some_and(|group| self.groups[group].0.is_told())
+        };
+        order.sort_by(|&a, &b| {
+            let ((a_local, a_domain), (b_local, b_domain)) = (parts(a), parts(b));
+            let by_address = a_local.cmp(b_local).then_with(|| compare_domains(a_domain, b_domain));
+            // Of twins, one that is sent to and was given goes first.
+            let rank = |number: u16| (told(number), self.origin(number).expanded, number);
+            by_address.then_with(|| rank(a).cmp(&rank(b)))
+        });
+        order.dedup_by(|later, earlier| {
+            let ((one_local, one_domain), (local, domain)) = (parts(*earlier), parts(*later));
+            self.origin(*later).expanded
+                && told(*later) == told(*earlier)
+                && one_local == local
+                && one_domain.eq_ignore_ascii_case(domain)
+        });
     }
 
     /// The reverse-path; empty for the null one.
@@ -158,6 +320,11 @@ impl Envelope {
     pub fn recipients(&self) -> impl ExactSizeIterator<Item = &[u8]> {
         (0..self.len()).map(|index| self.recipient(index))
     }
+}
+
+/// Orders domains without regard to case, so that recipients of one domain stand together.
+fn compare_domains(a: &[u8], b: &[u8]) -> std::cmp::Ordering {
+    a.iter().map(u8::to_ascii_lowercase).cmp(b.iter().map(u8::to_ascii_lowercase))
 }
 
 #[cfg(test)]

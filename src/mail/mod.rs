@@ -1,7 +1,8 @@
-//! What a message is made of, apart from the protocol that carries it: addresses, the envelope and its parameters,
+//! What a message is made of, apart from the protocol that carries it: addresses and what they stand for, the envelope and its parameters,
 //! trace fields, reports.
 
 pub mod address;
+pub mod aliases;
 pub mod date;
 pub mod dsn;
 pub mod envelope;

@@ -10,8 +10,11 @@
 //!   2 ENVID as given      6 held until, ms u64                 NOTIFY as given, ORCPT as given; in order of numbers
 //!   3 SMTPUTF8: u8, 1 if the header needs it too
 //!   4 REQUIRETLS          7 deliver by, ms u64; mode u8: 1 return, 2 notify; +4 traced
+//!   9 AUTH was said
+//!   8 group: number u32 of its first recipient, count u32, kind u8, reverse-path; before all of tag 16
 //! ```
 
+use crate::base::limits::LOCAL_PART_MAX_BYTES;
 use crate::base::time::UnixMs;
 
 const RET: u8 = 1;
@@ -21,12 +24,16 @@ const REQUIRE_TLS: u8 = 4;
 const PRIORITY: u8 = 5;
 const HELD: u8 = 6;
 const DELIVER_BY: u8 = 7;
+const GROUP: u8 = 8;
+const AUTH: u8 = 9;
 const RECIPIENT: u8 = 16;
 
 /// Length of an entry before its value.
 const ENTRY_HEAD_BYTES: usize = 3;
 /// Length of a recipient's entry without its texts.
 const RECIPIENT_FIXED_BYTES: usize = ENTRY_HEAD_BYTES + 5;
+/// Length of a group's entry without its reverse-path.
+const GROUP_FIXED_BYTES: usize = ENTRY_HEAD_BYTES + 9;
 
 /// Longest ENVID value (DSN-10, SIZ-03; RFC 3461 5.4).
 pub const ENVID_MAX_BYTES: usize = 100;
@@ -52,6 +59,8 @@ pub struct MessageParameters<'a> {
     pub held_until: Option<UnixMs>,
     /// `BY=` (RFC 2852).
     pub deliver_by: Option<DeliverBy>,
+    /// `AUTH=` was given. Nobody's word is taken for who sent it first: it goes on as `AUTH=<>` (AUT-07; RFC 4954 5).
+    pub auth: bool,
 }
 
 /// Until when a message is to be delivered, and what if not (RFC 2852).
@@ -81,6 +90,87 @@ pub struct RecipientParameters<'a> {
     pub notify: &'a [u8],
     /// `ORCPT=`, as given; empty: not given.
     pub orcpt: &'a [u8],
+}
+
+/// Recipients that stand together because an address of the alias table stood for them (FND-04; RFC 5321 3.9).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Group<'a> {
+    /// What is special about them.
+    pub kind: GroupKind,
+    /// The list's owner; empty where the message's own reverse-path holds.
+    pub reverse_path: &'a [u8],
+}
+
+/// What is special about a group of recipients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum GroupKind {
+    /// Members of a list: its owner is the reverse-path.
+    List = 0,
+    /// The same, and each member is named in it: `owner+local=domain@domain-of-the-owner`.
+    ListByMember = 1,
+    /// Addresses that were lists, and whose sender is to be told that they got the message: nothing is sent to them.
+    ToldDelivered = 2,
+    /// The same with aliases of several addresses: that they were expanded.
+    ToldExpanded = 3,
+}
+
+impl GroupKind {
+    /// True if nothing is to be sent to its recipients, only to the sender about them.
+    pub const fn is_told(self) -> bool {
+        matches!(self, GroupKind::ToldDelivered | GroupKind::ToldExpanded)
+    }
+
+    fn of(number: u8) -> Option<GroupKind> {
+        [GroupKind::List, GroupKind::ListByMember, GroupKind::ToldDelivered, GroupKind::ToldExpanded]
+            .into_iter()
+            .find(|kind| *kind as u8 == number)
+    }
+}
+
+/// Recipients, one behind the other, that share what is special about a group, or are in none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stretch<'a> {
+    /// The number behind its last one.
+    pub end: usize,
+    /// `None`: they are as RCPT gave them.
+    pub group: Option<Group<'a>>,
+}
+
+impl<'a> Stretch<'a> {
+    /// The reverse-path of its recipients, as far as it is the same for all of them.
+    pub fn sender(&self, own: &'a [u8]) -> &'a [u8] {
+        self.group.filter(|group| !group.kind.is_told()).map_or(own, |group| group.reverse_path)
+    }
+
+    /// Each recipient has a reverse-path, and so a transaction, of its own.
+    pub fn is_by_member(&self) -> bool {
+        self.group.is_some_and(|group| group.kind == GroupKind::ListByMember)
+    }
+
+    /// Nothing is sent to its recipients.
+    pub fn is_told(&self) -> bool {
+        self.group.is_some_and(|group| group.kind.is_told())
+    }
+
+    /// True for the members of a list: to them the message is another one than the one that was sent to the list, and what its
+    /// sender wanted to be told is not theirs (RFC 3461 5.2.7).
+    pub fn is_list(&self) -> bool {
+        self.group.is_some_and(|group| !group.kind.is_told())
+    }
+}
+
+/// The reverse-path that names a recipient, `owner+local=domain@domain-of-the-owner`; `None` if there is none that mail hosts
+/// must take (RFC 5321 4.5.3.1.1), or if the recipient's local part is quoted.
+pub fn by_member(owner: &[u8], recipient: &[u8]) -> Option<Vec<u8>> {
+    let at = |mailbox: &[u8]| memchr::memrchr(b'@', mailbox);
+    let (owner_at, at) = (at(owner)?, at(recipient)?);
+    let fits = owner_at + 1 + recipient.len() <= LOCAL_PART_MAX_BYTES;
+    let plain = !owner.starts_with(b"\"") && !recipient.starts_with(b"\"") && !recipient[at + 1..].starts_with(b"[");
+    (fits && plain).then(|| {
+        let (owner_local, owner_domain) = owner.split_at(owner_at);
+        [owner_local, b"+", &recipient[..at], b"=", &recipient[at + 1..], owner_domain].concat()
+    })
 }
 
 /// What a recipient's sender wants to be told (DSN-07; RFC 3461 4.1).
@@ -116,6 +206,16 @@ impl Notify {
             }
         }
         Some(notify)
+    }
+
+    /// The same wishes but for success, as NOTIFY has them (RFC 3461 5.2.7).
+    pub const fn without_success(self) -> &'static [u8] {
+        match (self.failure, self.delay) {
+            (true, true) => b"FAILURE,DELAY",
+            (true, false) => b"FAILURE",
+            (false, true) => b"DELAY",
+            (false, false) => b"NEVER",
+        }
     }
 }
 
@@ -257,6 +357,19 @@ pub fn write_message(out: &mut Vec<u8>, parameters: &MessageParameters<'_>) {
         let mode = (if late == Late::Return { 1 } else { 2 }) | u8::from(traced) << 2;
         write_entry(out, DELIVER_BY, &[&by.0.to_le_bytes(), &[mode]]);
     }
+    if parameters.auth {
+        write_entry(out, AUTH, &[]);
+    }
+}
+
+/// Appends a group: `count` recipients from `first` on. Behind what MAIL said, before what RCPT said; groups do not overlap.
+pub fn write_group(out: &mut Vec<u8>, first: u32, count: u32, group: Group<'_>) {
+    write_entry(out, GROUP, &[&first.to_le_bytes(), &count.to_le_bytes(), &[group.kind as u8], group.reverse_path]);
+}
+
+/// Length of the entry that [`write_group`] appends.
+pub fn group_bytes(reverse_path: &[u8]) -> usize {
+    GROUP_FIXED_BYTES + reverse_path.len()
 }
 
 /// Appends what RCPT said of the recipient of that number, if it said anything. Numbers only grow.
@@ -302,10 +415,27 @@ impl<'a> ParameterBlock<'a> {
                 (PRIORITY, [priority]) => message.priority = Some(i8::from_le_bytes([*priority])),
                 (HELD, value) => message.held_until = read_moment(value).map(|(moment, _)| moment),
                 (DELIVER_BY, value) => message.deliver_by = read_deliver_by(value),
+                (AUTH, []) => message.auth = true,
                 _ => {}
             }
         }
         message
+    }
+
+    /// The recipient of that number and those behind it that are in the same group, or in none. Only what stands before the
+    /// first recipient's entry is looked at.
+    pub fn stretch(&self, number: usize) -> Stretch<'a> {
+        let mut end = usize::MAX;
+        for (tag, value) in self.entries().take_while(|(tag, _)| *tag != RECIPIENT) {
+            let Some((first, count, group)) = read_group(value).filter(|_| tag == GROUP) else { continue };
+            if (first..first.saturating_add(count)).contains(&number) {
+                return Stretch { end: first.saturating_add(count), group: Some(group) };
+            }
+            if first > number {
+                end = end.min(first);
+            }
+        }
+        Stretch { end, group: None }
     }
 
     /// What RCPT said of each recipient of which it said anything, in order.
@@ -339,6 +469,14 @@ impl<'a> ParameterBlock<'a> {
 fn read_moment(value: &[u8]) -> Option<(UnixMs, &[u8])> {
     let (moment, rest) = value.split_first_chunk()?;
     Some((UnixMs(u64::from_le_bytes(*moment)), rest))
+}
+
+fn read_group(value: &[u8]) -> Option<(usize, usize, Group<'_>)> {
+    let (first, value) = value.split_first_chunk()?;
+    let (count, value) = value.split_first_chunk()?;
+    let (&kind, reverse_path) = value.split_first()?;
+    let group = Group { kind: GroupKind::of(kind)?, reverse_path };
+    Some((u32::from_le_bytes(*first) as usize, u32::from_le_bytes(*count) as usize, group))
 }
 
 fn read_deliver_by(value: &[u8]) -> Option<DeliverBy> {
@@ -404,6 +542,40 @@ mod tests {
         assert_eq!(ascii, b"\\x{FC}\\x{FC}@b");
     }
 
+    #[test]
+    fn a_member_is_named_in_the_reverse_path_where_there_is_room() {
+        // FND-04
+        let named = |owner: &str, member: &str| {
+            by_member(owner.as_bytes(), member.as_bytes()).map(|path| String::from_utf8(path).unwrap())
+        };
+        let found = named("news-owner@lists.example", "a.b@example.org");
+        assert_eq!(found.as_deref(), Some("news-owner+a.b=example.org@lists.example"));
+        let domain = "d".repeat(54);
+        assert_eq!(named("owner@x", &format!("ab@{domain}")).unwrap().find('@'), Some(63));
+        assert!(named("owner@x", &format!("abc@{domain}")).is_some());
+        for (owner, member) in [
+            ("owner@x", &*format!("abcd@{domain}")),
+            ("o@x", "\"a b\"@c"),
+            ("\"o\"@x", "a@b"),
+            ("o@x", "a@[192.0.2.1]"),
+        ] {
+            assert_eq!(named(owner, member), None, "{owner} {member}");
+        }
+    }
+
+    #[test]
+    fn success_is_taken_out_of_notify() {
+        for (before, after) in [
+            ("SUCCESS", "NEVER"),
+            ("NEVER", "NEVER"),
+            ("SUCCESS,FAILURE", "FAILURE"),
+            ("delay,success", "DELAY"),
+            ("SUCCESS,FAILURE,DELAY", "FAILURE,DELAY"),
+        ] {
+            assert_eq!(Notify::parse(before.as_bytes()).unwrap().without_success(), after.as_bytes());
+        }
+    }
+
     fn texts() -> impl Strategy<Value = Option<Vec<u8>>> {
         proptest::option::of(proptest::collection::vec(any::<u8>(), 0..40))
     }
@@ -412,7 +584,7 @@ mod tests {
         #[test]
         fn what_was_said_comes_back(
             (ret, envid) in (texts(), texts()),
-            (utf8, utf8_header, require_tls, traced, returns) in any::<(bool, bool, bool, bool, bool)>(),
+            (utf8, utf8_header, require_tls, traced, returns, auth) in any::<(bool, bool, bool, bool, bool, bool)>(),
             priority in proptest::option::of(-9i8..=9),
             (held, by) in any::<(Option<u64>, Option<u64>)>(),
             recipients in proptest::collection::btree_map(any::<u32>(), (texts(), texts()), 0..5),
@@ -431,6 +603,7 @@ mod tests {
                     late: if returns { Late::Return } else { Late::Notify },
                     traced,
                 }),
+                auth,
             };
             let mut block = Vec::new();
             write_message(&mut block, &message);
@@ -459,9 +632,41 @@ mod tests {
         }
 
         #[test]
+        fn groups_come_back(
+            parts in proptest::collection::vec((0u32..3, 1u32..5, 0u8..4, texts()), 0..6),
+            said in any::<bool>(),
+        ) {
+            // FND-04: every recipient is found in its group, or in none, and a stretch ends where the next begins.
+            let mut block = Vec::new();
+            write_message(&mut block, &MessageParameters { ret: Some(b"HDRS"), ..Default::default() });
+            let (mut next, mut twin) = (0u32, Vec::new());
+            for (gap, count, kind, path) in &parts {
+                let group = Group { kind: GroupKind::of(*kind).unwrap(), reverse_path: path.as_deref().unwrap_or_default() };
+                let before = block.len();
+                write_group(&mut block, next + gap, *count, group);
+                prop_assert_eq!(block.len() - before, group_bytes(group.reverse_path));
+                twin.extend((0..*gap).map(|_| None));
+                twin.extend((0..*count).map(|_| Some((next + gap, group))));
+                next += gap + count;
+            }
+            if said {
+                write_recipient(&mut block, 0, &RecipientParameters { notify: b"NEVER", orcpt: b"" });
+            }
+            let block = ParameterBlock(&block);
+            for (number, expected) in twin.iter().enumerate() {
+                let stretch = block.stretch(number);
+                prop_assert_eq!(stretch.group, expected.map(|(_, group)| group));
+                let length = twin[number..].iter().take_while(|other| *other == expected).count();
+                prop_assert_eq!(stretch.end, number + length);
+            }
+            prop_assert_eq!(block.stretch(next as usize), Stretch { end: usize::MAX, group: None });
+        }
+
+        #[test]
         fn any_bytes_are_read(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
             let block = ParameterBlock(&bytes);
             block.message();
+            block.stretch(0);
             block.recipients().for_each(drop);
             is_orcpt(&bytes);
             is_xtext(&bytes);

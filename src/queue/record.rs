@@ -6,21 +6,23 @@
 //! how far the log was durable when the record was made, by which recovery tells damage from a torn tail.
 //! Reading never panics: what does not check out is `None`. Writing asserts its arguments. Pure.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use crate::base::checksum::crc32c;
 use crate::base::ids::{MessageId, Position, ShardId};
 use crate::base::limits::{DISK_ALIGN_BYTES, VERDICT_TEXT_MAX_BYTES};
 use crate::base::time::UnixMs;
-use crate::mail::parameters::ParameterBlock;
+use crate::mail::parameters::{ParameterBlock, by_member};
 use crate::mail::text::Text;
 
 /// Size of a record's header.
 pub const HEADER_BYTES: usize = 32;
 /// Records start on multiples of this.
 pub const RECORD_ALIGN_BYTES: usize = 8;
-/// Version of the format; in each start record. Version 2 added texts in plain form, version 3 parameters of MAIL and RCPT.
-pub const FORMAT_VERSION: u32 = 3;
+/// Version of the format; in each start record. Version 2 added texts in plain form, version 3 parameters of MAIL and RCPT,
+/// version 4 groups of recipients with a reverse-path of their own.
+pub const FORMAT_VERSION: u32 = 4;
 /// The oldest version that is still read: what later ones added, it has as zeros.
 pub const FORMAT_VERSION_OLDEST: u32 = 1;
 /// Where the first batch of a segment begins: the sector before it holds the start record alone.
@@ -475,6 +477,17 @@ impl<'a> AcceptView<'a> {
     /// Reverse-path; empty for the null one.
     pub fn sender(&self) -> &'a [u8] {
         &self.payload[self.sender.clone()]
+    }
+
+    /// The reverse-path of the transaction in which the recipient of that number is sent to (FND-04).
+    pub fn sender_of(&self, number: usize) -> Cow<'a, [u8]> {
+        let stretch = self.parameters().stretch(number);
+        let sender = stretch.sender(self.sender());
+        let member = stretch.is_by_member().then(|| self.recipients().nth(number)).flatten();
+        match member.and_then(|member| by_member(sender, member.address)) {
+            Some(path) => Cow::Owned(path),
+            None => Cow::Borrowed(sender),
+        }
     }
 
     /// Our own fields before the body.

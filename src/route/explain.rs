@@ -125,12 +125,16 @@ pub fn explain(
         let rule = site.rule.as_ref().map_or("no rule of its own".to_owned(), |rule| format!("rule site.{rule}"));
         say("site", site.name.to_string(), rule);
     }
+    let tenant_name = usize::from(tenant).checked_sub(1).map(|number| &settings.tenants[number].name);
     for held in holds {
         let what = match held {
             Target::Domain(held) if **held == *domain => format!("domain {held}"),
             Target::Site(held) if *site.name == **held || *router.name(&decision) == **held => format!("site {held}"),
             Target::Site(held) if site.rule.as_ref() == Some(held) => format!("rule {held}"),
-            Target::Message(_) | Target::Domain(_) | Target::Site(_) => continue,
+            Target::Tenant(held) if tenant_name == Some(held) => format!("tenant {held}"),
+            Target::Message(_) | Target::Domain(_) | Target::DomainsBelow(_) | Target::Tenant(_) | Target::Site(_) => {
+                continue;
+            }
         };
         outcome = if outcome == "deliver" { "hold" } else { outcome };
         say("held", what, "an operator's order".into());

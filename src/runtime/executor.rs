@@ -25,7 +25,7 @@ use super::conn::{self, Conn};
 use super::disk::{Disk, DmaBlocks};
 use super::gate::Gate;
 use super::listen::Door;
-use super::mesh::{Injection, InjectionReply, Letter, Mailbox, Operation, OperationReply};
+use super::mesh::{Injection, InjectionReply, Letter, Mailbox, Operation, OperationReply, Shards};
 use super::report::Reporter;
 use super::tls::{Broken, Keys};
 use super::{Ask, Authenticate, Event, Prove, listen, proxy};
@@ -179,6 +179,7 @@ async fn read_mail(shell: &Rc<Shell>) {
                 Letter::Operate(operation) => shell.operate(*operation),
                 Letter::Report(reply) => reply(shell.report()),
                 Letter::Authenticated { conn, answer } => shell.give(Input::Authenticated { conn, answer }),
+                Letter::Ordered { conn, jobs } => shell.give(Input::Ordered { conn, jobs }),
                 Letter::Proven { conn, answer } => shell.give(Input::Proven { conn, answer }),
                 Letter::Client { socket, role, proxied, seat } => {
                     // SAFETY: the descriptor is a connection's and given away.
@@ -273,6 +274,11 @@ impl Shell {
                 let mailbox = self.mailboxes[self.id.0 as usize].clone();
                 let reply = Box::new(move |answer| mailbox.post([Letter::Proven { conn, answer }]));
                 (self.prove)(request, reply);
+            }
+            Effect::OrderAll { conn, order, target } => {
+                let mailbox = self.mailboxes[self.id.0 as usize].clone();
+                let then = move |jobs| mailbox.post([Letter::Ordered { conn, jobs }]);
+                Shards::new(&self.mailboxes).operate_all(order, &target, then);
             }
             Effect::Parcel { to, parcel } => {
                 self.outgoing.borrow_mut()[to.0 as usize].push(Letter::Parcel { from: self.id, parcel });

@@ -8,6 +8,7 @@
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::balance::Seat;
 use super::tls::Keys;
@@ -37,6 +38,8 @@ pub(crate) enum Letter {
     Authenticated { conn: ConnId, answer: AuthAnswer },
     /// From whoever has our credentials.
     Proven { conn: ConnId, answer: ProofAnswer },
+    /// From whichever shard was the last to obey: an order to all was obeyed, and concerned so many jobs.
+    Ordered { conn: ConnId, jobs: u64 },
     /// From another shard: a fresh connection, nothing of which was read.
     Client { socket: OwnedFd, role: Role, proxied: bool, seat: Seat },
     /// From the main thread: what holds from now on.
@@ -101,9 +104,35 @@ impl Shards {
         self.0[shard].post([Letter::Operate(Box::new(operation))]);
     }
 
+    /// Orders something of all shards; `then` gets the number of jobs that it concerned when all have answered, or stopped.
+    pub(crate) fn operate_all(&self, order: Order, target: &Target, then: impl FnOnce(u64) + Send + Sync + 'static) {
+        let tally = Arc::new(Tally { jobs: AtomicU64::new(0), then: Some(Box::new(then)) });
+        for shard in 0..self.count() {
+            let tally = tally.clone();
+            let reply = Box::new(move |jobs| {
+                tally.jobs.fetch_add(jobs, Ordering::AcqRel);
+            });
+            self.operate(shard, Operation { order, target: target.clone(), reply });
+        }
+    }
+
     /// Asks the shard of that number what it does. Panics if there is none.
     pub fn report(&self, shard: usize, reply: ReportReply) {
         self.0[shard].post([Letter::Report(reply)]);
+    }
+}
+
+/// What shards answer to an order, added up; told when the last of them lets go of it.
+struct Tally {
+    jobs: AtomicU64,
+    then: Option<Box<dyn FnOnce(u64) + Send + Sync>>,
+}
+
+impl Drop for Tally {
+    fn drop(&mut self) {
+        if let Some(then) = self.then.take() {
+            then(*self.jobs.get_mut());
+        }
     }
 }
 

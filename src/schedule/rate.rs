@@ -40,6 +40,11 @@ impl Purse {
         good
     }
 
+    /// What was taken is not used after all.
+    pub fn give_back(&mut self) {
+        self.messages = self.messages.saturating_add(1);
+    }
+
     /// True if the home is to be asked: once, until it answers.
     pub fn ask(&mut self) -> bool {
         !std::mem::replace(&mut self.asked, true)

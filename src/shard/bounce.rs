@@ -4,19 +4,21 @@
 
 use crate::base::ids::MessageId;
 use crate::base::limits;
-use crate::base::time::Now;
+use crate::base::time::{Now, UnixMs};
 use crate::mail::dsn::{self, Action, Expiry, ReportedRecipient};
-use crate::mail::parameters::{self, Late, MessageParameters, ParameterBlock, RecipientParameters};
+use crate::mail::envelope::Envelope;
+use crate::mail::parameters::{self, Group, GroupKind, Late, MessageParameters, ParameterBlock, RecipientParameters};
 use crate::mail::text::Text;
 use crate::queue::record::AcceptView;
-use crate::queue::{Draft, DraftRecipient, VerdictDraft, VerdictOutcome};
+use crate::queue::{Draft, VerdictDraft, VerdictOutcome};
 use crate::schedule::fair::Share;
 use crate::schedule::list::NO_JOB;
 use crate::schedule::site::JobId;
 use crate::shard::backlog::Message;
 use crate::shard::commit::{Committing, Waiter};
+use crate::shard::intake::ByDomain;
 use crate::shard::outcome::{Entry, Unwritten};
-use crate::shard::terms::{self, Terms};
+use crate::shard::terms::Terms;
 use crate::shard::{Effect, Level, Shard};
 use crate::smtp::client::{Outcome, Passed};
 use crate::smtp::data::unstuff;
@@ -70,7 +72,9 @@ impl Shard {
         let record = job.record.clone().expect("a job is judged with its record at hand");
         let view = AcceptView::read(&record).expect("the record was verified when it came");
         let failures = entries.iter().filter(|entry| entry.outcome == Outcome::Failed).count();
-        if view.sender().is_empty() {
+        let number = job.recipient(0);
+        let (sender, stretch) = (view.sender_of(number), view.parameters().stretch(number));
+        if sender.is_empty() {
             if failures > 0 {
                 self.counters.unreported_failures += 1;
                 effects.push(Effect::Report(
@@ -81,11 +85,24 @@ impl Shard {
             return Reported::Needless;
         }
         let said = view.parameters();
-        let message_said = said.message();
+        let mut message_said = said.message();
+        if stretch.is_list() {
+            // To the owner of a list it is another message than the one that was sent to it.
+            (message_said.ret, message_said.envid) = (None, None);
+        }
         let until = now.wall + message.expires.ms_since(now.mono);
         for entry in entries.iter_mut().filter(|entry| worth_a_look(entry)) {
             let recipient = said.recipient(job.recipient(entry.nth));
             entry.told = told(entry.outcome, &message_said, &recipient, passed, Action::Delayed { until });
+            if let Some(Group { kind, .. }) = stretch.group
+                && entry.told == Some(Action::Relayed)
+            {
+                entry.told = Some(match kind {
+                    GroupKind::ToldDelivered => Action::Delivered,
+                    GroupKind::ToldExpanded => Action::Expanded,
+                    GroupKind::List | GroupKind::ListByMember => Action::Relayed,
+                });
+            }
         }
         if entries.iter().all(|entry| entry.told.is_none()) {
             return Reported::Needless;
@@ -115,7 +132,7 @@ impl Shard {
         let failed = recipients.iter().any(|recipient| recipient.action == Action::Failed);
         let report = dsn::Report {
             reporting_mta: &self.settings.hostname,
-            to: view.sender(),
+            to: &sender,
             message_id: message.id,
             envid: message_said.envid,
             arrived: message.arrived,
@@ -139,15 +156,15 @@ impl Shard {
         dsn::write_report(&mut body, &report, &mut original);
         let own = MessageParameters {
             // The only thing in it that may not be ASCII stands in the header.
-            utf8: !view.sender().is_ascii(),
-            utf8_header: !view.sender().is_ascii(),
+            utf8: !sender.is_ascii(),
+            utf8_header: !sender.is_ascii(),
             require_tls: message_said.require_tls,
             ..MessageParameters::default()
         };
         let mut parameters = Vec::new();
         parameters::write_message(&mut parameters, &own);
         let about = Unwritten { message: message.id, verdicts: Vec::new() };
-        let to = view.sender().into();
+        let to = (&*sender).into();
         let report = Report { to, body: body.into(), parameters: parameters.into(), about };
         if self.append_report(now, Box::new(report)).is_err() {
             entries.iter_mut().for_each(|entry| entry.told = None);
@@ -202,7 +219,19 @@ impl Shard {
 
     /// Appends a report, or gives it back if the log has no room now.
     fn append_report(&mut self, now: Now, report: Box<Report>) -> Result<(), Box<Report>> {
-        let recipient = [DraftRecipient::open(&report.to)];
+        // The sender may be an address of our own table: its reports go where its mail goes.
+        let mut envelope = Envelope::new();
+        let table = self.settings.aliases.table.clone();
+        let known =
+            table.as_ref().and_then(|table| Some((table, table.find(&report.to).filter(|entry| entry.expands())?)));
+        let expanded = known.map(|(table, entry)| table.expand(entry, &RecipientParameters::default(), &mut envelope));
+        if expanded != Some(Ok(())) {
+            envelope.push_recipient(&report.to);
+        }
+        envelope.sort(&mut self.by_domain);
+        self.parameters.clear();
+        self.parameters.extend_from_slice(&report.parameters);
+        let recipients = ByDomain { envelope: &envelope, order: &self.by_domain, held_until: UnixMs(0) };
         let body_bytes = unstuff(&report.body).map(|part| part.len() as u64).sum();
         let text = Text { eight_bit: !report.body.is_ascii(), ..Text::default() };
         let draft = Draft {
@@ -211,15 +240,13 @@ impl Shard {
             text,
             body_bytes,
             sender: b"",
-            recipients: &&recipient[..],
+            recipients: &recipients,
             parameters: &report.parameters,
             chunks: &[],
             tail: &[&report.body],
         };
         let Ok(appended) = self.log.append_report(&draft) else { return Err(report) };
         let terms = Terms::of(ParameterBlock(&report.parameters), now.wall, self.settings.report.delay_ms);
-        let (domain, needs, _) = terms::run(terms.as_deref(), b"", std::iter::once(&*report.to), 1);
-        let source = self.draw_source(Share::default().tenant);
         let slot = self.backlog.messages.insert(Message {
             id: appended.id,
             place: appended.place,
@@ -235,8 +262,7 @@ impl Shard {
             copying: false,
             committed: false,
         }) as u32;
-        let routed = self.sites.add_job_of(domain, source, 0, needs);
-        self.backlog.add_job(slot, routed, 0, 1, 0);
+        self.cut_into_jobs(slot, &envelope, Share::default().tenant);
         let report = Some(report);
         self.committing.push_back(Committing {
             ticket: appended.ticket,
@@ -294,7 +320,6 @@ fn told(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::time::UnixMs;
     use crate::mail::parameters::DeliverBy;
 
     /// DSN-07, DSN-08: all outcomes against all wishes.

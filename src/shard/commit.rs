@@ -130,8 +130,9 @@ impl Shard {
             let next = self.backlog.jobs[job as usize].next;
             assert_eq!(self.backlog.jobs[job as usize].state, JobState::Held, "a message is committed once");
             match held {
-                None => self.make_ready(now.mono, job),
-                Some(until) => self.let_wait(now, job, until - now.wall),
+                // That a list got it can be told at once.
+                Some(until) if !self.backlog.jobs[job as usize].errand => self.let_wait(now, job, until - now.wall),
+                _ => self.make_ready(now.mono, job),
             }
             job = next;
         }

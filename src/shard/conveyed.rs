@@ -1,8 +1,8 @@
 //! XCLIENT as the shard sees it: another client takes the place of the one that is connected, with all that follows from an
 //! address (XCL-01, XCL-02): whether we relay for it, whose mail it is, and the counts of connections.
 
-use crate::shard::Shard;
 use crate::shard::conns::{Conn, Side};
+use crate::shard::{Shard, etrn};
 
 impl Shard {
     /// Judges the client that the session heard of, as if it had connected.
@@ -27,6 +27,9 @@ impl Shard {
         }
         let before = inbound.counted_user.take();
         outbox.write(|out| inbound.server.introduced(Some(may_relay), out));
+        if address.is_some() {
+            inbound.server.set_asking(etrn::asking(settings, inbound.peer));
+        }
         inbound.counted_user = inbound.server.user().cloned();
         if let Some(before) = before
             .filter(|before| !inbound.counted_user.as_ref().is_some_and(|now| std::sync::Arc::ptr_eq(before, now)))

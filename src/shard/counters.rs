@@ -93,6 +93,9 @@ pub struct Counters {
     /// Inbound connections refused because all places were taken (SES-26).
     /// Growing: raise `listen.connections`, or ask clients to reuse theirs.
     pub refused_connections: u64,
+    /// Domains whose mail was started by ETRN (FND-06).
+    /// Growing fast: somebody asks again and again; see `etrn.networks`.
+    pub nodes_started: u64,
     /// AUTH exchanges that ended well.
     pub authenticated: u64,
     /// AUTH exchanges refused (AUT-04).

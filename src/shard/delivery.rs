@@ -152,7 +152,11 @@ impl Shard {
             if !self.have_record(job, effects) {
                 continue;
             }
+            if !self.take_pace(now.mono, job) {
+                continue;
+            }
             if !self.may_send(now, site, effects) {
+                self.give_pace_back(job);
                 return None;
             }
             self.take_from_list(job);
@@ -195,6 +199,8 @@ impl Shard {
         let view = AcceptView::read(&record).expect("the record was verified when it came");
         // Our own fields go out too, and no line of theirs begins with a dot (EXT-02; RFC 1870 6.2).
         let size_bytes = body_bytes + view.prefix.len() as u64;
+        let number = usize::from(entry.first);
+        let sender = view.sender_of(number);
         let mut recipients = OpenRecipients {
             left: entry.open.count_ones() as usize,
             open: entry.open,
@@ -202,12 +208,15 @@ impl Shard {
             number: entry.first.into(),
             said: view.parameters().recipients().peekable(),
         };
-        let parameters = view.parameters().message();
+        let mut parameters = view.parameters().message();
+        if view.parameters().stretch(number).is_list() {
+            (parameters.ret, parameters.envid) = (None, None);
+        }
         let by_seconds = parameters.deliver_by.map_or(0, |deliver| {
             let (ahead, behind) = (deliver.by - now.wall, now.wall - deliver.by);
             ahead as i64 / 1000 - behind as i64 / 1000
         });
-        let (sender, recipients) = (view.sender(), &mut recipients);
+        let (sender, recipients) = (&*sender, &mut recipients);
         let offer = Offer { handle: job, sender, recipients, size_bytes, text, parameters, by_seconds };
         let mut hand =
             Hand { backlog: &self.backlog, log: &self.log, results: &mut self.results, view: &mut outbound.view };

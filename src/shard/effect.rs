@@ -12,6 +12,7 @@ use crate::config::Role;
 use crate::queue::{Proof, ReadId, SegmentSlot, WriteId};
 use crate::route::safety::Identity;
 use crate::route::{QueryId, Question};
+use crate::shard::orders::{Order, Target};
 use crate::shard::parcel::Parcel;
 use crate::smtp::auth::{AuthRequest, ProofRequest};
 use crate::smtp::reply::Reply;
@@ -125,6 +126,15 @@ pub enum Effect {
         injection: InjectionId,
         /// Durable, or why not: the reply that a client of SMTP would have had.
         outcome: Result<Receipt, Reply>,
+    },
+    /// Order something of all shards, this one too, as an operator would; then `Ordered`, once.
+    OrderAll {
+        /// Whose client wants it.
+        conn: ConnId,
+        /// What is to be done.
+        order: Order,
+        /// To what.
+        target: Target,
     },
     /// An operator's order is obeyed, or will be before long.
     Operated {

@@ -22,7 +22,7 @@ const SENT_BACK_MAX: usize = 64;
 impl Shard {
     /// A job may be sent: to its site's list, or to its destination's if DNS must be asked first.
     pub(super) fn make_ready(&mut self, now: Mono, job: JobId) {
-        if self.is_kept_back(job) {
+        if self.is_kept_back(job) || self.is_put_in_row(job) {
             return;
         }
         let destination = self.backlog.jobs[job as usize].destination;

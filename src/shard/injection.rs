@@ -17,7 +17,7 @@ use crate::shard::intake::Arrival;
 use crate::shard::{Effect, Receipt, Shard};
 use crate::smtp::data::PlainScan;
 use crate::smtp::reply::{self, Reply};
-use crate::smtp::server::{storage_reply, text_refusal};
+use crate::smtp::server::{expanded, storage_reply, text_refusal};
 
 impl Shard {
     /// Takes a message in, or says at once why not.
@@ -61,6 +61,9 @@ impl Shard {
         body: &[u8],
     ) -> Result<(), Reply> {
         self.may_inject(peer, envelope).map_or(Ok(()), Err)?;
+        let table = self.settings.aliases.table.clone();
+        let whole = table.map_or(Ok(None), |table| expanded(&table, envelope))?;
+        let envelope = whole.as_ref().unwrap_or(envelope);
         let plain_header = HeaderScan::new(true, false).watching(envelope.utf8);
         let (mut plain, mut header) = (PlainScan::default(), plain_header);
         plain.feed(body);

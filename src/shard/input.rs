@@ -131,6 +131,13 @@ pub enum Input<'a> {
         /// To what.
         target: &'a Target,
     },
+    /// All shards obeyed the order of `OrderAll`.
+    Ordered {
+        /// Whose connection; it may be gone.
+        conn: ConnId,
+        /// Jobs that it concerned, on all shards.
+        jobs: u64,
+    },
     /// Other settings hold from now on: for sessions that begin, for what is begun, and for mail that waits.
     Change {
         /// The same for all shards; number of shards, spool and listeners are as they were.

@@ -14,19 +14,18 @@ use crate::base::ids::{ConnId, MessageId, Position};
 use crate::base::limits;
 use crate::base::time::{Mono, Now, UnixMs};
 use crate::config::{Role, Settings};
-use crate::mail::address::domain_of;
 use crate::mail::envelope::Envelope;
 use crate::mail::parameters::ParameterBlock;
 use crate::mail::text::Text;
 use crate::mail::trace::{Fixes, Protocol, TraceFacts, write_fixes, write_received};
 use crate::queue::{ChunkRef, Draft, DraftRecipient, LogRefusal, RecipientList};
-use crate::schedule::fair::Share;
+use crate::schedule::fair::{Share, TenantId};
 use crate::schedule::list::NO_JOB;
-use crate::shard::backlog::{JOB_RECIPIENTS_MAX, Message};
+use crate::shard::backlog::{JOB_RECIPIENTS_MAX, Message, MessageSlot};
 use crate::shard::commit::{Committing, Waiter};
 use crate::shard::conns::{Conn, Inbound, Side};
 use crate::shard::terms::{self, Terms};
-use crate::shard::{Effect, Shard, TlsRole};
+use crate::shard::{Effect, Shard, TlsRole, etrn};
 use crate::smtp::server::{AuthSettings, Peer, Server, ServerEvent, ServerSettings, Waiting};
 
 pub(super) fn server_settings(settings: &Settings, role: Role) -> ServerSettings {
@@ -43,6 +42,9 @@ pub(super) fn server_settings(settings: &Settings, role: Role) -> ServerSettings
         auth: if submission { settings.auth.offered() } else { AuthSettings::default() },
         submission,
         hold_max_s: settings.relay.hold_max_s,
+        aliases: settings.aliases.table.clone(),
+        users_ask: settings.aliases.users_ask,
+        etrn: !settings.aliases.etrn.is_empty(),
     }
 }
 
@@ -125,7 +127,8 @@ impl Shard {
         let relay = &self.settings.relay;
         let listed = |networks: &[IpNet]| networks.iter().any(|network| network.contains(&peer));
         let (may_convey, may_forward) = (listed(&relay.xclients), listed(&relay.xforwarders));
-        let peer_facts = Peer { address: peer, may_relay, may_convey, may_forward };
+        let asking = etrn::asking(&self.settings, peer);
+        let peer_facts = Peer { address: peer, may_relay, may_convey, may_forward, asking };
         let server = if sealed { Server::new_sealed(settings, peer_facts) } else { Server::new(settings, peer_facts) };
         let id = self.conns.insert(Side::In(Inbound {
             server,
@@ -233,6 +236,11 @@ impl Shard {
                 ServerEvent::Authenticate => {
                     self.ask_who(id, conn, input, effects);
                     break;
+                }
+                ServerEvent::Etrn => {
+                    if self.start_node(id, conn, input, effects) {
+                        break;
+                    }
                 }
                 ServerEvent::Conveyed => self.introduce(conn),
                 ServerEvent::Close => {
@@ -347,16 +355,7 @@ impl Shard {
     pub(super) fn take_message(&mut self, now: Now, arrival: &Arrival<'_>, waiter: Waiter) -> Result<(), LogRefusal> {
         let envelope = arrival.envelope;
         let order = &mut self.by_domain;
-        order.clear();
-        order.extend(0..envelope.len() as u16);
-        if order.len() > 1 {
-            order.sort_by(|&a, &b| {
-                let (a, b) = (envelope.recipient(a.into()), envelope.recipient(b.into()));
-                let order = compare_domains(domain_of(a), domain_of(b));
-                // Of one domain, those that need SMTPUTF8 stand together.
-                if envelope.utf8 { order.then(b.is_ascii().cmp(&a.is_ascii())) } else { order }
-            });
-        }
+        envelope.sort(order);
         let parameters = &mut self.parameters;
         parameters.clear();
         envelope.write_parameters(order, arrival.utf8_header, parameters);
@@ -370,7 +369,7 @@ impl Shard {
             utf8: envelope.utf8,
             priority: terms.as_ref().and_then(|_| ParameterBlock(parameters).message().priority),
             cipher: arrival.cipher,
-            for_recipient: (envelope.len() == 1).then(|| envelope.recipient(0)),
+            for_recipient: (envelope.len() == 1 && !envelope.is_expanded()).then(|| envelope.recipient(0)),
             when: now.wall,
             id: MessageId { shard: self.id, position: Position::default() },
         };
@@ -407,21 +406,7 @@ impl Shard {
             copying: false,
             committed: false,
         }) as u32;
-        let source = self.draw_source(arrival.share.tenant);
-        let via = self.sites.router.via(arrival.share.tenant, envelope.sender());
-        let order = std::mem::take(&mut self.by_domain);
-        let most = self.settings.site.recipients.min(JOB_RECIPIENTS_MAX);
-        let mut first = 0;
-        while first < order.len() {
-            let terms = self.backlog.messages[message as usize].terms.as_deref();
-            let rest = order[first..].iter().map(|&i| envelope.recipient(i.into()));
-            let (domain, needs, count) = terms::run(terms, envelope.sender(), rest, most);
-            let routed = self.sites.add_job_of(domain, source, via, needs);
-            let open = if count == 128 { u128::MAX } else { (1 << count) - 1 };
-            self.backlog.add_job(message, routed, first as u16, open, 0);
-            first += count;
-        }
-        self.by_domain = order;
+        self.cut_into_jobs(message, envelope, arrival.share.tenant);
         self.committing.push_back(Committing {
             ticket: appended.ticket,
             waiter,
@@ -430,6 +415,31 @@ impl Shard {
             report: None,
         });
         Ok(())
+    }
+
+    /// Cuts a message whose recipients are recorded in the order of `by_domain`, with `parameters`, into jobs.
+    pub(super) fn cut_into_jobs(&mut self, message: MessageSlot, envelope: &Envelope, tenant: TenantId) {
+        let source = self.draw_source(tenant);
+        let (order, parameters) = (std::mem::take(&mut self.by_domain), std::mem::take(&mut self.parameters));
+        let most = self.settings.site.recipients.min(JOB_RECIPIENTS_MAX);
+        let mut first = 0;
+        while first < order.len() {
+            let stretch = ParameterBlock(&parameters).stretch(first);
+            let sender = stretch.sender(envelope.sender());
+            let via = self.sites.router.via(tenant, sender);
+            let terms = self.backlog.messages[message as usize].terms.as_deref();
+            let rest = order[first..order.len().min(stretch.end)].iter().map(|&i| envelope.recipient(i.into()));
+            let most = if stretch.is_by_member() { 1 } else { most };
+            let (domain, needs, count) = terms::run(terms, sender, rest, most);
+            let routed = self.sites.add_job_of(domain, source, via, needs);
+            let open = if count == 128 { u128::MAX } else { (1 << count) - 1 };
+            let job = self.backlog.add_job(message, routed, first as u16, open, 0);
+            if stretch.is_told() {
+                self.tell_of_expansion(job);
+            }
+            first += count;
+        }
+        (self.by_domain, self.parameters) = (order, parameters);
     }
 
     /// The peer is expected to say something within this time.
@@ -450,7 +460,9 @@ impl Shard {
             }
             Waiting::Handshake => self.settings.timeout.tls_ms,
             // The disk's turn, not the client's.
-            Waiting::Verdict | Waiting::Credentials | Waiting::Over => self.settings.relay.command_idle_ms,
+            Waiting::Verdict | Waiting::Credentials | Waiting::Orders | Waiting::Over => {
+                self.settings.relay.command_idle_ms
+            }
         };
         // Nothing before `NEVER`.
         let taken_ms = now.mono.ms_since(inbound.data_since);
@@ -540,10 +552,10 @@ impl Shard {
 }
 
 /// The recipients of an envelope in the order in which they are recorded.
-struct ByDomain<'a> {
-    envelope: &'a Envelope,
-    order: &'a [u16],
-    held_until: UnixMs,
+pub(super) struct ByDomain<'a> {
+    pub(super) envelope: &'a Envelope,
+    pub(super) order: &'a [u16],
+    pub(super) held_until: UnixMs,
 }
 
 impl RecipientList for ByDomain<'_> {
@@ -554,9 +566,4 @@ impl RecipientList for ByDomain<'_> {
         let address = self.envelope.recipient(self.order[index].into());
         DraftRecipient { due: self.held_until, ..DraftRecipient::open(address) }
     }
-}
-
-/// Orders domains without regard to case, so that recipients of one domain stand together.
-fn compare_domains(a: &[u8], b: &[u8]) -> std::cmp::Ordering {
-    a.iter().map(u8::to_ascii_lowercase).cmp(b.iter().map(u8::to_ascii_lowercase))
 }

@@ -9,10 +9,10 @@
 //! - `finding`: from a job's destination to its site, by what DNS says.
 //! - `dispatch`: which site may do something; `delivery`: from its list to the next hop's reply; `body`: what it is sent;
 //!   `reading`: what must be fetched from disk for it; `outcome`: what the reply means; `pacing`: what a complaint leads to.
-//! - `auth`: who a client is, asked and answered; `tls`: when a connection goes inside TLS, either way.
+//! - `auth`: who a client is, asked and answered; `etrn`: what it would have started; `tls`: when a connection goes inside TLS, either way.
 //! - `crowd`: how many connections somebody has.
 //! - `change`: what other settings mean for what there is.
-//! - `orders`: what operators hold, give up and try at once.
+//! - `orders`: what operators hold, give up and try at once; `paced`: tenants that they gave a rate.
 //! - `backlog`: the live messages; `conns`: the connections; `reclaim`: moving stragglers; `bounce`: reports.
 //!
 //! Panics mean a broken invariant of our own, never something from outside; errors are answered to the peer
@@ -31,12 +31,14 @@ mod crowd;
 mod delivery;
 mod dispatch;
 mod effect;
+mod etrn;
 mod finding;
 mod injection;
 mod input;
 mod intake;
 pub mod orders;
 mod outcome;
+mod paced;
 mod pacing;
 pub mod parcel;
 mod reading;
@@ -151,6 +153,9 @@ pub struct Shard {
     drained: bool,
     asked_wake: Mono,
     standing: orders::Orders,
+    paced: paced::Paced,
+    /// Clients that wait for the answer to ETRN, some of them gone.
+    nodes_starting: usize,
     counters: Counters,
     latencies: Latencies,
     // Scratch, kept so that no step allocates in steady state.
@@ -207,6 +212,8 @@ impl Shard {
             drained: false,
             asked_wake: Mono::NEVER,
             standing: orders::Orders::default(),
+            paced: paced::Paced::default(),
+            nodes_starting: 0,
             counters: Counters::default(),
             latencies: Latencies::default(),
             orders: Vec::new(),
@@ -261,6 +268,7 @@ impl Shard {
             Input::Parcel { from, parcel } => self.parcel_came(now, from, parcel, effects),
             Input::Tick => {}
             Input::Operate { operation, order, target } => self.operate(now, operation, order, target, effects),
+            Input::Ordered { conn, jobs } => self.all_ordered(now, conn, jobs, effects),
             Input::Change { settings } => self.change(settings),
             Input::Drain => self.drain(now, effects),
         }
@@ -279,6 +287,9 @@ impl Shard {
         self.forget_destinations(now.mono);
         self.run_errands(now, effects);
         self.look_after_sites(now, effects);
+        while self.ask_for_pace(now, effects) {
+            self.look_after_sites(now, effects);
+        }
         // Before the log is asked for its orders: the end of a drain hurries them, and nothing else may come to do so.
         self.look_whether_drained(now, effects);
         let mut orders = std::mem::take(&mut self.orders);

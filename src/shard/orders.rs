@@ -17,8 +17,12 @@ use crate::base::limits;
 use crate::base::time::{Mono, Now};
 use crate::mail::address::domain_of;
 use crate::queue::record::AcceptView;
+use crate::route::NextHop;
+use crate::route::decide::Decision;
+use crate::schedule::destination::DestinationId;
+use crate::schedule::fair::TenantId;
 use crate::schedule::site::{JobId, NO_SITE};
-use crate::shard::backlog::{JobState, domain_mark};
+use crate::shard::backlog::{Job, JobState, domain_mark};
 use crate::shard::reading::{READS_MAX, Reading};
 use crate::shard::timers::Timer;
 use crate::shard::{Effect, Level, Shard};
@@ -34,6 +38,11 @@ pub enum Order {
     Expire,
     /// Try it now, whatever pauses there are.
     Retry,
+    /// Send no more of it than so many messages a second, over all shards; for tenants.
+    Rate {
+        /// 0: as many as there are.
+        messages_per_second: u32,
+    },
 }
 
 /// What it is to be done to.
@@ -43,6 +52,10 @@ pub enum Target {
     Message(MessageId),
     /// All recipients of a domain, in lower case; those to come too.
     Domain(Box<str>),
+    /// The same of a domain, and of those below it as far as mail for them goes by their own mail hosts or a route that names them.
+    DomainsBelow(Box<str>),
+    /// All of a tenant, by its name; what comes to be later too.
+    Tenant(Box<str>),
     /// All that goes to a site, to a rule's sites (a provider), or by a destination (a recipient domain, a smart host), by the
     /// name that `ringpost explain` and the reports give it; what comes to be later too.
     Site(Box<str>),
@@ -55,6 +68,8 @@ enum Purpose {
     Expire(Option<Arc<str>>),
     /// It is routed anew.
     Reroute,
+    /// Nothing of it is sent: it is a list, or an alias of several, and its sender is told that the message got there.
+    Tell,
 }
 
 /// What is to be done with a job, named so that a job that took its place is not meant.
@@ -77,6 +92,7 @@ enum Progress {
 #[derive(Default)]
 pub(super) struct Orders {
     messages: FxHashSet<MessageId>,
+    tenants: FxHashSet<TenantId>,
     /// By the checksum that jobs carry.
     domains: FxHashMap<u32, Box<str>>,
     errands: VecDeque<Errand>,
@@ -110,12 +126,17 @@ impl Shard {
 
     /// Does what is ordered, or begins to. Gives the jobs that it concerns.
     fn obey(&mut self, now: Now, order: Order, target: &Target) -> u64 {
+        if let (Order::Rate { messages_per_second }, Target::Tenant(tenant)) = (order, target) {
+            return self.set_rate(now.mono, tenant, messages_per_second);
+        }
         let jobs = self.jobs_of_target(target);
         match order {
             Order::Hold => self.begin_hold(target, &jobs),
             Order::Release => self.end_hold(now.mono, target, &jobs),
             Order::Expire => jobs.iter().for_each(|&job| self.begin_expiry(job, target)),
             Order::Retry => jobs.iter().for_each(|&job| self.try_now(now, job)),
+            // Sites have limits of their own, and nothing else a rate.
+            Order::Rate { .. } => return 0,
         }
         jobs.len() as u64
     }
@@ -131,7 +152,44 @@ impl Shard {
                 let mark = domain_mark(domain.as_bytes());
                 jobs.filter(|(_, entry)| entry.domain == mark).map(|(job, _)| job).collect()
             }
+            Target::DomainsBelow(domain) => {
+                let mark = domain_mark(domain.as_bytes());
+                let leading = self.destinations_below(domain);
+                let is_meant = |entry: &Job| entry.domain == mark || leading.contains(&entry.destination);
+                jobs.filter(|(_, entry)| is_meant(entry)).map(|(job, _)| job).collect()
+            }
+            Target::Tenant(name) => self.tenant_named(name).map_or(Vec::new(), |tenant| self.jobs_of_tenant(tenant)),
             Target::Site(name) => self.jobs_of_name(name),
+        }
+    }
+
+    /// The destinations of a domain and those below it: by their mail hosts, or by a route that names one of them.
+    fn destinations_below(&self, domain: &str) -> FxHashSet<DestinationId> {
+        let is_below =
+            |name: &str| name.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+        let leads = |decision: &Decision| match &decision.next_hop {
+            NextHop::Mx { domain } => is_below(domain),
+            NextHop::Configured(hop) => {
+                let routes = self.settings.route.domains.iter();
+                let mut to_it = routes.filter(|(_, route)| route.as_ref() == Some(hop));
+                to_it.any(|(name, _)| is_below(name.strip_prefix('.').unwrap_or(name)))
+            }
+        };
+        let all = self.sites.destinations.iter();
+        all.filter(|(_, entry)| leads(&entry.decision)).map(|(at, _)| at as DestinationId).collect()
+    }
+
+    /// True if an order holds the whole target.
+    pub(super) fn is_held(&self, target: &Target) -> bool {
+        match target {
+            Target::Domain(domain) | Target::DomainsBelow(domain) => {
+                self.standing.domains.contains_key(&domain_mark(domain.as_bytes()))
+            }
+            Target::Message(id) => self.standing.messages.contains(id),
+            Target::Tenant(name) => {
+                self.tenant_named(name).is_some_and(|tenant| self.standing.tenants.contains(&tenant))
+            }
+            Target::Site(_) => false,
         }
     }
 
@@ -141,15 +199,25 @@ impl Shard {
             Target::Domain(domain) => {
                 drop(self.standing.domains.insert(domain_mark(domain.as_bytes()), domain.clone()))
             }
+            Target::Tenant(name) => self.standing.tenants.extend(self.tenant_named(name)),
+            Target::DomainsBelow(_) => unreachable!("they are tried, never held"),
             Target::Site(name) => return self.suspend(name, true),
         }
-        jobs.iter().for_each(|&job| self.stop_waiting(job));
+        for &job in jobs {
+            self.stop_waiting(job);
+        }
     }
 
     fn end_hold(&mut self, now: Mono, target: &Target, jobs: &[JobId]) {
         match target {
             Target::Message(id) => drop(self.standing.messages.remove(id)),
             Target::Domain(domain) => drop(self.standing.domains.remove(&domain_mark(domain.as_bytes()))),
+            Target::Tenant(name) => {
+                if let Some(tenant) = self.tenant_named(name) {
+                    self.standing.tenants.remove(&tenant);
+                }
+            }
+            Target::DomainsBelow(_) => unreachable!("they are tried, never held"),
             Target::Site(name) => return self.suspend(name, false),
         }
         for &job in jobs {
@@ -159,10 +227,12 @@ impl Shard {
         }
     }
 
-    fn is_on_hold(&self, job: JobId) -> bool {
+    /// An order that stands concerns it, or it is to be looked at for itself.
+    pub(super) fn is_on_hold(&self, job: JobId) -> bool {
         let entry = &self.backlog.jobs[job as usize];
-        let Orders { messages, domains, .. } = &self.standing;
+        let Orders { messages, tenants, domains, .. } = &self.standing;
         entry.errand
+            || !tenants.is_empty() && tenants.contains(&self.backlog.share(job).tenant)
             || !domains.is_empty() && domains.contains_key(&entry.domain)
             || !messages.is_empty() && messages.contains(&self.backlog.messages[entry.message as usize].id)
     }
@@ -174,15 +244,15 @@ impl Shard {
         if self.sites.destinations[entry.destination as usize].retired && !entry.errand {
             self.send_on_errand(job, Purpose::Reroute);
         }
-        let kept = self.is_on_hold(job);
-        if kept {
+        if self.is_on_hold(job) {
             self.put_on_hold(job);
+            return true;
         }
-        kept
+        false
     }
 
     /// A job that is in no list is in none until it is released.
-    fn put_on_hold(&mut self, job: JobId) {
+    pub(super) fn put_on_hold(&mut self, job: JobId) {
         let entry = &mut self.backlog.jobs[job as usize];
         entry.state = JobState::OnHold;
         if !entry.errand {
@@ -191,12 +261,14 @@ impl Shard {
         self.leave_site(job);
     }
 
-    /// Puts a job on hold if it waits in a list. What is elsewhere is put there when it comes back.
-    fn stop_waiting(&mut self, job: JobId) {
-        if matches!(self.backlog.jobs[job as usize].state, JobState::Ready | JobState::Waiting) {
+    /// Puts a job on hold if it waits in a list, and tells whether it did. What is elsewhere is put there when it comes back.
+    pub(super) fn stop_waiting(&mut self, job: JobId) -> bool {
+        let waits = matches!(self.backlog.jobs[job as usize].state, JobState::Ready | JobState::Waiting);
+        if waits {
             self.take_from_list(job);
             self.put_on_hold(job);
         }
+        waits
     }
 
     fn send_on_errand(&mut self, job: JobId, purpose: Purpose) {
@@ -204,6 +276,11 @@ impl Shard {
         entry.errand = true;
         let message = self.backlog.messages[entry.message as usize].id;
         self.standing.errands.push_back(Errand { job, message, purpose });
+    }
+
+    /// A job, new and in no list, is of an address that stood for others: its sender wants to know of it, and that is all (FND-04).
+    pub(super) fn tell_of_expansion(&mut self, job: JobId) {
+        self.send_on_errand(job, Purpose::Tell);
     }
 
     fn begin_expiry(&mut self, job: JobId, target: &Target) {
@@ -216,7 +293,7 @@ impl Shard {
         }
         let domain = match target {
             Target::Domain(domain) => Some(Arc::from(&**domain)),
-            Target::Message(_) | Target::Site(_) => None,
+            Target::Message(_) | Target::DomainsBelow(_) | Target::Tenant(_) | Target::Site(_) => None,
         };
         self.send_on_errand(job, Purpose::Expire(domain));
     }
@@ -292,16 +369,30 @@ impl Shard {
             {
                 self.backlog.jobs[job as usize].record = Some(record);
                 self.fail_job(now, job, 0, "5.4.7 Given up by the operator of the relay", effects);
-                // Without room for its report it is there still.
-                let is_there = self.backlog.jobs.get(job as usize).is_some_and(|entry| entry.errand);
-                return if is_there { Progress::Elsewhere } else { Progress::Done };
+                return self.told_or_waiting(job);
             }
             Purpose::Expire(_) => {}
-            Purpose::Reroute => self.reroute(now.mono, job, domain, view.sender()),
+            // At the start the log takes nothing yet.
+            Purpose::Tell if !self.log.ready() => return Progress::Elsewhere,
+            Purpose::Tell => {
+                self.backlog.jobs[job as usize].record = Some(record);
+                self.settle_expanded(now, job, effects);
+                return self.told_or_waiting(job);
+            }
+            Purpose::Reroute => {
+                let sender = view.parameters().stretch(entry.recipient(0)).sender(view.sender());
+                self.reroute(now.mono, job, domain, sender);
+            }
         }
         self.backlog.jobs[job as usize].errand = false;
         self.make_ready(now.mono, job);
         Progress::Done
+    }
+
+    /// Without room for its report a job that was to be settled is there still.
+    fn told_or_waiting(&self, job: JobId) -> Progress {
+        let is_there = self.backlog.jobs.get(job as usize).is_some_and(|entry| entry.errand);
+        if is_there { Progress::Elsewhere } else { Progress::Done }
     }
 
     /// Gives a job that is in no list the destination that the routes in force have for its domain.

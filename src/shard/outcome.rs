@@ -97,6 +97,14 @@ impl Shard {
         self.conclude(now, job, &mut entries, Passed::default(), effects);
     }
 
+    /// A job that is in no list was of an address that stood for others, which have jobs of their own: it is settled.
+    pub(super) fn settle_expanded(&mut self, now: Now, job: JobId, effects: &mut Vec<Effect>) {
+        let count = self.backlog.jobs[job as usize].open.count_ones() as usize;
+        let mut entries: Vec<Entry> =
+            (0..count).map(|nth| Entry::of_ours(job, nth, Outcome::Delivered, 0, b"")).collect();
+        self.conclude(now, job, &mut entries, Passed::default(), effects);
+    }
+
     /// A job's record cannot be read: it waits as long as a retry may, and an operator was told.
     pub(super) fn defer_unread(&mut self, now: Now, job: JobId) {
         self.let_wait(now, job, self.settings.retry.longest_ms);
@@ -123,9 +131,11 @@ impl Shard {
         }
         let reported = self.report_to_sender(now, job_id, entries, expired, passed, effects);
         if reported == Reported::NoRoom {
-            // The report must not be lost: the failure is found again when there is room for it. Nothing is noted, for
-            // that would take the room.
-            entries.iter_mut().filter(|e| e.outcome == Outcome::Failed).for_each(|e| e.outcome = Outcome::NotTried);
+            // The report must not be lost: the failure, or that an address was expanded, is found again when there is room for
+            // it. Nothing is noted, for that would take the room.
+            let ours = self.backlog.jobs[job_id as usize].errand;
+            let owed = entries.iter_mut().filter(|entry| ours || entry.outcome == Outcome::Failed);
+            owed.for_each(|entry| entry.outcome = Outcome::NotTried);
         }
         let job = &self.backlog.jobs[job_id as usize];
         let Message { id: message, arrived, .. } = self.backlog.messages[job.message as usize];

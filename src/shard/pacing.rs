@@ -99,6 +99,8 @@ impl Shard {
         if let Some(&site) = self.sites.by_name.get(site) {
             self.sites.table[site as usize].purse.fill(now.mono, messages);
             self.want_pump(site);
+        } else {
+            self.pace_allowed(now, site, messages);
         }
     }
 

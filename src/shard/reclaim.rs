@@ -260,7 +260,6 @@ impl Shard {
             committed: true,
         }) as MessageSlot;
         let source = self.draw_source(share.tenant);
-        let via = self.sites.router.via(share.tenant, &recovered.sender);
         let most = self.settings.site.recipients.min(JOB_RECIPIENTS_MAX);
         let open = &recovered.recipients;
         let mut next = 0;
@@ -271,14 +270,22 @@ impl Shard {
                     && (other.attempts, other.due, other.delay_reported)
                         == (first.attempts, first.due, first.delay_reported)
             });
+            let stretch = block.stretch(first.index as usize);
+            let sender = stretch.sender(&recovered.sender);
+            let via = self.sites.router.via(share.tenant, sender);
             let terms = self.backlog.messages[slot as usize].terms.as_deref();
+            let alike = alike.take_while(|other| (other.index as usize) < stretch.end);
             let addresses = alike.map(|recipient| &*recipient.address);
-            let (domain, needs, together) = terms::run(terms, &recovered.sender, addresses, most);
+            let most = if stretch.is_by_member() { 1 } else { most };
+            let (domain, needs, together) = terms::run(terms, sender, addresses, most);
             let held = terms.is_some_and(|terms| terms.held_until == Some(first.due));
             let mask = open[next..next + together].iter().fold(0, |mask, r| mask | 1u128 << (r.index - first.index));
             let routed = self.sites.add_job_of(domain, source, via, needs);
             let job = self.backlog.add_job(slot, routed, first.index as u16, mask, first.attempts);
             self.backlog.jobs[job as usize].delay_reported = first.delay_reported;
+            if stretch.is_told() {
+                self.tell_of_expansion(job);
+            }
             let wait_ms = UnixMs(first.due.0) - now.wall;
             if wait_ms == 0 {
                 self.make_ready(now.mono, job);

@@ -6,6 +6,7 @@ mod change;
 mod conveyed;
 mod hosts;
 mod injections;
+mod lists;
 mod orders;
 mod pacing;
 mod parameters;
@@ -78,6 +79,8 @@ struct World {
     handshakes: Vec<TlsRole>,
     fail_tls: bool,
     operated: Vec<(OperationId, u64)>,
+    /// Orders of clients to all shards, of which there is one.
+    ordering: VecDeque<ConnId>,
     injected: Vec<(InjectionId, Result<Receipt, Reply>)>,
     /// Peers show certificates.
     certified: bool,
@@ -109,9 +112,18 @@ fn accept_all(line: &str) -> String {
 fn settings(more: &[&str]) -> Arc<Settings> {
     let mut sets =
         vec!["shards=1".to_string(), "relay.hostname=relay.test".into(), "route.default=192.0.2.9:25".into()];
+    // Lines of the alias table stand among them.
+    let (table, more): (Vec<&str>, Vec<&str>) = more.iter().partition(|set| set.starts_with("table "));
     sets.extend(more.iter().map(|set| set.to_string()));
     let machine = Machine { hostname: "relay.test".into(), cores: 1 };
-    Arc::new(config::load(None, &sets, &machine).unwrap())
+    if table.is_empty() {
+        return Arc::new(config::load(None, &sets, &machine).unwrap());
+    }
+    sets.push("aliases.file=table".into());
+    let mut settings = config::load(None, &sets, &machine).unwrap();
+    let text: String = table.iter().map(|line| line["table ".len()..].to_owned() + "\n").collect();
+    settings.aliases.read(|_| Ok(text)).unwrap();
+    Arc::new(settings)
 }
 
 /// What recovery makes of a disk.
@@ -179,6 +191,7 @@ impl World {
             handshakes: Vec::new(),
             fail_tls: false,
             operated: Vec::new(),
+            ordering: VecDeque::new(),
             injected: Vec::new(),
             certified: false,
             asked: VecDeque::new(),
@@ -278,6 +291,14 @@ impl World {
                 self.nested(Input::Resolved { query, answer });
             }
             Effect::WakeAt(wake) => self.wake = wake,
+            Effect::OrderAll { conn, order, target } => {
+                self.ordering.push_back(conn);
+                self.nested(Input::Operate { operation: OperationId(u64::MAX), order, target: &target });
+            }
+            Effect::Operated { operation: OperationId(u64::MAX), jobs } => {
+                let conn = self.ordering.pop_front().expect("a client ordered something");
+                self.nested(Input::Ordered { conn, jobs });
+            }
             Effect::Operated { operation, jobs } => self.operated.push((operation, jobs)),
             Effect::Injected { injection, outcome } => self.injected.push((injection, outcome)),
             Effect::Report(_, text) => self.reports.push(text),
@@ -348,6 +369,14 @@ impl World {
                     self.taken.push(taken);
                 }
                 replies.push_str(&reply);
+                continue;
+            }
+            if hop.data && hop.input.starts_with(b".\r\n") {
+                // A message for nobody.
+                hop.input.drain(..3);
+                hop.data = false;
+                hop.current = None;
+                replies.push_str("554 5.5.1 no valid recipients\r\n");
                 continue;
             }
             let end: &[u8] = if hop.data { b"\r\n.\r\n" } else { b"\r\n" };

@@ -56,7 +56,20 @@ pub enum Command<'a> {
     /// HELP, with anything behind it.
     Help,
     /// VRFY of something.
-    Verify,
+    Verify {
+        /// What followed the verb; not empty.
+        name: &'a [u8],
+    },
+    /// EXPN; who may say it is the session's to judge, before what it says (FND-05).
+    Expand {
+        /// What followed the verb.
+        name: &'a [u8],
+    },
+    /// ETRN (RFC 1985); likewise (FND-06).
+    Etrn {
+        /// What followed the verb.
+        node: &'a [u8],
+    },
     /// AUTH (RFC 4954 4).
     Auth {
         /// The mechanism's name, in any case.
@@ -123,10 +136,10 @@ pub fn parse(line: &[u8]) -> Result<Command<'_>, CommandError> {
         b"XCLIENT" => Ok(Command::XClient { arguments: argument }),
         b"XFORWARD" => Ok(Command::XForward { arguments: argument }),
         b"VRFY" if argument.is_empty() => Err(CommandError::Argument),
-        b"VRFY" => Ok(Command::Verify),
-        b"EXPN" | b"TURN" | b"SEND" | b"SOML" | b"SAML" | b"ETRN" | b"ATRN" | b"BURL" => {
-            Err(CommandError::NotImplemented)
-        }
+        b"VRFY" => Ok(Command::Verify { name: argument }),
+        b"EXPN" => Ok(Command::Expand { name: argument }),
+        b"ETRN" => Ok(Command::Etrn { node: argument }),
+        b"TURN" | b"SEND" | b"SOML" | b"SAML" | b"ATRN" | b"BURL" => Err(CommandError::NotImplemented),
         _ => Err(CommandError::Unknown),
     }
 }
@@ -443,7 +456,7 @@ mod tests {
         {
             assert_eq!(parse(unknown.as_bytes()), Err(CommandError::Unknown), "{unknown}");
         }
-        for known in ["EXPN list", "TURN"] {
+        for known in ["SOML FROM:<a@b>", "TURN"] {
             assert_eq!(parse(known.as_bytes()), Err(CommandError::NotImplemented), "{known}");
         }
         for argument in [

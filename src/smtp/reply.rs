@@ -1,7 +1,7 @@
 //! Every reply that the session gives, as finished text.
 //!
-//! Replies echo nothing the client said (SES-12), are written whole at compile time except for our own name, the
-//! size limit, what EHLO offers and the message's name, and carry an enhanced code on every 2xx, 4xx and 5xx line (EXT-08; RFC
+//! Replies echo nothing the client said but the domain of ETRN (SES-12), are written whole at compile time except for our own name, the
+//! size limit, what EHLO offers, addresses of the alias table and the message's name, and carry an enhanced code on every 2xx, 4xx and 5xx line (EXT-08; RFC
 //! 2034). Pure.
 
 use std::io::Write;
@@ -65,6 +65,8 @@ replies! {
     NOOP = "250 2.0.0 OK";
     /// QUIT.
     BYE = "221 2.0.0 Bye";
+    /// EXPN of a list with more members than are shown (FND-05).
+    LONG_LIST = "252 2.1.5 A list with too many members to show; will deliver to all of them";
     /// VRFY: nothing is verified, nothing is denied (SES-14).
     CANNOT_VERIFY = "252 2.0.0 Cannot verify, but will try to deliver";
     /// HELP (FND-11; RFC 5321 4.1.1.8).
@@ -79,7 +81,9 @@ replies! {
             214-2.0.0 AUTH mechanism [response]  prove who you are\r\n\
             214-2.0.0 RSET  forget the message begun\r\n\
             214-2.0.0 NOOP  do nothing\r\n\
-            214-2.0.0 VRFY name  is never verified\r\n\
+            214-2.0.0 VRFY address  ask what is known of it, for who may\r\n\
+            214-2.0.0 EXPN address  ask who is behind it, for who may\r\n\
+            214-2.0.0 ETRN [@]domain  start what waits for it, for who may\r\n\
             214-2.0.0 HELP  this text\r\n\
             214-2.0.0 QUIT  end\r\n\
             214 2.0.0 Documentation: docs/operating.md in the source of Ringpost; the protocol is RFC 5321";
@@ -170,6 +174,16 @@ replies! {
     DATA_NOT_AWAITED = "554 5.5.0 Data before 354; closing";
     /// Not a client we relay for (SES-22).
     RELAY_DENIED = "550 5.7.1 Relay access denied";
+    /// RCPT or VRFY of an address whose mail goes elsewhere now, which this client is not told (FND-03).
+    HAS_MOVED = "550 5.1.6 Mailbox has moved";
+    /// RCPT or VRFY of an address that is nobody's any more (FND-03).
+    NOBODY = "550 5.1.1 No such mailbox here";
+    /// EXPN of what is no list (FND-05).
+    NO_LIST = "550 5.1.1 No list of that name here";
+    /// ETRN of a client that may not (FND-06; RFC 1985 5).
+    NODE_NOT_ALLOWED = "459 4.7.1 Node not allowed: you are not one of those who may start it";
+    /// The addresses behind all recipients together are too many (FND-04).
+    TOO_MANY_EXPANDED = "452 4.5.3 Too many addresses behind the recipients; send the others in another transaction";
     /// The parameters of all recipients together are too long.
     TOO_MANY_PARAMETERS = "452 4.5.3 Too many parameters; send the other recipients in another transaction";
     /// One recipient too many (SIZ-09).
@@ -198,6 +212,40 @@ replies! {
     IDLE_TOO_LONG = "421 4.4.2 Idle too long; closing";
     /// Shutting down (SES-24).
     SHUTTING_DOWN = "421 4.3.2 Shutting down; closing";
+}
+
+/// An address is known: as it stands for itself (VRFY), or is one of several (EXPN).
+pub const KNOWN: &str = "250 2.1.5";
+/// Taken, and the client is told where it goes (FND-03; RFC 5321 3.4).
+pub const WILL_FORWARD: &str = "251 2.1.5 User not local; will forward to";
+/// Not taken, and the client is told where to send it (FND-03; RFC 5321 3.4).
+pub const PLEASE_TRY: &str = "551 5.1.6 User not local; please try";
+
+/// A line of `text` with an address behind it; `mark` is `-` if the reply goes on.
+pub fn write_address(out: &mut Vec<u8>, text: &str, mark: u8, address: &[u8]) {
+    let (code, words) = text.split_at(3);
+    out.extend_from_slice(code.as_bytes());
+    out.push(mark);
+    out.extend_from_slice(words.trim_start().as_bytes());
+    out.extend_from_slice(b" <");
+    out.extend_from_slice(address);
+    out.extend_from_slice(b">\r\n");
+}
+
+/// What waits for a node was started: so many messages, `None` if that could not be done (FND-06; RFC 1985 5.3). How many wait for
+/// domains below one is not known to all shards exactly.
+pub fn write_node_started(out: &mut Vec<u8>, domain: &str, with_subdomains: bool, messages: Option<u64>) {
+    match (messages, with_subdomains) {
+        (None, _) => push(out, format_args!("458 4.3.0 Unable to queue messages for node {domain}\r\n")),
+        (Some(0), true) => push(out, format_args!("250 2.0.0 Queuing for node {domain} and below started\r\n")),
+        (Some(_), true) => {
+            push(out, format_args!("252 2.0.0 Pending messages for node {domain} and below started\r\n"))
+        }
+        (Some(0), false) => push(out, format_args!("251 2.0.0 No messages waiting for node {domain}\r\n")),
+        (Some(messages), false) => {
+            push(out, format_args!("253 2.0.0 {messages} pending messages for node {domain} started\r\n"));
+        }
+    }
 }
 
 /// The greeting (SES-01; RFC 5321 4.2): our name first.
@@ -231,6 +279,10 @@ pub struct Offers<'a> {
     pub xclient: bool,
     /// XFORWARD (XCL-01).
     pub xforward: bool,
+    /// EXPN (SES-14).
+    pub expn: bool,
+    /// ETRN (FND-06).
+    pub etrn: bool,
 }
 
 /// The reply to EHLO with the extensions offered (SES-03).
@@ -265,6 +317,12 @@ pub fn write_offers(out: &mut Vec<u8>, offers: &Offers<'_>) {
     }
     if offers.xforward {
         push(out, format_args!("250-XFORWARD {XFORWARD_OFFER}\r\n"));
+    }
+    if offers.expn {
+        out.extend_from_slice(b"250-EXPN\r\n");
+    }
+    if offers.etrn {
+        out.extend_from_slice(b"250-ETRN\r\n");
     }
     out.extend_from_slice(b"250 HELP\r\n");
 }
@@ -366,11 +424,24 @@ mod tests {
                 mechanisms: Mechanism::ALL.into_iter().fold(Mechanisms::NONE, Mechanisms::with),
                 xclient: true,
                 xforward: true,
+                expn: true,
+                etrn: true,
             },
         );
         write_hello(&mut out, &hostname);
         write_challenge(&mut out, b"");
         write_queued(&mut out, MessageId { shard: ShardId(u16::MAX), position: Position(u64::MAX) });
-        assert_eq!(assert_replies(&out), [220, 554, 250, 250, 334, 250]);
+        let address = format!("{}@{hostname}", "l".repeat(crate::base::limits::LOCAL_PART_MAX_BYTES));
+        write_address(&mut out, KNOWN, b'-', address.as_bytes());
+        for text in [KNOWN, WILL_FORWARD, PLEASE_TRY] {
+            write_address(&mut out, text, b' ', address.as_bytes());
+        }
+        for (with_subdomains, messages) in
+            [(true, None), (true, Some(0)), (true, Some(1)), (false, Some(0)), (false, Some(u64::MAX))]
+        {
+            write_node_started(&mut out, &hostname, with_subdomains, messages);
+        }
+        let codes = [220, 554, 250, 250, 334, 250, 250, 251, 551, 458, 250, 252, 251, 253];
+        assert_eq!(assert_replies(&out), codes);
     }
 }

@@ -22,6 +22,7 @@
 mod auth;
 mod bdat;
 mod conveyed;
+mod recipients;
 mod transaction;
 
 use std::net::IpAddr;
@@ -29,11 +30,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::base::ids::MessageId;
-use crate::base::limits::{AUTH_LINE_MAX_BYTES, COMMAND_LINE_MAX_BYTES, ENVELOPE_PARAMETERS_MAX_BYTES};
+use crate::base::limits::{AUTH_LINE_MAX_BYTES, COMMAND_LINE_MAX_BYTES};
 use crate::base::time::UnixMs;
-use crate::mail::address::{AddressError, POSTMASTER, Path, ascii_domain, domain_of};
+use crate::mail::address::{AddressError, Path, ascii_domain, domain_of};
+use crate::mail::aliases::Aliases;
 use crate::mail::envelope::Envelope;
-use crate::mail::parameters::{DeliverBy, MessageParameters, recipient_bytes};
+use crate::mail::parameters::{DeliverBy, MessageParameters};
 use crate::mail::text::Text;
 use crate::mail::trace::{Fixes, Protocol};
 use crate::queue::{LogRefusal, Proof};
@@ -44,6 +46,9 @@ use crate::smtp::command::{
 use crate::smtp::line::{Line, LineReader};
 use crate::smtp::reply::{self, Offers, Reply};
 use crate::smtp::xclient::{Claim, Forwarded};
+
+pub(crate) use recipients::expanded;
+pub use recipients::{Asking, Node};
 
 use auth::Exchange;
 use bdat::Bdat;
@@ -75,6 +80,12 @@ pub struct ServerSettings {
     pub auth: AuthSettings,
     /// Messages are submitted, not relayed: what is missing is added (BLK-07; RFC 6409 8).
     pub submission: bool,
+    /// Addresses that stand for others (FND-03, FND-04).
+    pub aliases: Option<Arc<Aliases>>,
+    /// Users may ask by VRFY and EXPN (FND-05).
+    pub users_ask: bool,
+    /// Some clients may say ETRN (FND-06).
+    pub etrn: bool,
 }
 
 /// AUTH as it is offered (AUT-01).
@@ -99,12 +110,14 @@ pub struct Peer {
     pub may_convey: bool,
     /// It may say by XFORWARD where a message came from (XCL-01).
     pub may_forward: bool,
+    /// What else it may ask for.
+    pub asking: Asking,
 }
 
 impl Peer {
     /// A client that speaks for itself alone.
-    pub const fn new(address: IpAddr, may_relay: bool) -> Peer {
-        Peer { address, may_relay, may_convey: false, may_forward: false }
+    pub fn new(address: IpAddr, may_relay: bool) -> Peer {
+        Peer { address, may_relay, may_convey: false, may_forward: false, asking: Asking::default() }
     }
 }
 
@@ -127,6 +140,8 @@ pub enum ServerEvent<'b> {
     StartTls,
     /// The client of an AUTH exchange said something: `take_request`, find out, then `authenticated`.
     Authenticate,
+    /// The client would have it started what waits for a `node`: find out whether that works, then `node_started`.
+    Etrn,
     /// The client says that it speaks for another: look at `conveyed_address`, then `introduced`, before the next call.
     Conveyed,
 }
@@ -142,10 +157,19 @@ pub enum Waiting {
     Verdict,
     /// The caller's `authenticated`.
     Credentials,
+    /// The caller's `node_started`.
+    Orders,
     /// The caller's `secured`: the TLS handshake is on. Nothing can be said to the client meanwhile.
     Handshake,
     /// Nothing: it is over.
     Over,
+}
+
+impl Waiting {
+    /// The caller owes the client an answer.
+    const fn is_ours(self) -> bool {
+        matches!(self, Waiting::Verdict | Waiting::Credentials | Waiting::Orders)
+    }
 }
 
 /// What is known of the message being received or just ended.
@@ -188,6 +212,8 @@ pub struct Server {
     auth_failures: u32,
     /// What XCLIENT said, until `introduced`.
     claim: Option<Box<Claim>>,
+    /// What ETRN asked for, until `node_started`.
+    node: Option<Box<Node>>,
     /// What XFORWARD said of the next message.
     forwarded: Option<Box<Forwarded>>,
     /// Empty before EHLO or HELO.
@@ -227,6 +253,7 @@ impl Server {
             request: None,
             auth_failures: 0,
             claim: None,
+            node: None,
             forwarded: None,
             hello: Vec::new(),
             protocol: Protocol::Smtp,
@@ -269,7 +296,9 @@ impl Server {
                 Waiting::Command => self.next_command(input, out),
                 Waiting::Data if self.bdat.is_some() => self.next_of_chunk(input, out),
                 Waiting::Data => Some(self.next_data(input, out)),
-                Waiting::Verdict | Waiting::Credentials => panic!("what was asked before has no answer yet"),
+                Waiting::Verdict | Waiting::Credentials | Waiting::Orders => {
+                    panic!("what was asked before has no answer yet")
+                }
                 Waiting::Handshake => {
                     *input = &[];
                     Some(ServerEvent::NeedMore)
@@ -396,7 +425,7 @@ impl Server {
 
     /// The client idled too long: 421, session over (SES-23, DAT-14).
     pub fn timed_out(&mut self, out: &mut Vec<u8>) {
-        assert!(!matches!(self.waiting, Waiting::Verdict | Waiting::Credentials), "the client waits for us");
+        assert!(!self.waiting.is_ours(), "the client waits for us");
         assert_ne!(self.waiting, Waiting::Handshake, "nothing can be said during a handshake");
         self.end_session(reply::IDLE_TOO_LONG, out);
     }
@@ -404,7 +433,7 @@ impl Server {
     /// The relay stops: 421, session over; at once, or behind the verdict that is due (SES-24).
     pub fn shut_down(&mut self, out: &mut Vec<u8>) {
         assert_ne!(self.waiting, Waiting::Handshake, "nothing can be said during a handshake");
-        if matches!(self.waiting, Waiting::Verdict | Waiting::Credentials) {
+        if self.waiting.is_ours() {
             self.ends_after_verdict = true;
         } else {
             self.end_session(reply::SHUTTING_DOWN, out);
@@ -454,6 +483,19 @@ impl Server {
                     self.take_hello(extended, name, out);
                     return None;
                 }
+                Ok(Command::Rcpt { recipient, parameters }) => {
+                    self.rcpt(recipient, parameters, out);
+                    return None;
+                }
+                Ok(Command::Verify { name }) => {
+                    self.verify(name, out);
+                    return None;
+                }
+                Ok(Command::Expand { name }) => {
+                    self.show_expansion(name, out);
+                    return None;
+                }
+                Ok(Command::Etrn { node }) => return self.begin_etrn(node, out),
                 Ok(Command::XClient { arguments }) => match self.take_claim(arguments) {
                     Some(refusal) => refusal,
                     None => return Some(ServerEvent::Conveyed),
@@ -487,11 +529,15 @@ impl Server {
     /// Appends a command's reply, or the 421 that takes its place when it is one error too many (SES-10).
     fn answer(&mut self, reply: Reply, out: &mut Vec<u8>) {
         let follows = self.mail_deferred && reply == reply::MAIL_FIRST;
-        self.errors += u32::from(reply.is_refusal() && !follows);
+        self.answer_with(reply.is_refusal() && !follows, out, |out| reply.write(out));
+    }
+
+    fn answer_with(&mut self, is_error: bool, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+        self.errors += u32::from(is_error);
         if self.errors > self.settings.errors_max {
             self.end_session(reply::TOO_MANY_ERRORS, out);
         } else {
-            reply.write(out);
+            write(out);
         }
     }
 
@@ -510,7 +556,6 @@ impl Server {
                 self.mail_deferred = reply.is_deferral();
                 reply
             }
-            Command::Rcpt { recipient, parameters } => self.rcpt(recipient, parameters),
             Command::Data { argument } => self.begin_data(argument),
             Command::Reset => {
                 self.end_transaction();
@@ -518,13 +563,16 @@ impl Server {
             }
             Command::Noop => reply::NOOP,
             Command::Help => reply::HELP,
-            Command::Verify => reply::CANNOT_VERIFY,
             Command::XForward { arguments } => self.take_forwarded(arguments),
             Command::Quit
             | Command::Hello { .. }
             | Command::XClient { .. }
             | Command::StartTls { .. }
             | Command::Bdat { .. }
+            | Command::Rcpt { .. }
+            | Command::Verify { .. }
+            | Command::Expand { .. }
+            | Command::Etrn { .. }
             | Command::Auth { .. } => {
                 unreachable!("answered before")
             }
@@ -560,6 +608,8 @@ impl Server {
             mechanisms: self.mechanisms(),
             xclient: self.peer.may_convey,
             xforward: self.peer.may_forward,
+            expn: self.may_expand(),
+            etrn: self.may_etrn(),
         };
         reply::write_offers(out, &offers);
     }
@@ -655,48 +705,8 @@ impl Server {
             priority: known.priority.map(|priority| priority.min(most)),
             held_until,
             deliver_by,
+            auth: known.auth.is_some(),
         })
-    }
-
-    fn rcpt(&mut self, recipient: Path<'_>, parameters: Parameters<'_>) -> Reply {
-        if !self.in_transaction {
-            return reply::MAIL_FIRST;
-        }
-        if self.chunked {
-            return reply::CHUNKS_BEGUN;
-        }
-        let said = match command::rcpt_parameters(parameters, self.protocol != Protocol::Smtp) {
-            Ok(said) => said,
-            Err(error) => return parameter_reply(error),
-        };
-        if let Some(refusal) = refuse_utf8(recipient, self.envelope().utf8, reply::RECIPIENT_SYNTAX) {
-            return refusal;
-        }
-        if !self.may_relay() && !self.is_own_postmaster(recipient) {
-            return reply::RELAY_DENIED;
-        }
-        if self.envelope().len() >= self.settings.recipients_max {
-            return reply::TOO_MANY_RECIPIENTS;
-        }
-        if self.envelope().parameters_bytes() + recipient_bytes(&said) > ENVELOPE_PARAMETERS_MAX_BYTES {
-            return reply::TOO_MANY_PARAMETERS;
-        }
-        let envelope = &mut self.transaction.get_or_insert_default().envelope;
-        if recipient.is_bare_postmaster() {
-            envelope.push_recipient_parts(&[POSTMASTER, b"@", self.settings.hostname.as_bytes()]);
-        } else {
-            envelope.push_recipient(recipient.mailbox);
-        }
-        envelope.set_recipient_parameters(&said);
-        reply::RECIPIENT_OK
-    }
-
-    /// `<Postmaster>` or postmaster at our own name, in any case (SES-16).
-    fn is_own_postmaster(&self, recipient: Path<'_>) -> bool {
-        let domain = domain_of(recipient.mailbox);
-        let local = &recipient.mailbox[..recipient.mailbox.len().saturating_sub(domain.len() + 1)];
-        recipient.is_bare_postmaster()
-            || local.eq_ignore_ascii_case(POSTMASTER) && domain.eq_ignore_ascii_case(self.settings.hostname.as_bytes())
     }
 
     fn verdict_given(&mut self, out: &mut Vec<u8>) {

@@ -123,6 +123,7 @@ impl World {
             Order::Release => "release",
             Order::Expire => "expire",
             Order::Retry => "retry",
+            Order::Rate { .. } => "rate",
         });
         match order {
             Order::Hold => {
@@ -134,7 +135,7 @@ impl World {
             }
             Order::Release => self.ledger.holds.retain(|(held, _)| held != target),
             Order::Expire => self.ledger.given_up(target, self.plan.smart_host),
-            Order::Retry => {}
+            Order::Retry | Order::Rate { .. } => {}
         }
         for shard in 0..self.plan.shards {
             let operation = OperationId(self.next_number());

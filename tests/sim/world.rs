@@ -633,6 +633,7 @@ impl World {
             Effect::Resolve { query, question } => self.resolve(shard, query, &question.name, question.address_only),
             Effect::Authenticate { .. } => unreachable!("the world's clients come to the relay's listener"),
             Effect::Prove { .. } => unreachable!("no next hop wants to know who we are"),
+            Effect::OrderAll { .. } => unreachable!("no client may say ETRN"),
             Effect::Parcel { to, parcel } => self.send_parcel(shard, usize::from(to.0), parcel),
             Effect::WakeAt(wake) => {
                 self.wakes[shard] = wake.0;

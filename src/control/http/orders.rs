@@ -39,6 +39,28 @@ struct Written {
     domain: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     site: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    tenant: Option<String>,
+}
+
+/// An order that stands: a target, and its rate if it is not held but slowed.
+#[derive(Debug, Deserialize, Serialize)]
+struct Standing {
+    #[serde(flatten)]
+    target: Written,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    messages_per_second: Option<u32>,
+}
+
+impl Standing {
+    fn hold(target: &Target) -> Standing {
+        Standing { target: Written::of(target), messages_per_second: None }
+    }
+
+    fn rate((tenant, messages_per_second): &(Box<str>, u32)) -> Standing {
+        let target = Written { tenant: Some(tenant.to_string()), ..Written::default() };
+        Standing { target, messages_per_second: Some(*messages_per_second) }
+    }
 }
 
 impl Written {
@@ -48,22 +70,26 @@ impl Written {
             Target::Message(id) => written.message = Some(id.to_string()),
             Target::Domain(domain) => written.domain = Some(domain.to_string()),
             Target::Site(site) => written.site = Some(site.to_string()),
+            Target::Tenant(tenant) => written.tenant = Some(tenant.to_string()),
+            Target::DomainsBelow(_) => unreachable!("nobody holds them"),
         }
         written
     }
 
     fn target(self) -> Result<Target, String> {
-        match self {
-            Written { message: Some(id), domain: None, site: None } => {
+        let Written { message, domain, site, tenant } = self;
+        match (message, domain, site, tenant) {
+            (Some(id), None, None, None) => {
                 id.parse().map(Target::Message).map_err(|error| format!("message: {error}"))
             }
-            Written { message: None, domain: Some(domain), site: None } if !domain.is_empty() => {
+            (None, Some(domain), None, None) if !domain.is_empty() => {
                 Ok(Target::Domain(domain.to_ascii_lowercase().into()))
             }
-            Written { message: None, domain: None, site: Some(site) } if !site.is_empty() => {
-                Ok(Target::Site(site.into()))
+            (None, None, Some(site), None) if !site.is_empty() => Ok(Target::Site(site.into())),
+            (None, None, None, Some(tenant)) if !tenant.is_empty() => {
+                Ok(Target::Tenant(tenant.to_ascii_lowercase().into()))
             }
-            _ => Err("want one of message, domain and site".to_owned()),
+            _ => Err("want one of message, domain, site and tenant".to_owned()),
         }
     }
 }
@@ -73,27 +99,35 @@ impl Written {
 struct Wanted {
     order: String,
     #[serde(flatten)]
-    target: Written,
+    standing: Standing,
 }
 
 /// The orders to hold that stand, and where they are kept.
 pub struct Holds {
     path: PathBuf,
     targets: Vec<Target>,
+    rates: Vec<(Box<str>, u32)>,
 }
 
 impl Holds {
     /// What an earlier run left in the spool. A file that cannot be read is an error: mail that is to be held would be sent.
     pub fn load(spool: &Path) -> Result<Holds, String> {
         let path = spool.join(FILE);
-        let written: Vec<Written> = match fs::read(&path) {
+        let written: Vec<Standing> = match fs::read(&path) {
             Ok(text) => serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", path.display()))?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(format!("cannot read {}: {error}", path.display())),
         };
-        let targets: Result<Vec<Target>, String> = written.into_iter().map(Written::target).collect();
-        let targets = targets.map_err(|error| format!("{}: {error}", path.display()))?;
-        Ok(Holds { path, targets })
+        let mut holds = Holds { path, targets: Vec::new(), rates: Vec::new() };
+        for Standing { target, messages_per_second } in written {
+            match (target.target(), messages_per_second) {
+                (Ok(target), None) => holds.targets.push(target),
+                (Ok(Target::Tenant(tenant)), Some(rate)) => holds.rates.push((tenant, rate)),
+                (Ok(_), Some(_)) => return Err(format!("{}: only tenants have rates", holds.path.display())),
+                (Err(error), _) => return Err(format!("{}: {error}", holds.path.display())),
+            }
+        }
+        Ok(holds)
     }
 
     /// What is held.
@@ -101,27 +135,41 @@ impl Holds {
         &self.targets
     }
 
-    fn store(&mut self, targets: Vec<Target>) -> io::Result<()> {
-        let written: Vec<Written> = targets.iter().map(Written::of).collect();
+    /// The tenants that have a rate, in messages a second.
+    pub fn rates(&self) -> &[(Box<str>, u32)] {
+        &self.rates
+    }
+
+    fn written(targets: &[Target], rates: &[(Box<str>, u32)]) -> Vec<Standing> {
+        targets.iter().map(Standing::hold).chain(rates.iter().map(Standing::rate)).collect()
+    }
+
+    fn store(&mut self, targets: Vec<Target>, rates: Vec<(Box<str>, u32)>) -> Result<(), Problem> {
+        if targets.len() + rates.len() > limits::HOLDS_MAX.max(self.targets.len() + self.rates.len()) {
+            let most = limits::HOLDS_MAX;
+            return Err(Problem::senseless(format!("more than {most} orders that stand; release some")));
+        }
+        let written = Holds::written(&targets, &rates);
+        self.replace_file(&written).map_err(not_stored)?;
+        (self.targets, self.rates) = (targets, rates);
+        Ok(())
+    }
+
+    fn replace_file(&self, written: &[Standing]) -> io::Result<()> {
         let unfinished = self.path.with_extension("new");
         let mut file = fs::File::create(&unfinished)?;
         file.write_all(&serde_json::to_vec(&written)?)?;
         file.sync_all()?;
         fs::rename(&unfinished, &self.path)?;
-        self.path.parent().map_or(Ok(()), |dir| fs::File::open(dir)?.sync_all())?;
-        self.targets = targets;
-        Ok(())
+        self.path.parent().map_or(Ok(()), |dir| fs::File::open(dir)?.sync_all())
     }
 
     fn add(&mut self, target: &Target) -> Result<(), Problem> {
         if self.targets.contains(target) {
             return Ok(());
         }
-        if self.targets.len() >= limits::HOLDS_MAX {
-            return Err(Problem::senseless(format!("more than {} orders to hold; release some", limits::HOLDS_MAX)));
-        }
         let targets = self.targets.iter().chain([target]).cloned().collect();
-        self.store(targets).map_err(not_stored)
+        self.store(targets, self.rates.clone())
     }
 
     fn remove(&mut self, target: &Target) -> Result<(), Problem> {
@@ -129,7 +177,14 @@ impl Holds {
             return Ok(());
         }
         let targets = self.targets.iter().filter(|other| *other != target).cloned().collect();
-        self.store(targets).map_err(not_stored)
+        self.store(targets, self.rates.clone())
+    }
+
+    /// A tenant's rate from now on; 0: none.
+    fn set_rate(&mut self, tenant: &str, messages_per_second: u32) -> Result<(), Problem> {
+        let others = self.rates.iter().filter(|(other, _)| **other != *tenant).cloned();
+        let new = (messages_per_second > 0).then(|| (tenant.into(), messages_per_second));
+        self.store(self.targets.clone(), others.chain(new).collect())
     }
 }
 
@@ -158,19 +213,46 @@ async fn obey(desk: &Desk, headers: &HeaderMap, body: &[u8]) -> Result<u64, Prob
         "release" => Order::Release,
         "expire" => Order::Expire,
         "retry" => Order::Retry,
-        other => return Err(Problem::senseless(format!("want hold, release, expire or retry, not {other:?}"))),
+        "rate" => {
+            let rate = wanted.standing.messages_per_second;
+            let messages_per_second = rate.ok_or_else(|| Problem::senseless("a rate needs messages_per_second"))?;
+            Order::Rate { messages_per_second }
+        }
+        other => return Err(Problem::senseless(format!("want hold, release, expire, retry or rate, not {other:?}"))),
     };
-    let target = wanted.target.target().map_err(Problem::senseless)?;
+    let target = wanted.standing.target.target().map_err(Problem::senseless)?;
+    check(desk, order, &target)?;
     // One order at a time, so that the file and the shards agree.
     let mut holds = desk.holds.lock().await;
-    if order == Order::Hold {
-        holds.add(&target)?;
+    match (order, &target) {
+        (Order::Hold, _) => holds.add(&target)?,
+        (Order::Rate { messages_per_second: messages_per_second @ 1.. }, Target::Tenant(tenant)) => {
+            holds.set_rate(tenant, messages_per_second)?;
+        }
+        _ => {}
     }
     let jobs = tell_shards(desk, order, &target).await?;
-    if order == Order::Release {
-        holds.remove(&target)?;
+    match (order, &target) {
+        (Order::Release, _) => holds.remove(&target)?,
+        (Order::Rate { messages_per_second: 0 }, Target::Tenant(tenant)) => holds.set_rate(tenant, 0)?,
+        _ => {}
     }
     Ok(jobs)
+}
+
+/// Only tenants have rates, and only those that there are have anything.
+fn check(desk: &Desk, order: Order, target: &Target) -> Result<(), Problem> {
+    match target {
+        Target::Tenant(name) => {
+            let settings = desk.settings();
+            let known = settings.tenants.iter().any(|tenant| tenant.name.eq_ignore_ascii_case(name));
+            // What was held before a tenant left the configuration can be released.
+            let lifts = matches!(order, Order::Release | Order::Rate { messages_per_second: 0 });
+            if known || lifts { Ok(()) } else { Err(Problem::senseless(format!("{name:?} is no tenant"))) }
+        }
+        _ if matches!(order, Order::Rate { .. }) => Err(Problem::senseless("only a tenant has a rate")),
+        _ => Ok(()),
+    }
 }
 
 async fn tell_shards(desk: &Desk, order: Order, target: &Target) -> Result<u64, Problem> {
@@ -182,8 +264,8 @@ async fn tell_shards(desk: &Desk, order: Order, target: &Target) -> Result<u64, 
 
 /// GET /v1/holds.
 pub(super) async fn list(State(desk): State<Arc<Desk>>) -> Json<Value> {
-    let holds: Vec<Written> = desk.holds.lock().await.targets.iter().map(Written::of).collect();
-    Json(json!({ "holds": holds }))
+    let holds = desk.holds.lock().await;
+    Json(json!({ "holds": Holds::written(&holds.targets, &holds.rates) }))
 }
 
 /// The orders as the desk shares them.
@@ -202,6 +284,7 @@ mod tests {
             Target::Message("0-3-1f000".parse().unwrap()),
             Target::Domain("example.org".into()),
             Target::Site("mx example.org".into()),
+            Target::Tenant("shop".into()),
         ];
         for target in &targets {
             holds.add(target).unwrap();
@@ -209,15 +292,25 @@ mod tests {
         }
         assert_eq!(Holds::load(dir.path()).unwrap().targets(), targets);
         holds.remove(&targets[1]).unwrap();
-        assert_eq!(Holds::load(dir.path()).unwrap().targets(), [targets[0].clone(), targets[2].clone()]);
-        fs::write(dir.path().join(FILE), "[{}]").unwrap();
-        assert!(Holds::load(dir.path()).is_err());
+        holds.set_rate("shop", 10).unwrap();
+        holds.set_rate("other", 3).unwrap();
+        holds.set_rate("shop", 20).unwrap();
+        let kept = Holds::load(dir.path()).unwrap();
+        assert_eq!(kept.targets(), [targets[0].clone(), targets[2].clone(), targets[3].clone()]);
+        assert_eq!(kept.rates(), [("other".into(), 3), ("shop".into(), 20)]);
+        holds.set_rate("other", 0).unwrap();
+        assert_eq!(Holds::load(dir.path()).unwrap().rates(), [("shop".into(), 20)]);
+        for bad in ["[{}]", r#"[{"site":"x","messages_per_second":1}]"#] {
+            fs::write(dir.path().join(FILE), bad).unwrap();
+            assert!(Holds::load(dir.path()).is_err(), "{bad}");
+        }
     }
 
     #[test]
     fn an_order_has_one_target() {
         let target = |text: &str| serde_json::from_str::<Written>(text).map_err(|e| e.to_string())?.target();
         assert_eq!(target(r#"{"domain":"Example.ORG"}"#), Ok(Target::Domain("example.org".into())));
+        assert_eq!(target(r#"{"tenant":"Shop"}"#), Ok(Target::Tenant("shop".into())));
         for bad in ["{}", r#"{"domain":""}"#, r#"{"domain":"a","site":"b"}"#, r#"{"message":"x"}"#, r#"{"odd":"x"}"#] {
             assert!(target(bad).is_err(), "{bad}");
         }

@@ -195,3 +195,111 @@ fn a_site_is_held_by_any_of_its_names() {
         world.nothing_left();
     }
 }
+
+const TENANTS: [&str; 2] = ["tenant.shop.networks=127.0.0.4", "tenant.news.networks=127.0.0.3"];
+
+/// QUE-14: a tenant's mail is held, also what comes later; that of others goes on. Released, each message is sent once.
+#[test]
+fn a_tenant_is_held_and_released() {
+    let mut world = World::new(&TENANTS);
+    world.rule = |line| if line == "." { "451 4.3.0 later\r\n".into() } else { accept_all(line) };
+    world.send_from("127.0.0.4:4000", &["deferred@dest.test"], "x\r\n");
+    world.rule = accept_all;
+    let shop = Target::Tenant("shop".into());
+    assert_eq!(world.order(Order::Hold, &shop), 1);
+    world.send_from("127.0.0.4:4000", &["later@dest.test"], "x\r\n");
+    world.send_from("127.0.0.3:4000", &["news@dest.test"], "x\r\n");
+    world.send(&["nobodys@dest.test"], "x\r\n");
+    world.pass(1_000_000);
+    assert_eq!(world.taken.len(), 2, "{:?}", world.taken);
+    world.taken.clear();
+    assert_eq!(world.order(Order::Hold, &Target::Tenant("unknown".into())), 0);
+    assert_eq!(world.order(Order::Release, &shop), 2);
+    world.pass(1_000);
+    assert_eq!(world.taken.len(), 2);
+    world.nothing_left();
+}
+
+/// QUE-14: given up, with a report for each message; and tried at once.
+#[test]
+fn a_tenant_is_given_up_or_tried_at_once() {
+    for order in [Order::Expire, Order::Retry] {
+        let mut world = World::new(&TENANTS);
+        world.rule = |line| if line == "." { "451 4.3.0 later\r\n".into() } else { accept_all(line) };
+        world.send_from("127.0.0.4:4000", &["a@dest.test", "b@other.test"], "x\r\n");
+        world.send_from("127.0.0.3:4000", &["news@dest.test"], "x\r\n");
+        world.rule = accept_all;
+        assert_eq!(world.order(order, &Target::Tenant("SHOP".into())), 2);
+        world.pass(1_000);
+        let reports = world.taken.iter().filter(|taken| taken.sender.is_empty()).count();
+        let expected = if order == Order::Expire { (2, 2) } else { (0, 2) };
+        assert_eq!((reports, world.taken.len()), expected, "{order:?}");
+        assert_eq!(world.shard.counters().messages_live, 1, "the other tenant's waits on");
+        world.pass(1_000_000);
+        world.nothing_left();
+    }
+}
+
+/// QUE-14: a tenant has so many messages a second, however many wait, and others are not slowed; without a rate all goes at once.
+#[test]
+fn a_tenant_has_a_rate() {
+    let mut world = World::new(&TENANTS);
+    let shop = Target::Tenant("shop".into());
+    assert_eq!(world.order(Order::Rate { messages_per_second: 10 }, &shop), 0);
+    for number in 0..100 {
+        world.send_from("127.0.0.4:4000", &["a@dest.test"], "x\r\n");
+        if number % 10 == 0 {
+            world.send_from("127.0.0.3:4000", &["news@dest.test"], "x\r\n");
+        }
+    }
+    let news = |world: &World| world.places_of("news@dest.test");
+    let sent = |world: &World| world.places_of("a@dest.test");
+    assert_eq!(news(&world), 10, "others go as they come");
+    let first = sent(&world);
+    assert!(first <= 3, "{first}");
+    world.pass(4_000);
+    let then = sent(&world);
+    assert!((35..=first + 42).contains(&then), "{then} in four seconds");
+    // What is held and released in between waits for the rate again, and is not sent twice.
+    world.order(Order::Hold, &shop);
+    world.pass(2_000);
+    assert!(sent(&world) <= then + 1);
+    world.order(Order::Release, &shop);
+    world.pass(1_000);
+    let now = sent(&world);
+    assert!((then + 5..=then + 14).contains(&now), "{now} after {then}");
+    world.order(Order::Rate { messages_per_second: 1000 }, &shop);
+    world.order(Order::Rate { messages_per_second: 0 }, &shop);
+    world.pass(100);
+    assert_eq!(sent(&world), 100);
+    world.pass(100);
+    world.nothing_left();
+    // Other targets have none.
+    assert_eq!(world.order(Order::Rate { messages_per_second: 1 }, &Target::Site(HOP.into())), 0);
+}
+
+/// QUE-14: a rate of an earlier run holds for what recovery found, too.
+#[test]
+fn a_rate_outlives_a_restart() {
+    let mut world = World::new(&TENANTS);
+    world.refuse_dials = true;
+    for _ in 0..30 {
+        world.send_from("127.0.0.4:4000", &["a@dest.test"], "x\r\n");
+    }
+    let mut world = World::before_its_first_step(&TENANTS, std::mem::take(&mut world.disk));
+    world.shard.pace(world.now, &[("shop".into(), 10)]);
+    world.input(Input::Tick);
+    world.pass(1_000);
+    let sent = world.places_of("a@dest.test");
+    assert!((5..=14).contains(&sent), "{sent}");
+    world.pass(4_000);
+    assert_eq!(world.places_of("a@dest.test"), 30);
+    world.nothing_left();
+}
+
+impl World {
+    /// How many messages a recipient got.
+    fn places_of(&self, recipient: &str) -> usize {
+        self.taken.iter().filter(|taken| taken.recipients[0] == recipient).count()
+    }
+}

@@ -37,6 +37,8 @@ pub(super) struct Features {
     pub(super) mail_max: Option<u32>,
     /// AUTH, with the mechanisms that we know too (RFC 4954 3).
     pub(super) auth: Mechanisms,
+    /// We have proved who we are.
+    pub(super) logged_in: bool,
 }
 
 impl Features {

@@ -136,6 +136,7 @@ impl Client {
         match code / 100 {
             2 if exchange.complete => {
                 self.exchange = None;
+                self.features.logged_in = true;
                 self.become_ready();
             }
             2 => {

@@ -125,6 +125,7 @@ impl Session {
                 traced: mode.ends_with('T'),
             }),
             require_tls: self.client.needs.require_tls,
+            auth: value("AUTH=").is_some(),
             ..MessageParameters::default()
         };
         let rcpt = RecipientParameters {

@@ -221,6 +221,10 @@ fn push_mail_parameters(out: &mut Vec<u8>, offer: &Offer<'_, '_>, features: &Fea
         let seconds = offer.by_seconds.clamp(-999_999_999, 999_999_999);
         write!(out, " BY={seconds};{mode}{traced}").expect("a vector takes all");
     }
+    if said.auth && features.logged_in {
+        // Whatever it said (AUT-07; RFC 4954 5).
+        out.extend_from_slice(b" AUTH=<>");
+    }
 }
 
 /// What the recipient's RCPT said (DSN-09). An address that came in UTF-8 goes in ASCII to who may not know it (RFC 6533 3).

@@ -44,6 +44,9 @@ fn settings() -> ServerSettings {
         auth: AuthSettings::default(),
         submission: false,
         hold_max_s: 0,
+        aliases: None,
+        users_ask: false,
+        etrn: false,
     }
 }
 
@@ -113,6 +116,15 @@ impl Session {
                     let answer = judge(*self.server.take_request());
                     self.server.authenticated(answer, &mut self.out);
                 }
+                ServerEvent::Etrn => {
+                    let node = self.server.node();
+                    let jobs = match (&*node.domain, node.with_subdomains) {
+                        ("held.example", _) => None,
+                        ("empty.example", _) => Some(0),
+                        (_, _) => Some(3),
+                    };
+                    self.server.node_started(jobs, &mut self.out);
+                }
                 ServerEvent::Conveyed => {
                     let may_relay = match self.server.conveyed_address() {
                         Some(address) if address == CROWDED => None,
@@ -146,11 +158,14 @@ impl Session {
         assert_eq!(facts.text.eight_bit, !body.is_ascii());
         let envelope = self.server.envelope();
         let mut parameters = Vec::new();
-        let order: Vec<u16> = (0..envelope.len() as u16).collect();
+        let mut order: Vec<u16> = (0..envelope.len() as u16).collect();
+        if envelope.is_expanded() {
+            envelope.sort(&mut order);
+        }
         envelope.write_parameters(&order, facts.utf8_header, &mut parameters);
         self.stored.push(Stored {
             sender: envelope.sender().to_vec(),
-            recipients: envelope.recipients().map(<[u8]>::to_vec).collect(),
+            recipients: order.iter().map(|&number| envelope.recipient(number.into()).to_vec()).collect(),
             body,
             text: facts.text,
             parameters,

@@ -50,6 +50,9 @@ impl Session {
             auth: AuthSettings { inside_tls: all, in_clear: all.without(Mechanism::ScramSha256Plus), demanded: true },
             submission: true,
             hold_max_s: 0,
+            aliases: None,
+            users_ask: false,
+            etrn: false,
         };
         let peer = Peer::new([192, 0, 2, 1].into(), false);
         let mut server = Server::new(Rc::new(settings), peer);
@@ -74,7 +77,7 @@ impl Session {
                 ServerEvent::MessageEnd => self.server.discarded(&mut self.out),
                 ServerEvent::Body(_) | ServerEvent::MessageDropped => {}
                 ServerEvent::StartTls => unreachable!("TLS is not offered"),
-                ServerEvent::Conveyed => unreachable!("nobody is listed"),
+                ServerEvent::Conveyed | ServerEvent::Etrn => unreachable!("nobody is listed"),
                 ServerEvent::Close => {
                     self.closed = true;
                     break;

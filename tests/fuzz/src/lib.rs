@@ -5,6 +5,7 @@
 //! one of texts. `docs/fuzzing.md` says how to run it.
 
 pub mod address;
+pub mod aliases;
 pub mod auth;
 pub mod bdat;
 pub mod client;
@@ -31,6 +32,7 @@ pub type Target = (&'static str, fn(&[u8]));
 /// All of them.
 pub const TARGETS: &[Target] = &[
     ("address", address::run),
+    ("aliases", aliases::run),
     ("auth", auth::run),
     ("bdat", bdat::run),
     ("client", client::run),

@@ -94,6 +94,9 @@ impl Session {
             auth: AuthSettings::default(),
             submission: false,
             hold_max_s: 1000,
+            aliases: None,
+            users_ask: false,
+            etrn: false,
         };
         let mut session = Session {
             server: Server::new(Rc::new(settings), peer),

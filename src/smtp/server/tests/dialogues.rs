@@ -4,7 +4,7 @@
 use std::path::Path as FilePath;
 
 use super::*;
-use crate::mail::parameters::{ParameterBlock, RecipientParameters};
+use crate::mail::parameters::{Group, ParameterBlock, RecipientParameters, Stretch};
 
 /// How the client's bytes come.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -28,7 +28,8 @@ impl<'t> Dialogue<'t> {
     /// Plays a file's text; false if it is not meant for this pace.
     fn play(name: &'t str, text: &str, pace: Pace) -> bool {
         let mut settings = settings();
-        let (mut may_relay, mut trusted) = (true, false);
+        let (mut may_relay, mut trusted, mut asking) = (true, false, Asking::default());
+        let mut table = String::new();
         for order in text.lines().filter_map(|line| line.strip_prefix("! ")) {
             match order.split_once(' ').unwrap_or((order, "")) {
                 ("stranger", "") => may_relay = false,
@@ -42,6 +43,12 @@ impl<'t> Dialogue<'t> {
                     settings.auth = AuthSettings { inside_tls, in_clear, demanded: true };
                     (settings.submission, settings.tls, may_relay) = (true, true, false);
                 }
+                ("table", line) => table += &format!("{line}\n"),
+                ("asks", "") => asking.may_ask = true,
+                ("told", "") => asking.is_told = true,
+                ("users-ask", "") => settings.users_ask = true,
+                ("etrn", "") => settings.etrn = true,
+                ("etrn", "allowed") => (settings.etrn, asking.may_etrn) = (true, true),
                 ("hold", seconds) => settings.hold_max_s = seconds.parse().unwrap(),
                 ("errors", n) => settings.errors_max = n.parse().unwrap(),
                 ("recipients", n) => settings.recipients_max = n.parse().unwrap(),
@@ -50,7 +57,8 @@ impl<'t> Dialogue<'t> {
                 other => panic!("{name}: no such order: {other:?}"),
             }
         }
-        let peer = Peer { may_convey: trusted, may_forward: trusted, ..peer(may_relay) };
+        settings.aliases = (!table.is_empty()).then(|| Arc::new(Aliases::parse(&table).unwrap()));
+        let peer = Peer { may_convey: trusted, may_forward: trusted, asking, ..peer(may_relay) };
         let mut session = Session::of(settings, peer);
         session.server.set_clock(UnixMs(1_000_000));
         let mut dialogue =
@@ -136,7 +144,7 @@ fn late_word(by: DeliverBy) -> String {
 /// A message's parameters as `P:` shows them.
 fn said(block: &[u8]) -> String {
     let block = ParameterBlock(block);
-    let MessageParameters { ret, envid, utf8, utf8_header, require_tls, priority, held_until, deliver_by } =
+    let MessageParameters { ret, envid, utf8, utf8_header, require_tls, priority, held_until, deliver_by, auth } =
         block.message();
     let mut words = Vec::new();
     let mut word = |given: bool, text: String| words.extend(given.then_some(text));
@@ -148,6 +156,20 @@ fn said(block: &[u8]) -> String {
     word(priority.is_some(), format!("MT-PRIORITY={}", priority.unwrap_or_default()));
     word(held_until.is_some(), format!("HELD={}", held_until.unwrap_or_default().0));
     word(deliver_by.is_some(), deliver_by.map_or(String::new(), |by| format!("{}={}", late_word(by), by.by.0)));
+    word(auth, "AUTH".to_owned());
+    let mut number = 0;
+    loop {
+        let Stretch { end, group } = block.stretch(number);
+        let Some(Group { kind, reverse_path }) = group else {
+            if end == usize::MAX {
+                break;
+            }
+            number = end;
+            continue;
+        };
+        word(true, format!("{number}-{}:{kind:?}={}", end - 1, text(reverse_path)));
+        number = end;
+    }
     for (number, RecipientParameters { notify, orcpt }) in block.recipients() {
         word(true, format!("{number}:NOTIFY={},ORCPT={}", text(notify), text(orcpt)));
     }
