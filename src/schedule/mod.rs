@@ -10,6 +10,7 @@ pub mod hosts;
 pub mod list;
 pub mod permit;
 pub mod rate;
+pub mod refusal;
 pub mod site;
 pub mod throttle;
 pub mod wheel;

@@ -3,6 +3,7 @@
 //! Each stands once, with what it counts and what an operator should make of it: that text is the metric's help.
 
 use crate::base::histogram::Histogram;
+use crate::schedule::refusal::Reason;
 
 impl std::fmt::Display for Counters {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -69,6 +70,20 @@ macro_rules! counters {
             }),*];
         }
     };
+}
+
+impl Counters {
+    /// A next hop's reply that was no success was about this.
+    pub(super) fn note_reason(&mut self, reason: Reason) {
+        match reason {
+            Reason::BadAddress => self.replies_bad_address += 1,
+            Reason::Full => self.replies_full += 1,
+            Reason::Throttle => self.replies_throttle += 1,
+            Reason::Block => self.replies_block += 1,
+            Reason::Policy => self.replies_policy += 1,
+            Reason::Other => {}
+        }
+    }
 }
 
 counters! {
@@ -151,6 +166,20 @@ pub struct Counters {
     /// Outbound connections that could not be used.
     /// A rise: the network or a next hop is down.
     pub failed_dials: u64,
+    /// Replies that said there is no such mailbox (BLK-08).
+    /// Many beside delivered: clean the lists of recipients; receivers judge senders by it.
+    pub replies_bad_address: u64,
+    /// Replies that said the mailbox is full.
+    pub replies_full: u64,
+    /// Replies that said too much comes, to a host or to one mailbox.
+    /// Growing: lower the limits of the site or spread mail over more time.
+    pub replies_throttle: u64,
+    /// Replies that said we or the sender stand on a list.
+    /// Any: see the log for whose, and ask to be taken off it.
+    pub replies_block: u64,
+    /// Replies that said a rule of the receiver was broken: authentication, content, DNS, TLS.
+    /// Any: the log has the words; look at SPF, DKIM, DMARC and the PTR record first.
+    pub replies_policy: u64,
     /// Times that a site was slowed down because its next hop asked for less (RTE-25).
     /// Growing: lower the limits of the site or talk to its provider.
     pub throttled: u64,

@@ -9,6 +9,7 @@ use crate::base::time::{Now, UnixMs};
 use crate::mail::dsn::Action;
 use crate::queue::{VerdictDraft, VerdictOutcome};
 use crate::schedule::backoff::Backoff;
+use crate::schedule::refusal::{Reason, reason};
 use crate::schedule::site::JobId;
 use crate::schedule::throttle::asks_for_less;
 use crate::shard::backlog::{JOB_RECIPIENTS_MAX, JobState, Message};
@@ -160,6 +161,7 @@ impl Shard {
                 Outcome::NotTried => continue,
             }
             if entry.outcome != Outcome::Delivered {
+                self.counters.note_reason(reason(entry.code, &entry.text));
                 effects.push(Effect::Report(Level::Info, describe(message, index, entry)));
             }
         }
@@ -285,5 +287,9 @@ fn describe(message: MessageId, recipient: usize, entry: &Entry) -> String {
         _ => "deferred",
     };
     let text = String::from_utf8_lossy(&entry.text);
-    format!("{message} recipient {recipient} {word}: {} {text}", entry.code)
+    let about = match reason(entry.code, &entry.text) {
+        Reason::Other => String::new(),
+        about => format!(" [{about}]"),
+    };
+    format!("{message} recipient {recipient} {word}: {} {text}{about}", entry.code)
 }

@@ -117,14 +117,15 @@ impl World {
     }
 
     fn order(&mut self, order: Order, target: &Target) {
-        self.trace.note(self.now, "order", order as u64, 0, || format!("{order:?} {target:?}"));
-        self.dice.drawn(match order {
-            Order::Hold => "hold",
-            Order::Release => "release",
-            Order::Expire => "expire",
-            Order::Retry => "retry",
-            Order::Rate { .. } => "rate",
-        });
+        let (number, name) = match order {
+            Order::Hold => (0, "hold"),
+            Order::Release => (1, "release"),
+            Order::Expire => (2, "expire"),
+            Order::Retry => (3, "retry"),
+            Order::Rate { .. } => (4, "rate"),
+        };
+        self.trace.note(self.now, "order", number, 0, || format!("{order:?} {target:?}"));
+        self.dice.drawn(name);
         match order {
             Order::Hold => {
                 self.ledger.hold(target, self.now);

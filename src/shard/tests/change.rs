@@ -63,11 +63,13 @@ fn a_next_hop_wants_other_credentials() {
 #[test]
 fn mail_that_waits_is_routed_anew() {
     for memory in ["queue.memory_bytes=134217728", "queue.memory_bytes=1048576"] {
-        let mut world = World::new(&[memory, "retry.first_ms=5000"]);
+        let mut world = World::new(&[memory, "retry.first_ms=5000", "site.default.idle_ms=100"]);
         world.rule =
             |line| if line.starts_with("RCPT TO:<slow") { "450 4.2.1 later\r\n".into() } else { accept_all(line) };
         world.send(&["slow@dest.test"], "x\r\n");
         world.rule = accept_all;
+        // No connection is left.
+        world.pass(200);
         world.dead = vec!["192.0.2.9".parse().unwrap()];
         let body = "a line of text\r\n".repeat(2_000);
         for number in 0..200 {

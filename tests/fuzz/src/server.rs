@@ -14,7 +14,7 @@ use ringpost::queue::{
     CommitSettings, DiskOrder, Draft, DraftRecipient, Log, LogRefusal, LogSettings, Proof, ShardStart,
 };
 use ringpost::smtp::command::{Command, parse};
-use ringpost::smtp::server::{AuthSettings, Peer, Server, ServerEvent, ServerSettings, Waiting};
+use ringpost::smtp::server::{Asking, AuthSettings, Peer, Server, ServerEvent, ServerSettings, Waiting};
 
 /// Who may relay, if nobody else.
 const OURS: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
@@ -78,7 +78,8 @@ pub(crate) struct Session {
 
 impl Session {
     pub(crate) fn new(may_relay: bool) -> Session {
-        Session::of(Peer::new(OURS, may_relay))
+        let asking = Asking { may_ask: may_relay, is_told: may_relay, may_etrn: may_relay };
+        Session::of(Peer { asking, ..Peer::new(OURS, may_relay) })
     }
 
     fn of(peer: Peer) -> Session {
@@ -96,7 +97,7 @@ impl Session {
             hold_max_s: 1000,
             aliases: None,
             users_ask: false,
-            etrn: false,
+            etrn: true,
         };
         let mut session = Session {
             server: Server::new(Rc::new(settings), peer),
@@ -130,6 +131,11 @@ impl Session {
                         self.server.conveyed_address().map_or(self.server.peer().may_relay, |to| to == OURS);
                     self.server.introduced(Some(may_relay), &mut self.out);
                     assert!(self.server.hello().is_empty() && self.server.forwarded().is_none());
+                }
+                ServerEvent::Etrn => {
+                    assert!(self.server.peer().asking.may_etrn, "who is not listed starts nothing");
+                    let messages = self.server.node().domain.len() as u64 % 3;
+                    self.server.node_started(messages.checked_sub(1), &mut self.out);
                 }
                 ServerEvent::StartTls | ServerEvent::Authenticate => unreachable!("neither TLS nor AUTH is offered"),
                 ServerEvent::Close => {
