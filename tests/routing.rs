@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use common::mail::plain;
 use common::programs::{Running, need};
-use common::relay::{Setup, ringpost};
+use common::relay::{Relay, Setup, ringpost};
 use common::sink::{Act, Sink};
 use common::{free_port, wait_until};
 use socket2::{Domain, Socket, Type};
@@ -371,4 +371,37 @@ fn many_domains_with_one_host_share_its_limit() {
     let peak = most.load(Ordering::SeqCst);
     assert!((1..=3).contains(&peak), "{peak} connections at a time");
     relay.stop();
+}
+
+/// TRC-07: two relays that each take the other for the way to a domain stop by themselves, with one report to the sender; and with
+/// none where that report would go round as well.
+#[test]
+fn two_relays_that_point_at_each_other_stop() {
+    let senders = Sink::start();
+    let limited = |setup: Setup| {
+        setup
+            .set("relay.received_fields", 8)
+            .set("route.domains.sender.test", senders.address())
+            .set("retry.expire_ms", 600_000)
+    };
+    let one = limited(Setup::bare());
+    let other = limited(Setup::to(one.address()));
+    let one = one.set("route.default", other.address());
+    let relays = [one.start(), other.start()];
+    for sender in ["s@sender.test", "s@nowhere.test"] {
+        assert!(relays[0].client().deliver(sender, &["r@loop.test"], &plain("round")).is("250 2.0.0"));
+    }
+    let empty = |setup: &Setup| {
+        let listed = ringpost(&["queue", "ls", "--dir", setup.queue().to_str().unwrap()]);
+        assert!(listed.status.success(), "{listed:?}");
+        !String::from_utf8_lossy(&listed.stdout).contains('@')
+    };
+    let report = senders.wait_for(1, ARRIVAL_LONGEST).remove(0);
+    assert_eq!((&*report.sender, &report.recipients[..]), ("", &["s@sender.test".to_owned()][..]));
+    let text = String::from_utf8(report.wire).unwrap();
+    assert!(text.contains("5.4.6"), "{text}");
+    assert!(text.matches("\r\nReceived: ").count() >= 8, "the way it took is not shown: {text}");
+    assert!(wait_until(ARRIVAL_LONGEST, || empty(&one) && empty(&other)), "something goes on round");
+    assert_eq!(senders.mails().len(), 1, "more than one report");
+    relays.into_iter().for_each(Relay::stop);
 }

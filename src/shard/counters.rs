@@ -145,6 +145,9 @@ pub struct Counters {
     /// Recipients delivered.
     /// Its rate is what goes out.
     pub delivered: u64,
+    /// Of them, those delivered outside TLS (BLK-06).
+    /// Its part of delivered is what anybody on the way can read; `encrypt` or `verify` for the domains that can do better makes it less.
+    pub delivered_in_clear: u64,
     /// Recipients failed for good.
     /// Its part of delivered is the bounce rate; a sudden rise is a bad list or a block.
     pub failed: u64,

@@ -383,7 +383,8 @@ impl Shard {
     /// Looks at what a session came to: judges its verdicts, gives it work, lets it rest, or ends it.
     pub(super) fn after_client(&mut self, now: Now, id: ConnId, mut conn: Box<Conn>, effects: &mut Vec<Effect>) {
         loop {
-            let judged = self.judge(now, effects);
+            let in_clear = !conn.outbound().client.is_secured();
+            let judged = self.judge(now, in_clear, effects);
             self.note_verdicts(now, judged, conn.outbound(), effects);
             let outbound = conn.outbound();
             match outbound.client.state() {
@@ -483,7 +484,8 @@ impl Shard {
         let mut hand =
             Hand { backlog: &self.backlog, log: &self.log, results: &mut self.results, view: &mut outbound.view };
         outbound.client.closed(&mut hand);
-        let judged = self.judge(now, effects);
+        let in_clear = !conn.outbound().client.is_secured();
+        let judged = self.judge(now, in_clear, effects);
         self.note_verdicts(now, judged, conn.outbound(), effects);
         let end = match conn.outbound().client.state() {
             ClientState::Over(end) => end,

@@ -64,10 +64,11 @@ pub(super) struct Unwritten {
 }
 
 impl Shard {
-    /// Judges the transactions that were finished. True if a next hop said something final about any recipient,
-    /// which shows that its site is alive.
-    pub(super) fn judge(&mut self, now: Now, effects: &mut Vec<Effect>) -> bool {
+    /// Judges the transactions that were finished on one connection, in TLS or not. True if a next hop said something final
+    /// about any recipient, which shows that its site is alive.
+    pub(super) fn judge(&mut self, now: Now, in_clear: bool, effects: &mut Vec<Effect>) -> bool {
         let mut alive = false;
+        let delivered_before = self.counters.delivered;
         while let Some((job, passed)) = self.results.finished.pop() {
             assert_eq!(
                 self.backlog.jobs[job as usize].state,
@@ -86,6 +87,9 @@ impl Shard {
             self.conclude(now, job, &mut entries, passed, effects);
             entries.clear();
             self.results.current = entries;
+        }
+        if in_clear {
+            self.counters.delivered_in_clear += self.counters.delivered - delivered_before;
         }
         alive
     }

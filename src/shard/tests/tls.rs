@@ -49,7 +49,8 @@ fn a_stalled_handshake_ends() {
     }
 }
 
-/// TLS-05, TLS-06, TLS-07: what each policy does with a next hop that offers TLS, offers none, or fails.
+/// TLS-05, TLS-06, TLS-07, BLK-06: what each policy does with a next hop that offers TLS, offers none, or fails; what went in
+/// clear is counted.
 #[test]
 fn policies_are_kept() {
     for (policy, offered, fails, handshakes, delivered) in [
@@ -74,6 +75,8 @@ fn policies_are_kept() {
             world.send(&["to@dest.test"], "x\r\n");
             assert_eq!(world.handshakes.len(), handshakes, "{case}");
             assert_eq!(world.taken.len(), usize::from(delivered), "{case}");
+            let in_clear = delivered && (handshakes == 0 || fails);
+            assert_eq!(world.shard.counters().delivered_in_clear, u64::from(in_clear), "{case}");
             for role in &world.handshakes {
                 let identity = if policy == "verify" { Identity::Name } else { Identity::Any };
                 assert_eq!(*role, TlsRole::Client { host: "192.0.2.9".into(), identity }, "{case}");
