@@ -12,7 +12,7 @@ use ringpost::shard::orders::{Order, Target};
 
 use crate::dice::Dice;
 use crate::ledger::HELD_ENDED_US;
-use crate::plan::{SECOND_US, SMART_HOST, host_address};
+use crate::plan::{SECOND_US, SMART_HOST, TENANT, host_address};
 use crate::world::{Event, World};
 
 /// What an operator does.
@@ -30,6 +30,8 @@ pub enum What {
     Domain(usize),
     /// All that the configuration sends the same way as a domain's mail.
     Way(usize),
+    /// The clients' mail.
+    Tenant,
 }
 
 /// Other settings.
@@ -68,6 +70,13 @@ pub fn draw(dice: &mut Dice, domains: usize, safety_us: u64, may_expire: bool) -
                 }),
             },
         ));
+    }
+    if dice.permille(300) {
+        let messages_per_second = dice.pick(&[1, 5, 50]);
+        acts.push((dice.range(SECOND_US, safety_us), Act::Order(Order::Rate { messages_per_second }, What::Tenant)));
+    }
+    if dice.permille(150) {
+        acts.push((dice.range(SECOND_US, safety_us), Act::Order(Order::Hold, What::Tenant)));
     }
     acts
 }
@@ -113,6 +122,7 @@ impl World {
             What::Message(lot) => self.ledger.acknowledged(lot).map(Target::Message),
             What::Domain(domain) => Some(Target::Domain(format!("d{domain}.test").into())),
             What::Way(domain) => Some(Target::Site(self.plan.way(&format!("d{domain}.test")).into())),
+            What::Tenant => Some(Target::Tenant(TENANT.into())),
         }
     }
 
@@ -136,7 +146,11 @@ impl World {
             }
             Order::Release => self.ledger.holds.retain(|(held, _)| held != target),
             Order::Expire => self.ledger.given_up(target, self.plan.smart_host),
-            Order::Retry | Order::Rate { .. } => {}
+            Order::Retry => {}
+            Order::Rate { messages_per_second } => {
+                self.ledger.rate = messages_per_second;
+                self.lift_rate_in_time();
+            }
         }
         for shard in 0..self.plan.shards {
             let operation = OperationId(self.next_number());
@@ -155,6 +169,16 @@ impl World {
         self.plan.settings = settings;
         for shard in 0..self.plan.shards {
             self.step(shard, Input::Change { settings: Arc::clone(&self.plan.settings) });
+        }
+    }
+
+    /// In the liveness phase a rate does not last.
+    pub fn lift_rate_in_time(&mut self) {
+        if self.calm && self.ledger.rate > 0 {
+            let delay = self.dice.range(0, 3 * HELD_ENDED_US);
+            let lift = Act::Order(Order::Rate { messages_per_second: 0 }, What::Tenant);
+            self.after(delay, Event::Operate(lift));
+            self.extend(delay);
         }
     }
 

@@ -110,6 +110,9 @@ pub struct Plan {
     pub settle_us: u64,
 }
 
+/// Whose mail all clients bring; what the relay itself sends is nobody's.
+pub const TENANT: &str = "all";
+
 /// The address of a domain's mail host.
 pub fn host_address(site: usize, host: usize) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(20, 0, site as u8, host as u8 + 1))
@@ -185,7 +188,13 @@ fn faults(dice: &mut Dice) -> Faults {
 }
 
 fn settings(dice: &mut Dice, shards: usize, smart_host: bool) -> Settings {
-    let sets = [format!("shards={shards}"), "relay.hostname=relay.test".into(), "relay.networks=10.0.0.0/8".into()];
+    let clients = "10.0.0.0/8";
+    let sets = [
+        format!("shards={shards}"),
+        "relay.hostname=relay.test".into(),
+        format!("relay.networks={clients}"),
+        format!("tenant.{TENANT}.networks={clients}"),
+    ];
     let machine = Machine { hostname: "relay.test".into(), cores: shards };
     let mut settings = config::load(None, &sets, &machine).expect("these settings are right");
     if smart_host {

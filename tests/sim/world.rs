@@ -21,7 +21,7 @@ use crate::disk::{self, Disk, Work};
 use crate::ledger::Ledger;
 use crate::net::{Conn, Peer, Trouble};
 use crate::operator::Act;
-use crate::plan::{ClockTrouble, Faults, Plan, SECOND_US};
+use crate::plan::{ClockTrouble, Faults, Plan, SECOND_US, TENANT};
 
 /// Something that will happen.
 pub enum Event {
@@ -412,6 +412,7 @@ impl World {
             self.open_window(conn);
         }
         self.release_in_time();
+        self.lift_rate_in_time();
         self.trace.note(self.now, "calm", 0, 0, String::new);
     }
 
@@ -496,6 +497,7 @@ impl World {
             };
             let mut shard = Shard::new(setup);
             shard.hold(self.now(), &self.ledger.held());
+            shard.pace(self.now(), &[(TENANT.into(), self.ledger.rate)]);
             self.shards.push(Some(shard));
         }
         for shard in 0..self.plan.shards {
