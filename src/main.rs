@@ -25,7 +25,7 @@ use ringpost::control::resolver::{Resolver, ResolverSettings, check_names};
 use ringpost::mail::address::parse_forward_path;
 use ringpost::queue::ShardStart;
 use ringpost::queue::spool::{self, SpoolSettings};
-use ringpost::route::explain::Whose;
+use ringpost::route::explain::{Fact, Whose};
 use ringpost::route::{self, Answer, QueryId};
 use ringpost::runtime::report::Reporter;
 use ringpost::runtime::tls::Keys;
@@ -147,7 +147,12 @@ fn explain(wanted: &Explain) -> Result<(), Trouble> {
         }
     };
     let holds = Holds::load(&settings.queue.dir).map_err(Trouble::Failed)?;
-    let explanation = route::explain::explain(&settings, &values, domain, whose, answer.as_ref(), holds.targets());
+    let mut explanation = route::explain::explain(&settings, &values, domain, whose, answer.as_ref(), holds.targets());
+    let table = settings.aliases.table.as_ref();
+    if let Some(entry) = table.and_then(|table| table.find(wanted.recipient.as_bytes())) {
+        let from = "aliases.file".to_owned();
+        explanation.facts.insert(0, Fact { about: "table", value: entry.described(), from });
+    }
     if !wanted.json {
         return say(&explanation.to_string());
     }

@@ -90,6 +90,11 @@ fn a_client_that_nobody_here_wrote_uses_lists() {
     let report = mails.iter().find(|mail| mail.sender.is_empty()).unwrap();
     let text = String::from_utf8_lossy(&report.wire);
     assert!(text.contains("To: <news-owner+bounces=e.example@lists.example>"), "{text}");
+    let config = setup.dir().join("ringpost.toml").display().to_string();
+    let explained =
+        ringpost(&["explain", "OLD@lists.example", "--config", &config, "--set", "route.default=127.0.0.1:25"]);
+    let words = String::from_utf8_lossy(&explained.stdout).into_owned();
+    assert!(words.contains("forward to new@f.example; its way counts"), "{words}");
     change_the_table(&relay, &setup, &table);
     relay.stop();
 }

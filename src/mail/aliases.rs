@@ -106,6 +106,18 @@ impl Entry {
         self.members.iter().map(|member| &**member)
     }
 
+    /// What it is, in words.
+    pub fn described(&self) -> String {
+        let to = || String::from_utf8_lossy(self.members().next().unwrap_or_default()).into_owned();
+        match (self.kind, self.targets.len()) {
+            (Kind::Alias, count) => format!("alias of {count} addresses; they go their own ways"),
+            (Kind::List(_), count) => format!("list of {count} addresses; they go their own ways, under its owner"),
+            (Kind::Forward, _) => format!("forward to {}; its way counts", to()),
+            (Kind::Moved, _) => format!("moved to {}: 551 or 550", to()),
+            (Kind::Gone, _) => "gone: 550".to_owned(),
+        }
+    }
+
     /// True if it stands for whoever else is to get the message.
     pub fn expands(&self) -> bool {
         !self.targets.is_empty()

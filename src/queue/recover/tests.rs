@@ -306,6 +306,29 @@ fn lives_are_told_apart() {
     assert_eq!((recovered.messages.len(), recovered.damage.len(), recovered.next_life), (0, 0, 10));
 }
 
+/// A spool of an earlier format is read whole, one of a later format not at all.
+#[test]
+fn earlier_formats_are_read() {
+    let (bench, messages) = three(900);
+    for version in FORMAT_VERSION_OLDEST..=FORMAT_VERSION + 1 {
+        let mut disk = bench.disk.clone();
+        for file in &mut disk {
+            let Some(header) = record::open(file).map(|(header, _)| header) else { continue };
+            Start { version, segment_bytes: SEGMENT }.write(&mut file[HEADER_BYTES..Start::RECORD_BYTES]);
+            let start = &mut file[..Start::RECORD_BYTES];
+            record::seal(start, Kind::Start, header.position, header.durable, header.shard);
+        }
+        if version <= FORMAT_VERSION {
+            let recovered = recover(&disk);
+            assert_eq!((recovered.messages.len(), recovered.damage.len()), (messages.len(), 0), "version {version}");
+        } else {
+            let file = disk.iter().find(|file| record::open(file).is_some()).unwrap();
+            let read = Recovery::new().segment(SHARD, SegmentSlot(0), file.len() as u32, &mut &file[..]);
+            assert!(read.unwrap_err().to_string().contains("segment format version"));
+        }
+    }
+}
+
 /// A life that no log can have had is not believed: neither a record's own, nor one that it speaks of.
 #[test]
 fn impossible_lives_are_not_believed() {
