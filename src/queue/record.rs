@@ -483,7 +483,7 @@ impl<'a> AcceptView<'a> {
     pub fn sender_of(&self, number: usize) -> Cow<'a, [u8]> {
         let stretch = self.parameters().stretch(number);
         let sender = stretch.sender(self.sender());
-        let member = stretch.is_by_member().then(|| self.recipients().nth(number)).flatten();
+        let member = stretch.is_by_member().then(|| self.recipients_from(number).next()).flatten();
         match member.and_then(|member| by_member(sender, member.address)) {
             Some(path) => Cow::Owned(path),
             None => Cow::Borrowed(sender),
@@ -506,8 +506,19 @@ impl<'a> AcceptView<'a> {
     }
 
     /// The recipients in order; ends early if they are malformed.
-    pub fn recipients(&self) -> impl Iterator<Item = RecipientView<'a>> + use<'a> {
+    pub fn recipients(&self) -> impl Iterator<Item = RecipientView<'a>> + Clone + use<'a> {
+        self.recipients_from(0)
+    }
+
+    /// The recipients from that number on. Those before it are stepped over, which for the last of thousands takes
+    /// microseconds.
+    pub fn recipients_from(&self, number: usize) -> impl Iterator<Item = RecipientView<'a>> + Clone + use<'a> {
         let mut reader = Reader(&self.payload[self.recipients.clone()]);
+        for _ in 0..number {
+            let Some(length) = reader.0.get(RECIPIENT_FIXED_BYTES - 2..RECIPIENT_FIXED_BYTES) else { break };
+            let length = RECIPIENT_FIXED_BYTES + usize::from(u16::from_le_bytes([length[0], length[1]]));
+            reader.0 = reader.0.get(length..).unwrap_or_default();
+        }
         std::iter::from_fn(move || {
             let state = reader.u8()?;
             let delay_reported = state & DELAY_REPORTED != 0;
@@ -521,7 +532,7 @@ impl<'a> AcceptView<'a> {
             let length = usize::from(reader.u16()?);
             Some(RecipientView { address: reader.bytes(length)?, state, attempts, due, delay_reported })
         })
-        .take(self.recipient_count)
+        .take(self.recipient_count.saturating_sub(number))
     }
 
     /// The parts of the body that went ahead, in order.
@@ -673,6 +684,7 @@ impl<'a> Writer<'a> {
     }
 }
 
+#[derive(Clone)]
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {

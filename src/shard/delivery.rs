@@ -204,7 +204,7 @@ impl Shard {
         let mut recipients = OpenRecipients {
             left: entry.open.count_ones() as usize,
             open: entry.open,
-            all: view.recipients().skip(entry.first.into()),
+            all: view.recipients_from(number),
             number: entry.first.into(),
             said: view.parameters().recipients().peekable(),
         };

@@ -361,7 +361,7 @@ impl Shard {
             return Progress::Reading;
         };
         let view = AcceptView::read(&record).expect("the record was verified when it came");
-        let first = view.recipients().nth(entry.recipient(0)).expect("a job's recipients stand in its record");
+        let first = view.recipients_from(entry.recipient(0)).next().expect("a job's recipients stand in its record");
         let domain = domain_of(first.address);
         match &errand.purpose {
             Purpose::Expire(wanted)

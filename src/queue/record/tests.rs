@@ -70,6 +70,7 @@ proptest! {
         for payload in [&bytes[..], &counts[..]] {
             if let Some(view) = AcceptView::read(payload) {
                 let _ = (view.sender(), view.recipients().count(), view.chunks().count());
+                let _ = (view.recipients_from(2).count(), view.sender_of(2));
             }
             if let Some(view) = VerdictView::read(payload) {
                 let _ = view.verdicts().count();

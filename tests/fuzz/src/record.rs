@@ -82,6 +82,10 @@ fn accept(data: &[u8], view: &AcceptView<'_>) {
     assert_eq!(second.parameters(), view.parameters());
     view.parameters().message();
     view.parameters().recipients().for_each(drop);
+    for number in 0..=recipients.len().min(20) {
+        assert!(second.recipients_from(number).eq(recipients.iter().copied().skip(number)));
+    }
+    let _ = (view.recipients_from(1).count(), view.sender_of(1));
     assert!(second.recipients().eq(recipients) && second.chunks().eq(chunks));
     assert_eq!((&again[second.prefix.clone()], &again[second.tail.clone()]), (prefix, tail));
     let _: MessageId = second.id;
