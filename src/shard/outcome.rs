@@ -18,6 +18,9 @@ use crate::shard::timers::Timer;
 use crate::shard::{Effect, Level, Shard};
 use crate::smtp::client::{ClientVerdict, Outcome, Passed, Phase};
 
+/// The code of a verdict of our own: no next hop said anything.
+const NO_REPLY: u16 = 0;
+
 /// One recipient's verdict, kept until its transaction is finished.
 pub(super) struct Entry {
     pub(super) job: JobId,
@@ -106,7 +109,7 @@ impl Shard {
     pub(super) fn settle_expanded(&mut self, now: Now, job: JobId, effects: &mut Vec<Effect>) {
         let count = self.backlog.jobs[job as usize].open.count_ones() as usize;
         let mut entries: Vec<Entry> =
-            (0..count).map(|nth| Entry::of_ours(job, nth, Outcome::Delivered, 0, b"")).collect();
+            (0..count).map(|nth| Entry::of_ours(job, nth, Outcome::Delivered, NO_REPLY, b"")).collect();
         self.conclude(now, job, &mut entries, Passed::default(), effects);
     }
 
@@ -138,8 +141,8 @@ impl Shard {
         if reported == Reported::NoRoom {
             // The report must not be lost: the failure, or that an address was expanded, is found again when there is room for
             // it. Nothing is noted, for that would take the room.
-            let ours = self.backlog.jobs[job_id as usize].errand;
-            let owed = entries.iter_mut().filter(|entry| ours || entry.outcome == Outcome::Failed);
+            let expanded = |entry: &Entry| entry.outcome == Outcome::Delivered && entry.code == NO_REPLY;
+            let owed = entries.iter_mut().filter(|entry| entry.outcome == Outcome::Failed || expanded(entry));
             owed.for_each(|entry| entry.outcome = Outcome::NotTried);
         }
         let job = &self.backlog.jobs[job_id as usize];

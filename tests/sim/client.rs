@@ -15,6 +15,8 @@ enum Tag {
     StartTls,
     Mail,
     Rcpt(usize, usize),
+    /// RCPT of a list, whose members are the message's recipients.
+    List(usize),
     Data,
     Dot(usize),
     /// Must be a 2yz.
@@ -113,6 +115,15 @@ fn body(dice: &mut Dice, number: usize, large_bodies: u64) -> (Rc<[u8]>, bool, b
     (text.into(), eight_bit, poisoned)
 }
 
+fn say_message(script: &mut VecDeque<Step>, dice: &mut Dice, number: usize, pipelined: bool) {
+    script.push_back(Step::Line("DATA".into(), Tag::Data));
+    script.push_back(Step::Wait);
+    script.push_back(Step::Body(number));
+    if !pipelined || dice.permille(300) {
+        script.push_back(Step::Wait);
+    }
+}
+
 impl Client {
     pub fn new(dice: &mut Dice, plan: &Plan, ledger: &mut Ledger, now_us: u64, calm: bool) -> Client {
         let pipelined = dice.permille(650);
@@ -165,6 +176,16 @@ impl Client {
                 ledger.offer(plan, now_us, null_sender, sender_domain, &recipients, (text, eight_bit, poisoned));
             let message = &ledger.messages[number];
             let sender = message.sender.clone().unwrap_or_default();
+            if !null_sender && dice.permille(60) {
+                // By a list, whose owner the sender is then (FND-04).
+                dice.drawn("list");
+                let members: Vec<&str> = message.recipients.iter().map(|recipient| &*recipient.address).collect();
+                ledger.table += &format!("list l{number}@lists.test owner={sender} {}\n", members.join(" "));
+                line(&mut script, dice, "MAIL FROM:<x@d0.test>".into(), Tag::Mail);
+                line(&mut script, dice, format!("RCPT TO:<l{number}@lists.test>"), Tag::List(number));
+                say_message(&mut script, dice, number, pipelined);
+                continue;
+            }
             line(&mut script, dice, format!("MAIL FROM:<{sender}>"), Tag::Mail);
             for (index, recipient) in message.recipients.iter().enumerate() {
                 if dice.permille(20) {
@@ -172,12 +193,7 @@ impl Client {
                 }
                 line(&mut script, dice, format!("RCPT TO:<{}>", recipient.address), Tag::Rcpt(number, index));
             }
-            script.push_back(Step::Line("DATA".into(), Tag::Data));
-            script.push_back(Step::Wait);
-            script.push_back(Step::Body(number));
-            if !pipelined || dice.permille(300) {
-                script.push_back(Step::Wait);
-            }
+            say_message(&mut script, dice, number, pipelined);
         }
         script.push_back(Step::Line("QUIT".into(), Tag::Quit));
         let patience = (!calm && dice.fault("client_abort", plan.faults.client_abort))
@@ -315,6 +331,11 @@ impl Client {
                 let too_many = code == 452 && index >= plan.settings.relay.recipients_max;
                 // Behind a MAIL that found no room.
                 code == 250 || too_many || (storage_may_fail && code == 503)
+            }
+            Tag::List(number) => {
+                let recipients = &mut ledger.messages[number].recipients;
+                recipients.iter_mut().for_each(|recipient| recipient.refused = code != 250);
+                code == 250 || (storage_may_fail && code == 503)
             }
             Tag::Data => {
                 self.may_send = code == 354;

@@ -107,6 +107,8 @@ pub struct Ledger {
     pub ahead_us: u64,
     /// What the operator wants held, and since when.
     pub holds: Vec<(Target, u64)>,
+    /// The alias table: a list for some messages.
+    pub table: String,
     /// The clients' messages a second, over all shards; 0: as many as there are.
     pub rate: u32,
     /// When the faults ended.

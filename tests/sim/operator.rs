@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use ringpost::base::ids::OperationId;
 use ringpost::config::{Host, HostPort, Settings};
+use ringpost::mail::aliases::Aliases;
 use ringpost::shard::Input;
 use ringpost::shard::orders::{Order, Target};
 
@@ -167,6 +168,17 @@ impl World {
         self.connections_most += if change.reroute { settings.site.connections } else { 0 };
         self.connections_most = self.connections_most.max(settings.site.connections);
         self.plan.settings = settings;
+        for shard in 0..self.plan.shards {
+            self.step(shard, Input::Change { settings: Arc::clone(&self.plan.settings) });
+        }
+    }
+
+    /// The alias table has grown, and is read again.
+    pub fn change_table(&mut self) {
+        let mut settings = Settings::clone(&self.plan.settings);
+        let table = Aliases::parse(&self.ledger.table).expect("the lists are right");
+        settings.aliases.table = Some(Arc::new(table));
+        self.plan.settings = Arc::new(settings);
         for shard in 0..self.plan.shards {
             self.step(shard, Input::Change { settings: Arc::clone(&self.plan.settings) });
         }

@@ -769,8 +769,12 @@ impl World {
             let delay = self.dice.range(SECOND_US, 5 * SECOND_US);
             return self.after(delay, Event::Arrive);
         }
+        let before = self.ledger.table.len();
         let client = Client::new(&mut self.dice, &self.plan, &mut self.ledger, self.now, self.calm);
         self.clients.push(client);
+        if self.ledger.table.len() > before {
+            self.change_table();
+        }
         let number = self.clients.len() - 1;
         let shard = self.dice.below(self.plan.shards as u64) as usize;
         self.trace.note(self.now, "client", number as u64, shard as u64, || format!("{number} at shard {shard}"));

@@ -274,3 +274,19 @@ fn etrn_is_bounded() {
     assert!(world.clients[&peers[1]].ends_with("251 2.0.0 No messages waiting for node one.test\r\n250 2.0.0 OK\r\n"));
     assert!(world.say(peers[1], b"ETRN one.test\r\n").starts_with("251 "));
 }
+
+/// FND-05, XCL-02: who may ask is judged by the address that a listed client conveys.
+#[test]
+fn a_conveyed_client_may_ask_if_its_address_may() {
+    let mut world = World::new(&[TABLE, &["xclient.networks=127.0.0.1", "aliases.askers=192.0.2.7"]].concat());
+    let conn = world.client();
+    assert!(world.say(conn, b"EXPN news@own.test\r\n").starts_with("502 "));
+    assert!(world.say(conn, b"VRFY news@own.test\r\n").starts_with("252 "));
+    for (address, may) in [("192.0.2.7", true), ("192.0.2.8", false)] {
+        assert!(world.say(conn, format!("XCLIENT ADDR={address}\r\n").as_bytes()).starts_with("220 "));
+        assert_eq!(world.say(conn, b"EHLO c\r\n").contains("250-EXPN\r\n"), may);
+        let expansion = world.say(conn, b"EXPN news@own.test\r\n");
+        assert_eq!(expansion.starts_with("250-2.1.5 <carl@d.test>\r\n"), may, "{expansion}");
+        assert_eq!(world.say(conn, b"VRFY news@own.test\r\n").starts_with("250 "), may);
+    }
+}
