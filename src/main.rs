@@ -112,7 +112,7 @@ fn check(wanted: &Check) -> Result<(), Trouble> {
 
 /// Whether sources' names and addresses belong together (RTE-12).
 fn check_dns(settings: &Settings) -> Result<(), Trouble> {
-    let dns = ResolverSettings { servers: settings.dns_servers.clone(), trust: settings.dns_trust };
+    let dns = ResolverSettings::of(settings, false);
     let lines = check_names(&dns, &settings.sources).map_err(|error| Trouble::Failed(format!("no DNS: {error}")))?;
     if lines.is_empty() {
         return say("no source has an address: DNS was not asked (source.address, source.NAME.address)\n");
@@ -137,8 +137,8 @@ fn explain(wanted: &Explain) -> Result<(), Trouble> {
     let answer = match route::explain::question(&settings, domain, whose) {
         None => None,
         Some(question) => {
-            let dns = ResolverSettings { servers: settings.dns_servers.clone(), trust: settings.dns_trust };
-            let resolver = Resolver::start(&dns).map_err(|error| Trouble::Failed(format!("no DNS: {error}")))?;
+            let resolver = Resolver::start(&ResolverSettings::of(&settings, false))
+                .map_err(|error| Trouble::Failed(format!("no DNS: {error}")))?;
             let (reply, answer) = std::sync::mpsc::channel();
             // The receiver is there until the answer came.
             let reply = Box::new(move |_, answer| drop(reply.send(answer)));
@@ -291,8 +291,13 @@ fn options(settings: &Settings, sockets: Sockets, keys: Keys, authenticate: Auth
 
 /// Who answers questions about domains. Without DNS the relay runs all the same: a smart host may need none.
 fn resolver(settings: &Settings, reporter: &Reporter) -> Ask {
-    match Resolver::start(&ResolverSettings { servers: settings.dns_servers.clone(), trust: settings.dns_trust }) {
-        Ok(resolver) => Arc::new(move |query, question, reply| resolver.ask(query, question, reply)),
+    match Resolver::start(&ResolverSettings::of(settings, true)) {
+        Ok(resolver) => {
+            if let Some(why) = resolver.no_policies().filter(|_| settings.verifies()) {
+                reporter.report(Level::Warning, format!("no MTA-STS policy can be fetched: {why}"));
+            }
+            Arc::new(move |query, question, reply| resolver.ask(query, question, reply))
+        }
         Err(error) => {
             let text = format!("no DNS: {error}; mail that needs it waits; set dns.servers or mend /etc/resolv.conf");
             reporter.report(Level::Warning, text);

@@ -6,66 +6,19 @@
 
 mod common;
 
-use std::fs;
-use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use common::hosts::{Host, certificate};
 use common::mail::plain;
-use common::programs::{Running, need, python, script, succeed};
 use common::relay::{Relay, Setup, ringpost};
 use common::sink::{Act, Sink};
 use common::zones::{Bed, Signing, Zone};
 use common::{free_port, wait_until};
 
-const PROGRAM_LONGEST: Duration = Duration::from_secs(60);
 const ARRIVAL_LONGEST: Duration = Duration::from_secs(60);
 /// So long nothing must come.
 const SILENCE: Duration = Duration::from_secs(3);
-
-/// A certificate for a name, and its key's SHA-256 as TLSA has it.
-fn certificate(dir: &Path, name: &str) -> (PathBuf, PathBuf, String) {
-    let (certificate, key) = (dir.join(format!("{name}.crt")), dir.join(format!("{name}.key")));
-    let mut command = Command::new(need("openssl", "openssl"));
-    command.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "9", "-subj", &format!("/CN={name}")]);
-    command.args(["-addext", &format!("subjectAltName=DNS:{name}"), "-addext", "basicConstraints=critical,CA:FALSE"]);
-    command.arg("-keyout").arg(&key).arg("-out").arg(&certificate);
-    succeed(&mut command, PROGRAM_LONGEST);
-    let mut digest = Command::new("sh");
-    let text = format!(
-        "openssl x509 -in {} -noout -pubkey | openssl pkey -pubin -outform DER | sha256sum",
-        certificate.display()
-    );
-    let digest = succeed(digest.arg("-c").arg(text), PROGRAM_LONGEST);
-    (certificate, key, digest.split(' ').next().unwrap().to_owned())
-}
-
-/// aiosmtpd at 127.0.0.`number`, which takes mail inside TLS only.
-struct Host {
-    dir: PathBuf,
-    _server: Running,
-}
-
-impl Host {
-    fn start(dir: &Path, number: u8, port: u16, pair: (&Path, &Path)) -> Host {
-        let dir = dir.join(format!("host{number}"));
-        fs::create_dir(&dir).unwrap();
-        let address = format!("127.0.0.{number}");
-        let mut command = Command::new(python());
-        command.arg(script("aiosmtpd_sink.py")).arg(port.to_string()).arg(&dir).arg(pair.0).arg(pair.1).arg(&address);
-        let server = Running::start(&mut command);
-        let address = SocketAddr::new(address.parse().unwrap(), port);
-        assert!(wait_until(PROGRAM_LONGEST, || TcpStream::connect(address).is_ok()), "aiosmtpd does not listen");
-        Host { dir, _server: server }
-    }
-
-    /// Messages that came.
-    fn count(&self) -> usize {
-        let files = fs::read_dir(&self.dir).unwrap().flatten();
-        files.filter(|file| file.path().extension().is_some_and(|ending| ending == "json")).count()
-    }
-}
 
 fn deliver(relay: &Relay, domain: &str) {
     let reply = relay.client().deliver("a@source.test", &[&format!("b@{domain}")], &plain(domain));
@@ -77,10 +30,11 @@ fn deliver(relay: &Relay, domain: &str) {
 fn hosts_prove_themselves_by_dnssec() {
     let port = free_port();
     let setup = Setup::bare();
-    let (right, right_key, good) = certificate(setup.dir(), "right.test");
-    let (wrong, wrong_key, _) = certificate(setup.dir(), "wrong.test");
-    let right_host = Host::start(setup.dir(), 71, port, (&right, &right_key));
-    let wrong_host = Host::start(setup.dir(), 72, port, (&wrong, &wrong_key));
+    let right = certificate(setup.dir(), "right", &["right.test"], None);
+    let wrong = certificate(setup.dir(), "wrong", &["wrong.test"], None);
+    let good = right.key_digest();
+    let right_host = Host::start(setup.dir(), 71, port, &right);
+    let wrong_host = Host::start(setup.dir(), 72, port, &wrong);
     let clear_host = Sink::at(SocketAddr::new(IpAddr::from([127, 0, 0, 73]), port), |_, _| Act::Usual);
     let tlsa = |host: &str, usage: u8, data: &str| format!("_{port}._tcp.{host} TLSA {usage} 1 1 {data}");
     let forged = "ab".repeat(32);

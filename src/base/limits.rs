@@ -284,6 +284,26 @@ pub const DNS_DOMAINS_AT_ONCE: usize = 512;
 pub const DNS_QUESTIONS_AT_ONCE: usize = 512;
 /// Domains waiting to be resolved, each shard's part of it. Full: their mail waits.
 pub const DNS_WAITING_MAX: usize = 16_384;
+/// Bytes of an MTA-STS policy. More: it is none that can be read (STS-01; RFC 8461 3.3).
+pub const STS_POLICY_MAX_BYTES: usize = 64 << 10;
+/// A policy is there after so long, or cannot be fetched (STS-01; RFC 8461 3.3).
+pub const STS_FETCH_MS: u64 = 60_000;
+/// Policies being fetched at a time, for all shards; more wait, and after `STS_FETCH_MS` their domains' mail is deferred.
+pub const STS_FETCHES_AT_ONCE: usize = 64;
+/// Mail hosts and patterns that a policy may name. More: it is none that can be read.
+pub const STS_HOSTS_MAX: usize = 64;
+/// Domains whose policies are kept. More: the policy that lapses first is forgotten.
+pub const STS_POLICIES_MAX: usize = 10_000;
+/// A policy stays in force at most so long after it was fetched (RFC 8461 3.2).
+pub const STS_AGE_MAX_S: u32 = 31_557_600;
+/// A policy that is in use is fetched again after so long, or half of its own time if that is less (RFC 8461 10.2).
+pub const STS_REFRESH_S: u32 = 86_400;
+/// A policy that could not be fetched is not asked for again sooner than this (RFC 8461 3.3).
+pub const STS_FAILURE_S: u32 = 300;
+/// A domain's answer with a policy is used at most so long: then the policy's record is looked at again (STS-02).
+pub const STS_ANSWER_S: u32 = 300;
+/// What changed in the policies that are kept is written down after so long.
+pub const STS_WRITE_PAUSE_MS: u64 = 500;
 /// First retry of a recipient after (`retry.first_ms`) (QUE-04).
 pub const RETRY_FIRST_MS: u64 = 60_000;
 /// Retries are at most so far apart (`retry.longest_ms`) (QUE-04).

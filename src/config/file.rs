@@ -226,7 +226,8 @@ static KEYS: &[Key] = &[
     text(
         "tls.roots",
         "/etc/ssl/certs/ca-certificates.crt",
-        "PEM file with the authorities that certificates of next hops must come from where the policy is `verify`.",
+        "PEM file with the authorities that certificates must come from: of next hops where the policy is `verify` or an MTA-STS policy \
+         says so, and of the web servers that have MTA-STS policies. For web servers it is read at the start only.",
     ),
     text(
         "tls.client_roots",

@@ -63,11 +63,18 @@ pub(super) static KEYS: &[Key] = &[
         "Outbound connections of one shard. While it has so many, sites without one wait for their turn.",
     ),
     number("route.mx_port", 25, 1, 65_535, "Port of mail hosts found by MX; another than 25 is for tests."),
+    number(
+        "route.sts_port",
+        443,
+        1,
+        65_535,
+        "Port of the web servers that have MTA-STS policies; another than 443 is for tests.",
+    ),
     texts("dns.servers", &[], "Name servers, as `address:port`. Empty: those of the system."),
     text(
         "dns.trust",
         "loopback",
-        "Whether an answer that a name server says it validated (DNSSEC) counts as validated, as `dane` wants: `loopback`, if all \
+        "Whether an answer that a name server says it validated (DNSSEC) counts as validated, as `dane` and `published` want: `loopback`, if all \
          name servers are on this machine; `always`; `never`. The way to a server elsewhere must be safe.",
     ),
     texts(
@@ -129,8 +136,8 @@ pub(super) static KEYS: &[Key] = &[
         "may",
         "Whether mail goes to next hops inside TLS: `none`, never; `may`, if offered, with any certificate, and in clear if \
          the handshake fails; `encrypt`, always, with any certificate; `verify`, always, with a certificate for the host's \
-         name from `tls.roots`; `dane`, as the host's TLSA records say, where DNSSEC proves them, else as `may`. Where it cannot be \
-         met, mail waits.",
+         name from `tls.roots`; `dane`, as the host's TLSA records say, where DNSSEC proves them, else as `may`; \
+         `published`, as `dane` or else as the domain's MTA-STS policy says, else as `may`. Where it cannot be met, mail waits.",
     ),
     Key {
         name: "site.default.chunking",

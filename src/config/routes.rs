@@ -30,6 +30,8 @@ pub struct RouteSettings {
     pub allow_private: bool,
     /// Port of mail hosts found by MX.
     pub mx_port: u16,
+    /// Port of the web servers that have MTA-STS policies.
+    pub sts_port: u16,
     /// Outbound connections of one shard, at least 1.
     pub connections: usize,
 }
@@ -139,6 +141,8 @@ pub enum TlsPolicy {
     Verify,
     /// As the host's TLSA records want it, where DNSSEC proves them; else as `May` (DANE, RFC 7672).
     Dane,
+    /// As what the domain publishes wants it: its hosts' TLSA records, else its MTA-STS policy; else as `May`.
+    Published,
 }
 
 impl TlsPolicy {
@@ -149,7 +153,8 @@ impl TlsPolicy {
             "encrypt" => Ok(TlsPolicy::Encrypt),
             "verify" => Ok(TlsPolicy::Verify),
             "dane" => Ok(TlsPolicy::Dane),
-            _ => Err("must be one of none, may, encrypt, verify and dane"),
+            "published" => Ok(TlsPolicy::Published),
+            _ => Err("must be one of none, may, encrypt, verify, dane and published"),
         }
     }
 }
@@ -162,6 +167,7 @@ impl fmt::Display for TlsPolicy {
             TlsPolicy::Encrypt => "encrypt",
             TlsPolicy::Verify => "verify",
             TlsPolicy::Dane => "dane",
+            TlsPolicy::Published => "published",
         })
     }
 }
@@ -253,6 +259,7 @@ pub(super) fn route(values: &Values) -> Result<RouteSettings, ConfigError> {
         tenants,
         allow_private: values.flag("route.allow_private"),
         mx_port: values.number("route.mx_port") as u16,
+        sts_port: values.number("route.sts_port") as u16,
         connections: values.number("route.connections") as usize,
         next_hops,
     })

@@ -440,14 +440,14 @@ impl Settings {
         })
     }
 
-    /// True if certificates are verified for any domain or next hop.
+    /// True if certificates may have to come from an authority for any domain or next hop.
     pub fn verifies(&self) -> bool {
         let policies = &self.tls.policies;
         let own = self.route.next_hops.iter().filter_map(|hop| hop.tls);
         std::iter::once(policies.default)
             .chain(policies.domains.values().copied())
             .chain(own)
-            .any(|p| p == TlsPolicy::Verify)
+            .any(|p| matches!(p, TlsPolicy::Verify | TlsPolicy::Published))
     }
 
     /// What holds where nothing is set, on a machine of one core without a name.

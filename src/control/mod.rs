@@ -2,3 +2,4 @@
 pub mod auth;
 pub mod http;
 pub mod resolver;
+pub mod sts;

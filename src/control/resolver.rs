@@ -8,6 +8,8 @@
 //! Where a host has to prove itself by TLSA records, the question goes to the name servers beside hickory's cache, which does
 //! not keep whether an answer was validated. They validate, and their word counts where `dns.trust` says so (DAN-01). No answer
 //! is better than one that may be forged: then the host counts as unreachable (DAN-05).
+//!
+//! Where a domain's MTA-STS policy matters, it is found (`sts`) while DNS is asked for the hosts; the question waits for both.
 
 mod names;
 
@@ -28,9 +30,11 @@ use hickory_resolver::{NameServerPool, PoolContext, TlsConfig, TokioResolver};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
+use super::sts::{PolicyDesk, StsSettings};
 use crate::base::limits;
-use crate::config::DnsTrust;
+use crate::config::{DnsTrust, Settings};
 use crate::route::safety::{HostTls, Tlsa};
+use crate::route::sts::{Sts, record_id};
 use crate::route::{Answer, MailHost, QueryId, Question};
 
 pub use names::check_names;
@@ -42,6 +46,19 @@ pub struct ResolverSettings {
     pub servers: Vec<SocketAddr>,
     /// `dns.trust`.
     pub trust: DnsTrust,
+    /// How MTA-STS policies are found.
+    pub sts: StsSettings,
+}
+
+impl ResolverSettings {
+    /// As the configuration says; for a relay that runs if it `keeps` the policies that it finds.
+    pub fn of(settings: &Settings, keeps: bool) -> ResolverSettings {
+        ResolverSettings {
+            servers: settings.dns_servers.clone(),
+            trust: settings.dns_trust,
+            sts: StsSettings::of(settings, keeps),
+        }
+    }
 }
 
 /// Where an answer goes: called once, on the resolver's thread; must not block.
@@ -57,6 +74,7 @@ struct Asked {
 #[derive(Clone)]
 pub struct Resolver {
     questions: mpsc::Sender<Asked>,
+    no_policies: Option<Arc<str>>,
 }
 
 impl Resolver {
@@ -68,8 +86,14 @@ impl Resolver {
             let _inside = runtime.enter();
             build(settings).map_err(io::Error::other)?
         };
+        let no_policies = lookups.policies.trouble().map(Arc::from);
         thread::Builder::new().name("resolver".into()).spawn(move || runtime.block_on(serve(inbox, lookups)))?;
-        Ok(Resolver { questions })
+        Ok(Resolver { questions, no_policies })
+    }
+
+    /// Why no MTA-STS policy can be fetched, if so.
+    pub fn no_policies(&self) -> Option<&str> {
+        self.no_policies.as_deref()
     }
 
     /// Asks for the mail hosts of a domain with their addresses, or for a host's addresses.
@@ -88,10 +112,22 @@ async fn serve(mut inbox: mpsc::Receiver<Asked>, lookups: Lookups) {
         let permit = domains.clone().acquire_owned().await.expect("the semaphore is never closed");
         let lookups = lookups.clone();
         tokio::spawn(async move {
-            let total = Duration::from_millis(limits::DNS_TOTAL_TIMEOUT_MS);
-            let answer = tokio::time::timeout(total, lookups.answer(&asked.question)).await;
-            drop(permit);
-            (asked.reply)(asked.query, answer.unwrap_or_else(|_| temporary("DNS took too long")));
+            let in_time = async {
+                let total = Duration::from_millis(limits::DNS_TOTAL_TIMEOUT_MS);
+                let answer = tokio::time::timeout(total, lookups.answer(&asked.question)).await;
+                // Who waits for a web server is in nobody's way.
+                drop(permit);
+                answer.unwrap_or_else(|_| temporary("DNS took too long"))
+            };
+            let answer = match asked.question.sts {
+                false => in_time.await,
+                true => {
+                    let (answer, policy) =
+                        futures_lite::future::zip(in_time, lookups.policy(&asked.question.name)).await;
+                    with_policy(answer, policy)
+                }
+            };
+            (asked.reply)(asked.query, answer);
         });
     }
 }
@@ -115,7 +151,9 @@ fn build(settings: &ResolverSettings) -> Result<Lookups, NetError> {
     let mut builder = TokioResolver::builder_with_config(config, provider);
     *builder.options_mut() = options;
     let permits = Arc::new(Semaphore::new(limits::DNS_QUESTIONS_AT_ONCE));
-    Ok(Lookups { dns: builder.build()?, servers, trusted, permits })
+    let dns = builder.build()?;
+    let policies = PolicyDesk::new(&settings.sts, dns.clone());
+    Ok(Lookups { dns, servers, policies, trusted, permits })
 }
 
 fn name_server(address: &SocketAddr) -> NameServerConfig {
@@ -168,6 +206,8 @@ struct Addresses {
     failure: Option<Box<str>>,
     /// What its TLSA records say, where they were asked for.
     tls: HostTls,
+    /// They were validated.
+    secure: bool,
 }
 
 #[derive(Clone)]
@@ -175,6 +215,7 @@ struct Lookups {
     dns: TokioResolver,
     /// The same name servers without a cache.
     servers: NameServerPool<TokioRuntimeProvider>,
+    policies: PolicyDesk,
     /// They validate, and nobody stands in between.
     trusted: bool,
     permits: Arc<Semaphore>,
@@ -215,11 +256,16 @@ impl Lookups {
     /// A name as its own and only host.
     async fn own_host(&self, name: Name, ttl_s: u32, wanted: TlsaWanted) -> Answer {
         let text = host_name(&name);
-        let Addresses { list, ttl_s: addresses_ttl_s, failure, tls } = self.addresses(name, wanted).await;
+        let Addresses { list, ttl_s: addresses_ttl_s, failure, mut tls, secure } = self.addresses(name, wanted).await;
         let ttl_s = ttl_s.min(addresses_ttl_s);
+        if tls == HostTls::Signed && !secure {
+            // Nothing else said that there is no MX.
+            tls = HostTls::Unknown;
+        }
         match failure {
             _ if !list.is_empty() => {
-                Answer::Mail { hosts: vec![MailHost { preference: 0, name: text, addresses: list, tls }], ttl_s }
+                let hosts = vec![MailHost { preference: 0, name: text, addresses: list, tls }];
+                Answer::Mail { hosts, ttl_s, sts: None }
             }
             Some(text) => Answer::Temporary { text },
             None => Answer::NoSuchDomain { ttl_s },
@@ -262,8 +308,8 @@ impl Lookups {
         match failure {
             Some(text) if found.iter().all(|host| host.addresses.is_empty()) => Answer::Temporary { text },
             // Usable, but ask again soon for the host that is missing.
-            Some(_) => Answer::Mail { hosts: found, ttl_s: ttl_s.min(limits::DNS_FAILURE_TTL_S) },
-            None => Answer::Mail { hosts: found, ttl_s },
+            Some(_) => Answer::Mail { hosts: found, ttl_s: ttl_s.min(limits::DNS_FAILURE_TTL_S), sts: None },
+            None => Answer::Mail { hosts: found, ttl_s, sts: None },
         }
     }
 
@@ -280,9 +326,13 @@ impl Lookups {
             _ => None,
         });
         let (v4, v6) = futures_lite::future::zip(v4, v6).await;
-        let mut all =
-            Addresses { list: Vec::new(), ttl_s: limits::DNS_TTL_MAX_S, failure: None, tls: HostTls::Unknown };
-        let mut secure = true;
+        let mut all = Addresses {
+            list: Vec::new(),
+            ttl_s: limits::DNS_TTL_MAX_S,
+            failure: None,
+            tls: HostTls::Unknown,
+            secure: true,
+        };
         let mut end = None;
         for Proved { found, secure: validated, alias_of } in [v4, v6] {
             end = end.or(alias_of);
@@ -292,7 +342,7 @@ impl Lookups {
                     list.truncate(limits::HOST_ADDRESSES_MAX / 2);
                     all.list.append(&mut list);
                     all.ttl_s = all.ttl_s.min(ttl_s);
-                    secure &= validated;
+                    all.secure &= validated;
                 }
                 Found::None { ttl_s, .. } => all.ttl_s = all.ttl_s.min(ttl_s),
                 Found::Failed(text) => all.failure = Some(text),
@@ -302,8 +352,8 @@ impl Lookups {
             && wanted.secure
             && !all.list.is_empty()
         {
-            let ttl_s;
-            (all.tls, ttl_s) = self.host_tls(&name, end.as_ref(), secure, port).await;
+            let (tls, ttl_s) = self.host_tls(&name, end.as_ref(), all.secure, port).await;
+            all.tls = if tls == HostTls::Unknown { HostTls::Signed } else { tls };
             all.ttl_s = all.ttl_s.min(ttl_s);
         }
         all
@@ -336,6 +386,32 @@ impl Lookups {
         }
         let (tls, ttl_s) = self.tlsa(host, port).await;
         (tls, ttl_s.min(good_for_s))
+    }
+
+    /// What is known of a domain's MTA-STS policy, and for how long. The error: not now. No policy comes from a domain above (STS-04).
+    async fn policy(&self, domain: &str) -> Result<(Sts, u32), Box<str>> {
+        let name = format!("_mta-sts.{domain}");
+        let found = match parse_name(&name) {
+            Some(parsed) => {
+                let texts = self.find(parsed, RecordType::TXT, false, |data| match data {
+                    RData::TXT(text) => Some(text.txt_data.concat()),
+                    _ => None,
+                });
+                texts.await.found
+            }
+            None => Found::None { no_such_name: true, ttl_s: limits::DNS_NEGATIVE_TTL_MAX_S },
+        };
+        let (record, ttl_s) = match found {
+            Found::Some(texts, ttl_s) => {
+                let id = record_id(texts.iter().map(Vec::as_slice));
+                (id.ok_or_else(|| format!("{name} has not just one record for MTA-STS").into()), ttl_s)
+            }
+            Found::None { ttl_s, .. } => (Err(format!("{name} has no record").into()), ttl_s),
+            Found::Failed(why) => (Err(format!("{name}: {why}").into()), limits::DNS_FAILURE_TTL_S),
+        };
+        let sts = self.policies.of(domain, &record).await?;
+        let ttl_s = if matches!(sts, Sts::Absent { .. }) { ttl_s } else { limits::STS_ANSWER_S };
+        Ok((sts, ttl_s))
     }
 
     /// What the TLSA records of a base domain say, and for how long that is good.
@@ -398,6 +474,17 @@ impl Lookups {
             }
         }
         unreachable!("the last try returns")
+    }
+}
+
+/// An answer with what is known of the policy. Without a word on that there is none: else mail would go as if there were no policy.
+fn with_policy(answer: Answer, policy: Result<(Sts, u32), Box<str>>) -> Answer {
+    match (answer, policy) {
+        (Answer::Mail { hosts, ttl_s, .. }, Ok((sts, good_for_s))) => {
+            Answer::Mail { hosts, ttl_s: ttl_s.min(good_for_s), sts: Some(Arc::new(sts)) }
+        }
+        (Answer::Mail { .. }, Err(text)) => Answer::Temporary { text },
+        (nobody, _) => nobody,
     }
 }
 

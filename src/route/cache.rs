@@ -97,7 +97,7 @@ mod tests {
     const START: Mono = Mono(0);
 
     fn ask(name: &str) -> Question {
-        Question { name: name.into(), address_only: false, tlsa_port: None }
+        Question { name: name.into(), address_only: false, tlsa_port: None, sts: false }
     }
 
     /// RTE-09.
@@ -105,9 +105,9 @@ mod tests {
     fn answers_are_good_for_their_ttl_within_bounds() {
         let mut cache = Cache::new();
         for (answer, good_s) in [
-            (Answer::Mail { hosts: vec![], ttl_s: 60 }, 60),
-            (Answer::Mail { hosts: vec![], ttl_s: 0 }, u64::from(limits::DNS_TTL_MIN_S)),
-            (Answer::Mail { hosts: vec![], ttl_s: u32::MAX }, u64::from(limits::DNS_TTL_MAX_S)),
+            (Answer::Mail { hosts: vec![], ttl_s: 60, sts: None }, 60),
+            (Answer::Mail { hosts: vec![], ttl_s: 0, sts: None }, u64::from(limits::DNS_TTL_MIN_S)),
+            (Answer::Mail { hosts: vec![], ttl_s: u32::MAX, sts: None }, u64::from(limits::DNS_TTL_MAX_S)),
             (Answer::NullMx { ttl_s: u32::MAX }, u64::from(limits::DNS_NEGATIVE_TTL_MAX_S)),
             (Answer::NoSuchDomain { ttl_s: 60 }, 60),
             (Answer::Temporary { text: "x".into() }, u64::from(limits::DNS_FAILURE_TTL_S)),
@@ -123,7 +123,7 @@ mod tests {
     #[test]
     fn bounded_and_what_is_used_stays() {
         let mut cache = Cache::new();
-        let answer = Answer::Mail { hosts: vec![], ttl_s: 60 };
+        let answer = Answer::Mail { hosts: vec![], ttl_s: 60, sts: None };
         cache.put(START, ask("busy"), answer.clone());
         for i in 0..3 * limits::DNS_CACHE_DOMAINS_MAX {
             cache.put(START, ask(&format!("d{i}")), answer.clone());

@@ -10,6 +10,7 @@ use rustc_hash::FxHashMap;
 
 use super::mx::{self, MxPolicy, Plan};
 use super::safety::{Dane, HostTls, Identity, Safety};
+use super::sts::{Mode, Sts};
 use super::table::DomainTable;
 use super::{Answer, NextHop, Question};
 use crate::base::checksum::crc32c;
@@ -70,6 +71,16 @@ impl Decision {
         // Without a proof of who the next hop is, TLS hides nothing (RTL-02).
         let tls = if needs.require_tls { TlsPolicy::Verify } else { self.tls };
         Decision { tls, needs, ..self }
+    }
+
+    /// True if somebody else than an operator has to say that the mail hosts are the domain's own (RTL-02; RFC 8689 4.2.1).
+    fn wants_proof_of_hosts(&self) -> bool {
+        self.needs.require_tls && matches!(self.next_hop, NextHop::Mx { .. })
+    }
+
+    /// True if TLSA records, and in `sts` MTA-STS policies, have a say.
+    fn is_published(&self, sts: bool) -> bool {
+        self.tls == TlsPolicy::Published || (!sts && self.tls == TlsPolicy::Dane) || self.wants_proof_of_hosts()
     }
 }
 
@@ -230,7 +241,7 @@ impl Router {
             }
         };
         SiteKind {
-            name: self.named(decision, &format!("{base}{}", proved_name(decision.tls, targets))),
+            name: self.named(decision, &format!("{base}{}", proved_name(decision, targets))),
             limits: rule.map_or_else(|| self.default_limits.clone(), |rule| rule.settings.clone()),
             rule: rule.map(|rule| rule.name.clone()),
         }
@@ -273,8 +284,8 @@ impl Router {
     /// What to ask DNS about a decision's next hop; `None`: see [`NextHop::known_answer`].
     pub fn question(&self, decision: &Decision) -> Option<Question> {
         let (name, address_only) = decision.next_hop.question()?;
-        let tlsa_port = (decision.tls == TlsPolicy::Dane).then(|| self.port(&decision.next_hop));
-        Some(Question { name: name.into(), address_only, tlsa_port })
+        let tlsa_port = decision.is_published(false).then(|| self.port(&decision.next_hop));
+        Some(Question { name: name.into(), address_only, tlsa_port, sts: decision.is_published(true) })
     }
 
     fn port(&self, next_hop: &NextHop) -> u16 {
@@ -295,21 +306,34 @@ impl Router {
             Plan::Try(targets) => {
                 let reachable = |target: &mx::Target| source.address_for(target.address).is_some();
                 let reachable: Vec<_> = targets.into_iter().filter(reachable).collect();
-                let failed = reachable.iter().any(|target| target.tls == HostTls::Failed);
-                let known = |target: mx::Target| {
-                    let safety = safety(decision, &target.tls)?;
+                let sts = if let Answer::Mail { sts, .. } = answer { sts.as_deref() } else { None };
+                let known = |target: &mx::Target| {
+                    let safety = safety(decision, target, sts)?;
                     let address = SocketAddr::new(target.address, port);
-                    Some(KnownTarget { address, host: target.host.into(), preference: target.preference, safety })
+                    Some(KnownTarget { address, host: (&*target.host).into(), preference: target.preference, safety })
                 };
-                let known: Vec<_> = reachable.into_iter().filter_map(known).collect();
-                if known.is_empty() && failed {
-                    return Ways::Defer { text: "4.4.3 the TLSA records of no mail host can be looked up".into() };
+                let known: Vec<_> = reachable.iter().filter_map(known).collect();
+                if !known.is_empty() {
+                    return Ways::Try(known);
                 }
-                if known.is_empty() {
-                    let text = format!("4.4.4 source {:?} has no address of a family of the next hop's", source.name);
-                    return Ways::Defer { text: text.into() };
+                let failed = reachable.iter().any(|target| target.tls == HostTls::Failed);
+                match sts {
+                    _ if reachable.is_empty() => Ways::Defer {
+                        text: format!("4.4.4 source {:?} has no address of a family of the next hop's", source.name).into(),
+                    },
+                    _ if failed => {
+                        Ways::Defer { text: "4.4.3 the TLSA records of no mail host can be looked up".into() }
+                    }
+                    Some(Sts::Unknown { why }) => Ways::Defer { text: format!("4.4.3 no MTA-STS policy: {why}").into() },
+                    Some(sts) if sts.policy().is_some_and(|policy| policy.mode == Mode::Enforce) => {
+                        Ways::Defer { text: "4.7.5 the MTA-STS policy names no mail host of the domain".into() }
+                    }
+                    // Who answers an unsigned question decides who gets the message (RTL-02; RFC 8689 4.2.1).
+                    _ => Ways::Fail {
+                        code: 0,
+                        text: "5.7.10 REQUIRETLS, and the mail hosts of the domain are not proven to be its own",
+                    },
                 }
-                Ways::Try(known)
             }
             Plan::Fail { code, text } => Ways::Fail { code, text },
             Plan::Defer { text } => Ways::Defer { text },
@@ -317,36 +341,68 @@ impl Router {
     }
 }
 
-/// Domains share a connection only if as much is asked of it for both: where DNS proves anything of a host, though it be no more
-/// than that TLS is wanted, and where it matters for which domain, the site's name says so.
-fn proved_name(policy: TlsPolicy, targets: &[KnownTarget]) -> String {
-    if policy != TlsPolicy::Dane || targets.iter().all(|target| target.safety == Safety::IfOffered) {
+/// Domains share a connection only if as much is asked of it for both: where what is published asks anything of a host, though it be
+/// no more than that TLS is wanted, and where it matters for which domain, the site's name says so.
+fn proved_name(decision: &Decision, targets: &[KnownTarget]) -> String {
+    if !decision.is_published(false) {
         return String::new();
     }
-    let domain = targets.iter().find_map(|target| match &target.safety {
-        Safety::Always(Identity::Dane(dane)) => dane.domain.as_deref(),
-        _ => None,
-    });
-    domain.map_or(" dane".to_owned(), |domain| format!(" dane {domain}"))
+    let (mut dane, mut verified, mut tested, mut domain) = (false, false, false, None);
+    for target in targets {
+        match &target.safety {
+            Safety::Always(Identity::Dane(of)) => {
+                dane = true;
+                domain = domain.or(of.domain.as_deref());
+            }
+            Safety::Always(Identity::Any | Identity::Tested) => dane = true,
+            Safety::Always(Identity::Name) => verified = true,
+            Safety::Tested { named } => {
+                tested = true;
+                domain = domain.or(decision.next_hop.question().map(|(name, _)| name).filter(|_| !named));
+            }
+            Safety::Never | Safety::IfOffered => {}
+        }
+    }
+    let words = [(dane, "dane"), (verified, "verified"), (tested, "tested")];
+    let words = words.iter().filter(|(said, _)| *said).map(|(_, word)| *word).chain(domain);
+    words.map(|word| format!(" {word}")).collect()
 }
 
-/// What is asked of the TLS of a host of which DNS proves this; `None`: it counts as unreachable (DAN-05).
-fn safety(decision: &Decision, proved: &HostTls) -> Option<Safety> {
-    Some(match (decision.tls, proved) {
-        (TlsPolicy::None, _) => Safety::Never,
-        (TlsPolicy::May, _) | (TlsPolicy::Dane, HostTls::Unknown) => Safety::IfOffered,
-        (TlsPolicy::Encrypt, _) | (TlsPolicy::Dane, HostTls::Unusable) => Safety::Always(Identity::Any),
-        (TlsPolicy::Verify, _) => Safety::Always(Identity::Name),
-        (TlsPolicy::Dane, HostTls::Failed) => return None,
-        (TlsPolicy::Dane, HostTls::Records { base, records }) => {
+/// What is asked of the TLS of a host, by what is published of it; `None`: it counts as unreachable.
+fn safety(decision: &Decision, host: &mx::Target, sts: Option<&Sts>) -> Option<Safety> {
+    match (decision.tls, &host.tls) {
+        // No word of anybody's goes beyond a failed proof (DAN-05, STS-05).
+        (_, HostTls::Failed) if decision.is_published(false) => None,
+        (_, HostTls::Records { base, records }) if decision.is_published(false) => {
             // With usage 3 names do not matter, so that domains can share connections.
             let domain = match &decision.next_hop {
                 NextHop::Mx { domain } if records.iter().any(|record| record.usage == 2) => Some(domain.clone()),
                 _ => None,
             };
-            Safety::Always(Identity::Dane(Arc::new(Dane { base: base.clone(), records: records.clone(), domain })))
+            Some(Safety::Always(Identity::Dane(Arc::new(Dane { base: base.clone(), records: records.clone(), domain }))))
         }
-    })
+        (_, known) if decision.wants_proof_of_hosts() => {
+            let signed = matches!(known, HostTls::Signed | HostTls::Unusable);
+            let named = by_policy(Safety::Never, &host.host, sts)? == Safety::Always(Identity::Name);
+            (signed || named).then_some(Safety::Always(Identity::Name))
+        }
+        (TlsPolicy::None, _) => Some(Safety::Never),
+        (TlsPolicy::May, _) => Some(Safety::IfOffered),
+        (TlsPolicy::Encrypt, _) => Some(Safety::Always(Identity::Any)),
+        (TlsPolicy::Verify, _) => Some(Safety::Always(Identity::Name)),
+        (_, HostTls::Unusable) => by_policy(Safety::Always(Identity::Any), &host.host, sts),
+        (TlsPolicy::Dane | TlsPolicy::Published, _) => by_policy(Safety::IfOffered, &host.host, sts),
+    }
+}
+
+/// What a policy makes of a host of which else this would be asked; `None`: it is none that the policy names (STS-02).
+fn by_policy(otherwise: Safety, host: &str, sts: Option<&Sts>) -> Option<Safety> {
+    let Some(policy) = sts.and_then(Sts::policy) else { return Some(otherwise) };
+    match (policy.mode, otherwise) {
+        (Mode::Enforce, _) => policy.names(host).then_some(Safety::Always(Identity::Name)),
+        (Mode::Testing, Safety::IfOffered) => Some(Safety::Tested { named: policy.names(host) }),
+        (Mode::Testing | Mode::None, otherwise) => Some(otherwise),
+    }
 }
 
 /// A name for a set of mail hosts: the best one's and, where there are more, their number and a checksum over all. What counts
@@ -377,6 +433,7 @@ mod tests {
     use super::*;
     use crate::config::{Machine, load};
     use crate::route::MailHost;
+    use crate::route::sts::Policy;
 
     fn router(sets: &[&str]) -> Router {
         let sets: Vec<String> = sets.iter().map(ToString::to_string).collect();
@@ -461,7 +518,7 @@ mod tests {
                 tls: tls.clone(),
             };
             let hosts = hosts.iter().enumerate().map(host).collect();
-            router.ways(decision, &Answer::Mail { hosts, ttl_s: 60 })
+            router.ways(decision, &Answer::Mail { hosts, ttl_s: 60, sts: None })
         };
         let mixed = [
             ("failed.test", HostTls::Failed),
@@ -497,6 +554,115 @@ mod tests {
         assert_eq!(targets[0].safety, Safety::Always(Identity::Name));
     }
 
+    fn known(mode: Mode, hosts: &[&str]) -> Option<Arc<Sts>> {
+        let hosts = hosts.iter().map(|host| Box::from(*host)).collect();
+        let policy = Arc::new(Policy { mode, max_age_s: 60, hosts });
+        Some(Arc::new(Sts::Known { policy, id: "1".into(), from: "fetched".into() }))
+    }
+
+    /// An answer with these hosts, in order of preference.
+    fn mail(hosts: &[(&str, HostTls)], sts: Option<Arc<Sts>>) -> Answer {
+        let host = |(place, (name, tls)): (usize, &(&str, HostTls))| MailHost {
+            preference: place as u16,
+            name: (*name).into(),
+            addresses: vec![[192, 0, 2, place as u8].into()],
+            tls: tls.clone(),
+        };
+        Answer::Mail { hosts: hosts.iter().enumerate().map(host).collect(), ttl_s: 60, sts }
+    }
+
+    fn records() -> HostTls {
+        let record = super::super::safety::Tlsa { usage: 3, selector: 1, matching: 1, data: vec![7; 32].into() };
+        HostTls::of_records("base.test", vec![record])
+    }
+
+    /// STS-02, STS-04, STS-05: what a policy makes of the hosts, and that none makes up for a proof that failed.
+    #[test]
+    fn policies_decide_about_tls() {
+        let router = router(&["site.default.tls=published", "tls.domains.only.test=dane", "route.domains.smart.test=hub.test:25"]);
+        let decision = router.decide(b"a.test", 0, 0);
+        let question = router.question(&decision).unwrap();
+        assert!(question.sts && question.tlsa_port == Some(25));
+        assert!(!router.question(&router.decide(b"only.test", 0, 0)).unwrap().sts);
+        let smart = router.question(&router.decide(b"smart.test", 0, 0)).unwrap();
+        assert!(smart.sts && &*smart.name == "hub.test", "a smart host's own policy counts");
+        let safeties = |answer: &Answer| match router.ways(&decision, answer) {
+            Ways::Try(targets) => {
+                let name = router.site(&decision, &targets).name;
+                let safeties = targets.into_iter().map(|target| (target.host.to_string(), target.safety)).collect();
+                Ok((safeties, name.split_once("+").map_or("", |(_, rest)| &rest[10..]).to_owned()))
+            }
+            Ways::Defer { text } => Err(text),
+            fail @ Ways::Fail { .. } => panic!("{fail:?}"),
+        };
+        type Found = Result<(Vec<(String, Safety)>, String), Box<str>>;
+        let hosts =
+            [("mx1.test", HostTls::Unknown), ("b.test", HostTls::Signed), ("c.test", HostTls::Unusable), ("d.test", records())];
+        let named = |safeties: &[(&str, Safety)], name: &str| -> Found {
+            Ok((safeties.iter().map(|(host, safety)| ((*host).to_owned(), safety.clone())).collect(), name.to_owned()))
+        };
+        let dane = Dane { base: "base.test".into(), records: vec![].into(), domain: None };
+        let HostTls::Records { records: of_host, .. } = records() else { unreachable!() };
+        let dane = Safety::Always(Identity::Dane(Arc::new(Dane { records: of_host, ..dane })));
+        let (name, any) = (Safety::Always(Identity::Name), Safety::Always(Identity::Any));
+        let tested = |named| Safety::Tested { named };
+        let opportunistic = [
+            ("mx1.test", Safety::IfOffered),
+            ("b.test", Safety::IfOffered),
+            ("c.test", any.clone()),
+            ("d.test", dane.clone()),
+        ];
+        for sts in [None, known(Mode::None, &["mx1.test"]), Some(Arc::new(Sts::Unknown { why: "404".into() }))] {
+            assert_eq!(safeties(&mail(&hosts, sts)), named(&opportunistic, " dane"));
+        }
+        let enforced = [("mx1.test", name.clone()), ("c.test", name.clone()), ("d.test", dane.clone())];
+        assert_eq!(safeties(&mail(&hosts, known(Mode::Enforce, &["MX1.test", "c.test"]))), named(&enforced, " dane verified"));
+        let testing = [("mx1.test", tested(true)), ("b.test", tested(false)), ("c.test", any), ("d.test", dane)];
+        assert_eq!(safeties(&mail(&hosts, known(Mode::Testing, &["mx1.test"]))), named(&testing, " dane tested a.test"));
+        let nobody = safeties(&mail(&hosts[..2], known(Mode::Enforce, &["*.mx1.test"])));
+        assert!(nobody.unwrap_err().starts_with("4.7.5"));
+        let failed = safeties(&mail(&[("mx1.test", HostTls::Failed)], known(Mode::Enforce, &["mx1.test"])));
+        assert!(failed.unwrap_err().starts_with("4.4.3"), "a policy makes up for nothing");
+    }
+
+    /// RTL-02: for REQUIRETLS a mail host has to be the domain's own, by DNSSEC or by a policy that is enforced.
+    #[test]
+    fn hosts_are_proven_to_be_the_domains_own() {
+        let router = router(&["route.domains.smart.test=hub.test:25"]);
+        let needs = Needs { require_tls: true, utf8: false };
+        let decision = router.decide(b"a.test", 0, 0).needing(needs);
+        let question = router.question(&decision).unwrap();
+        assert!(question.sts && question.tlsa_port == Some(25));
+        let smart = router.decide(b"smart.test", 0, 0).needing(needs);
+        assert_eq!(router.question(&smart).unwrap().tlsa_port, None, "who configured it said whose it is");
+        let kept = |answer: &Answer| match router.ways(&decision, answer) {
+            Ways::Try(targets) => {
+                let proves = |safety: &Safety| matches!(safety, Safety::Always(Identity::Name | Identity::Dane(_)));
+                assert!(targets.iter().all(|target| proves(&target.safety)), "{targets:?}");
+                Ok(targets.iter().map(|target| target.host.to_string()).collect::<Vec<_>>().join(" "))
+            }
+            Ways::Fail { text, .. } => Err(text.split(' ').next().unwrap().to_owned()),
+            Ways::Defer { text } => Err(text.split(' ').next().unwrap().to_owned()),
+        };
+        let (unsigned, signed) = (("u.test", HostTls::Unknown), ("s.test", HostTls::Signed));
+        let both = [unsigned.clone(), signed.clone()];
+        assert_eq!(kept(&mail(&both, None)), Ok("s.test".into()));
+        assert_eq!(kept(&mail(&both[..1], None)), Err("5.7.10".into()));
+        assert_eq!(kept(&mail(&[("d.test", records()), ("o.test", HostTls::Unusable)], None)), Ok("d.test o.test".into()));
+        assert_eq!(kept(&mail(&[("f.test", HostTls::Failed), unsigned.clone()], None)), Err("4.4.3".into()));
+        for (mode, expected) in [
+            (Mode::Enforce, Ok("u.test".to_owned())),
+            (Mode::Testing, Ok("s.test".to_owned())),
+            (Mode::None, Ok("s.test".to_owned())),
+        ] {
+            assert_eq!(kept(&mail(&both, known(mode, &["u.test"]))), expected, "{mode:?}");
+        }
+        assert_eq!(kept(&mail(&both[..1], known(Mode::Testing, &["u.test"]))), Err("5.7.10".into()));
+        // It may have a policy: nobody gives up before that is known.
+        assert_eq!(kept(&mail(&both[..1], Some(Arc::new(Sts::Unknown { why: "404".into() })))), Err("4.4.3".into()));
+        assert_eq!(kept(&mail(&both[..1], Some(Arc::new(Sts::Absent { why: "none".into() })))), Err("5.7.10".into()));
+    }
+
     /// RTE-23: a source has sites of its own, and never reaches a host by another address than its own.
     #[test]
     fn a_source_keeps_to_its_addresses() {
@@ -508,7 +674,7 @@ mod tests {
                 addresses: vec![ip.parse().unwrap()],
                 tls: Default::default(),
             };
-            Answer::Mail { hosts: vec![host], ttl_s: 60 }
+            Answer::Mail { hosts: vec![host], ttl_s: 60, sts: None }
         };
         let out = router.decide(b"a.test", 1, 0);
         let Ways::Try(known) = router.ways(&out, &hosts("203.0.113.9")) else { panic!("it has a v4 address") };

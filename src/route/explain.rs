@@ -8,6 +8,7 @@ use std::net::IpAddr;
 
 use super::decide::{Router, Ways};
 use super::safety::HostTls;
+use super::sts::{Mode, Sts};
 use super::{Answer, NextHop, Question};
 use crate::config::{Origin, Settings, Values};
 use crate::schedule::fair::TenantId;
@@ -34,7 +35,7 @@ pub struct HostFact {
     pub name: String,
     /// Its addresses, each with true if it is connected to.
     pub addresses: Vec<(IpAddr, bool)>,
-    /// What DNS proves about its TLS; empty: nothing.
+    /// What is published of its TLS; empty: nothing.
     pub tls: &'static str,
 }
 
@@ -107,6 +108,10 @@ pub fn explain(
     if let Some((name, address_only)) = next_hop.question() {
         let kinds = if address_only { "A and AAAA" } else { "MX" };
         say("dns", in_words(answer), format!("{kinds} of {name}"));
+    }
+    if let Answer::Mail { sts: Some(sts), .. } = answer {
+        let (value, from) = policy_in_words(sts);
+        say("mta-sts", value, from);
     }
     let mut outcome = match &ways {
         Ways::Try(_) => "deliver",
@@ -188,16 +193,41 @@ pub fn explain(
 /// What DNS said, without the hosts.
 fn in_words(answer: &Answer) -> String {
     match answer {
-        Answer::Mail { hosts, ttl_s } => format!("{} hosts, good for {ttl_s} s", hosts.len()),
+        Answer::Mail { hosts, ttl_s, .. } => format!("{} hosts, good for {ttl_s} s", hosts.len()),
         Answer::NullMx { ttl_s } => format!("null MX: takes no mail, good for {ttl_s} s"),
         Answer::NoSuchDomain { ttl_s } => format!("no such domain, good for {ttl_s} s"),
         Answer::Temporary { text } => format!("no answer: {text}"),
     }
 }
 
+/// What a domain's policy says, and where it comes from.
+fn policy_in_words(sts: &Sts) -> (String, String) {
+    match sts {
+        Sts::Absent { why } => ("no policy".to_owned(), why.to_string()),
+        Sts::Unknown { why } => ("none that can be read".to_owned(), why.to_string()),
+        Sts::Known { policy, id, from } => {
+            let (mode, hosts, age_s) = (policy.mode.name(), policy.hosts.join(", "), policy.max_age_s);
+            (format!("{mode}: {hosts}; for {age_s} s"), format!("policy {id}, {from}"))
+        }
+    }
+}
+
+/// What is published of a host's TLS.
+fn published(tls: &HostTls, host: &str, sts: Option<&Sts>) -> &'static str {
+    match (tls, sts.and_then(Sts::policy)) {
+        (HostTls::Records { .. }, _) => "TLSA records: it has to prove itself by them",
+        (HostTls::Failed, _) => "TLSA records cannot be looked up: not connected to",
+        (_, Some(policy)) if policy.mode == Mode::Enforce && policy.names(host) => "MTA-STS: it has to prove its name",
+        (_, Some(policy)) if policy.mode == Mode::Enforce => "MTA-STS: not named by the policy, not connected to",
+        (_, Some(policy)) if !policy.names(host) => "MTA-STS: not named by the policy, which is being tested",
+        (HostTls::Unusable, _) => "TLSA records that cannot be used: TLS, without proof",
+        (HostTls::Unknown | HostTls::Signed, _) => "",
+    }
+}
+
 /// The hosts that DNS named, with what the relay makes of their addresses.
 fn hosts(answer: &Answer, ways: &Ways) -> Vec<HostFact> {
-    let Answer::Mail { hosts, .. } = answer else { return Vec::new() };
+    let Answer::Mail { hosts, sts, .. } = answer else { return Vec::new() };
     let used = |name: &str, ip: IpAddr| match ways {
         Ways::Try(targets) => targets.iter().any(|target| target.address.ip() == ip && &*target.host == name),
         _ => false,
@@ -208,12 +238,7 @@ fn hosts(answer: &Answer, ways: &Ways) -> Vec<HostFact> {
             preference: host.preference,
             name: host.name.to_string(),
             addresses: host.addresses.iter().map(|&ip| (ip, used(&host.name, ip))).collect(),
-            tls: match host.tls {
-                HostTls::Unknown => "",
-                HostTls::Records { .. } => "TLSA records: it has to prove itself by them",
-                HostTls::Unusable => "TLSA records that cannot be used: TLS, without proof",
-                HostTls::Failed => "TLSA records cannot be looked up: not connected to",
-            },
+            tls: published(&host.tls, &host.name, sts.as_deref()),
         })
         .collect();
     facts.sort_by_key(|host| host.preference);
@@ -267,7 +292,7 @@ mod tests {
             tls: Default::default(),
         };
         let hosts = vec![host(20, "b.test", "10.0.0.1"), host(10, "a.test", "198.51.100.1")];
-        let answer = Answer::Mail { hosts, ttl_s: 300 };
+        let answer = Answer::Mail { hosts, ttl_s: 300, sts: None };
         let it = explained(&["tls.domains.dest.test=encrypt"], "Dest.Test", &answer);
         assert_eq!((it.outcome, &*it.domain), ("deliver", "dest.test"));
         assert_eq!(fact(&it, "dns"), ("2 hosts, good for 300 s", "MX of dest.test"));
@@ -295,7 +320,7 @@ mod tests {
             addresses: vec!["192.0.2.2".parse().unwrap()],
             tls: HostTls::Unknown,
         }];
-        let answer = Answer::Mail { hosts, ttl_s: 60 };
+        let answer = Answer::Mail { hosts, ttl_s: 60, sts: None };
         let holds = |name: &str| [Target::Domain(name.into()), Target::Site(name.into())].map(|held| vec![held]);
         for (domain, name, held) in [
             ("dest.test", "dest.test", [true, false]),
@@ -341,7 +366,7 @@ mod tests {
         let sets = ["route.default=smart.test:25"].map(String::from);
         let machine = Machine { hostname: String::new(), cores: 1 };
         let (settings, _) = load_values(None, &sets, &machine).unwrap();
-        let asked = Question { name: "smart.test".into(), address_only: true, tlsa_port: None };
+        let asked = Question { name: "smart.test".into(), address_only: true, tlsa_port: None, sts: false };
         assert_eq!(question(&settings, "x.test", Whose::default()), Some(asked));
     }
 }

@@ -9,6 +9,7 @@ pub mod egress;
 pub mod explain;
 pub mod mx;
 pub mod safety;
+pub mod sts;
 pub mod table;
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -17,6 +18,7 @@ use std::sync::Arc;
 pub use crate::config::Host;
 use crate::config::{HopAddress, HostPort, NextHopSettings, Protocol};
 use safety::HostTls;
+use sts::Sts;
 
 /// The port of SMTP between relays (RFC 5321 4.5.4.2); never taken from a recipient's address (RTE-26).
 pub const SMTP_PORT: u16 = 25;
@@ -34,6 +36,8 @@ pub struct Question {
     pub address_only: bool,
     /// Whether the answer is proved matters too, and what TLSA records the hosts have for this port (DAN-01).
     pub tlsa_port: Option<u16>,
+    /// The name's MTA-STS policy matters too (STS-01).
+    pub sts: bool,
 }
 
 /// What DNS says of a domain, or of one host name.
@@ -46,6 +50,8 @@ pub enum Answer {
         hosts: Vec<MailHost>,
         /// Good for so many seconds.
         ttl_s: u32,
+        /// The name's MTA-STS policy, where that was asked.
+        sts: Option<Arc<Sts>>,
     },
     /// The domain takes no mail (RTE-07; RFC 7505).
     NullMx {

@@ -151,7 +151,7 @@ fn is_private_v6(ip: Ipv6Addr) -> bool {
 /// The answer for mail to a configured address.
 pub(super) fn one_address(ip: IpAddr) -> Answer {
     let host = MailHost { preference: 0, name: ip.to_string().into(), addresses: vec![ip], tls: HostTls::Unknown };
-    Answer::Mail { hosts: vec![host], ttl_s: u32::MAX }
+    Answer::Mail { hosts: vec![host], ttl_s: u32::MAX, sts: None }
 }
 
 /// The answer for mail to an address literal, `[192.0.2.1]` or `[IPv6:2001:db8::1]` (RTE-08; RFC 5321 4.1.3). It is
@@ -182,7 +182,7 @@ mod tests {
     }
 
     fn mail(hosts: Vec<MailHost>) -> Answer {
-        Answer::Mail { hosts, ttl_s: 300 }
+        Answer::Mail { hosts, ttl_s: 300, sts: None }
     }
 
     fn tried(plan: Plan) -> Vec<String> {

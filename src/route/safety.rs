@@ -1,6 +1,6 @@
 //! What is asked of the TLS of one host: what the configuration wants, what its DNS proves, and what its domain publishes.
 //!
-//! Pure. TLSA records are judged here (DAN-02, DAN-04; RFC 7672 2.2, 3.1); whether a certificate matches one is for the shell.
+//! Pure. MTA-STS policies are `sts`'s. TLSA records are judged here (DAN-02, DAN-04; RFC 7672 2.2, 3.1); whether a certificate matches one is for the shell.
 
 use std::sync::Arc;
 
@@ -12,6 +12,12 @@ pub enum Safety {
     /// If offered, with any certificate; in clear if the handshake fails.
     #[default]
     IfOffered,
+    /// The same, but it is noted if the host is none that its domain's MTA-STS policy, which is being tested, names, or would
+    /// not prove its name (STS-02).
+    Tested {
+        /// The policy names it.
+        named: bool,
+    },
     /// Or there is no session.
     Always(Identity),
 }
@@ -21,6 +27,8 @@ pub enum Safety {
 pub enum Identity {
     /// Nothing.
     Any,
+    /// Nothing, but it is looked whether it could prove its name.
+    Tested,
     /// Its name, by a certificate from an authority we trust.
     Name,
     /// That it has one of these keys or certificates.
@@ -72,6 +80,8 @@ pub enum HostTls {
     /// Nothing: it was not asked, is not signed, or says that there are no records (DAN-05).
     #[default]
     Unknown,
+    /// That there are no records; and that it is the domain's host (RTL-02).
+    Signed,
     /// Records of which some can be used: those.
     Records {
         /// The TLSA base domain: the host's name, or the end of its aliases (RFC 7672 2.2.2).

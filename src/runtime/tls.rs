@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{Resumption, UnbufferedClientConnection};
+use rustls::client::{Resumption, UnbufferedClientConnection, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
@@ -54,7 +54,15 @@ pub struct Keys {
     /// For next hops whose certificate nobody asks for.
     any: Arc<ClientConfig>,
     /// For next hops that must prove their name; `None`: there are no authorities, and no policy asks for any.
-    proven: Option<Arc<ClientConfig>>,
+    proven: Option<Proven>,
+}
+
+/// How a name is proved.
+#[derive(Clone)]
+struct Proven {
+    config: Arc<ClientConfig>,
+    /// The same question, asked where nothing but a note follows from it.
+    verifier: Arc<WebPkiServerVerifier>,
 }
 
 /// What clients get to see of us.
@@ -91,11 +99,16 @@ impl Keys {
         };
         // Without a policy that verifies, only mail that needs REQUIRETLS asks for it.
         let proven = match roots("tls.roots", &tls.roots) {
-            Ok(roots) => Some(client_config(Some(roots))?),
+            Ok(roots) => {
+                let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
+                    .build()
+                    .map_err(|error| trouble("tls.roots", &tls.roots, error))?;
+                Some(Proven { config: client_config(verifier.clone())?, verifier })
+            }
             Err(error) if settings.verifies() => return Err(error),
             Err(_) => None,
         };
-        Ok((Keys { server, any: client_config(None)?, proven }, note))
+        Ok((Keys { server, any: client_config(Arc::new(AnyCertificate(provider())))?, proven }, note))
     }
 
     /// Looks whether the files that the settings name can be used, and makes none.
@@ -122,6 +135,7 @@ impl Keys {
     /// The TLS of one connection, before its handshake. The first records of a client wait in it.
     pub(crate) fn begin(&self, role: TlsRole, peer: IpAddr) -> Result<Tls, Broken> {
         let mut end_point = None;
+        let mut tested = None;
         let side = match role {
             TlsRole::Server { listener } => {
                 let keys = self.server.as_ref().expect("the shard offers STARTTLS where there is a certificate");
@@ -129,14 +143,19 @@ impl Keys {
                 Side::Server(Box::new(UnbufferedServerConnection::new(keys.configs[listener as usize].clone())?))
             }
             TlsRole::Client { host, identity } => {
+                let is_test = identity == Identity::Tested;
                 let (config, host) = match (identity, &self.proven) {
-                    (Identity::Any, _) => (self.any.clone(), host),
-                    (Identity::Name, Some(proven)) => (proven.clone(), host),
+                    (Identity::Any | Identity::Tested, _) => (self.any.clone(), host),
+                    (Identity::Name, Some(proven)) => (proven.config.clone(), host),
                     (Identity::Name, None) => return Err(Broken("tls.roots names no authority".to_owned())),
                     (Identity::Dane(dane), _) => (dane_config(dane.clone())?, dane.base.clone()),
                 };
                 // A name that TLS cannot carry, or an address, is proved by the address and not sent (TLS-08).
                 let name = ServerName::try_from(host.to_string()).unwrap_or(ServerName::IpAddress(peer.into()));
+                if is_test {
+                    let verifier = self.proven.as_ref().map(|proven| proven.verifier.clone());
+                    tested = Some(Tested { verifier, name: name.clone() });
+                }
                 Side::Client(Box::new(UnbufferedClientConnection::new(config, name)?))
             }
         };
@@ -145,6 +164,7 @@ impl Keys {
             peer,
             exporter: None,
             end_point,
+            tested,
             secured: false,
             broken: false,
             incoming: Vec::new(),
@@ -213,17 +233,11 @@ fn roots(key: &str, path: &Path) -> Result<RootCertStore, Failure> {
 }
 
 /// Each configuration has sessions of its own, so that none made with an unproven next hop stands in for a proof.
-fn client_config(roots: Option<RootCertStore>) -> Result<Arc<ClientConfig>, Failure> {
+fn client_config(verifier: Arc<dyn ServerCertVerifier>) -> Result<Arc<ClientConfig>, Failure> {
     let builder = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&VERSIONS)
         .map_err(|error| Failure(format!("no TLS: {error}")))?;
-    let mut config = match roots {
-        Some(roots) => builder.with_root_certificates(roots).with_no_client_auth(),
-        None => {
-            let verifier = Arc::new(AnyCertificate(provider()));
-            builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()
-        }
-    };
+    let mut config = builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
     config.resumption = Resumption::in_memory_sessions(limits::TLS_SESSIONS_MAX);
     Ok(Arc::new(config))
 }
@@ -316,6 +330,20 @@ impl From<rustls::Error> for Broken {
     }
 }
 
+/// A next hop that need not prove its name, but is looked at as if.
+struct Tested {
+    /// None where there are no authorities.
+    verifier: Option<Arc<WebPkiServerVerifier>>,
+    name: ServerName<'static>,
+}
+
+impl Tested {
+    fn proves_its_name(&self, chain: Option<&[CertificateDer<'_>]>) -> bool {
+        let (Some(verifier), Some([host, others @ ..])) = (&self.verifier, chain) else { return false };
+        verifier.verify_server_cert(host, others, &self.name, &[], UnixTime::now()).is_ok()
+    }
+}
+
 enum Side {
     Server(Box<UnbufferedServerConnection>),
     Client(Box<UnbufferedClientConnection>),
@@ -338,6 +366,7 @@ pub(crate) struct Tls {
     /// What an AUTH exchange can be bound to once the handshake is done: what one comes from, and the other.
     exporter: Option<binding::Secret>,
     end_point: Option<Arc<[u8]>>,
+    tested: Option<Tested>,
     /// The handshake is done.
     secured: bool,
     /// The connection is of no use any more; rustls is not asked again.
@@ -442,10 +471,14 @@ impl Tls {
         };
         let (handshaking, suite, kind) =
             (common.is_handshaking(), common.negotiated_cipher_suite(), common.handshake_kind());
-        let certified = common.peer_certificates().is_some();
         if handshaking {
             return None;
         }
+        let chain = common.peer_certificates();
+        let certified = match self.tested.take() {
+            Some(tested) => tested.proves_its_name(chain),
+            None => chain.is_some(),
+        };
         self.secured = true;
         let cipher = suite.map_or("unknown", |suite| registered_name(suite.suite()));
         let exporter = self.exporter.take().zip(suite).and_then(|(secret, suite)| binding::exporter(suite, &secret));

@@ -220,8 +220,10 @@ impl Site {
     pub fn tls_wish(&self, now: Mono, address: SocketAddr, safety: &Safety) -> TlsWish {
         match safety {
             Safety::Never => TlsWish::Never,
-            Safety::IfOffered if self.clear.iter().any(|&(at, until)| at == address && now < until) => TlsWish::Never,
-            Safety::IfOffered => TlsWish::IfOffered,
+            Safety::IfOffered | Safety::Tested { .. } => {
+                let failed = self.clear.iter().any(|&(at, until)| at == address && now < until);
+                if failed { TlsWish::Never } else { TlsWish::IfOffered }
+            }
             Safety::Always(_) => TlsWish::Always,
         }
     }

@@ -81,6 +81,8 @@ pub(super) struct Outbound {
     pub(super) address: SocketAddr,
     /// What was asked of its host's TLS when it was dialled, whatever DNS says since.
     pub(super) safety: Safety,
+    /// It showed a certificate inside TLS; one that proves its name where that is tested.
+    pub(super) certified: bool,
     pub(super) wish: TlsWish,
     /// The shell was told to begin the handshake.
     pub(super) tls_begun: bool,

@@ -127,6 +127,9 @@ pub struct Counters {
     /// TLS handshakes begun with next hops that did not come to their end (TLS-06).
     /// Growing: see the log for which next hops; with `may` their mail goes in clear.
     pub tls_failed_out: u64,
+    /// Sessions with next hops that MTA-STS policies being tested would not have allowed (STS-02).
+    /// Growing: the log says which; their domains will want to know before they enforce it.
+    pub sts_testing_failures: u64,
     /// Messages answered for: by 250, or by a receipt.
     /// What this relay has answered for: its rate is the load.
     pub accepted_messages: u64,

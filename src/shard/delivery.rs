@@ -415,6 +415,7 @@ impl Shard {
                 if entry.needs != Needs::default() {
                     entry.note_ability(outbound.address, true);
                 }
+                self.note_test(outbound, effects);
                 // It may have one more now.
                 self.want_pump(outbound.site);
             }
@@ -433,6 +434,19 @@ impl Shard {
         }
         self.grow_hungry(now, conn.outbound());
         self.put_outbound(now, id, conn, effects);
+    }
+
+    /// Mail goes to a host whatever its domain's policy says, if that is only being tested; but it is noted (STS-02).
+    fn note_test(&mut self, outbound: &Outbound, effects: &mut Vec<Effect>) {
+        let Safety::Tested { named } = outbound.safety else { return };
+        if named && outbound.certified {
+            return;
+        }
+        self.counters.sts_testing_failures += 1;
+        let why = if named { "does not prove its name" } else { "is not named by it" };
+        let (name, address) = (&self.sites.table[outbound.site as usize].name, outbound.address);
+        let text = format!("{name}: an MTA-STS policy is being tested, and {address} {why}");
+        effects.push(Effect::Report(Level::Info, text));
     }
 
     /// What a next hop is to be told of who we are.
@@ -543,7 +557,7 @@ impl Shard {
         }
         if end == SessionEnd::TlsFailed {
             self.counters.tls_failed_out += 1;
-            if outbound.safety == Safety::IfOffered {
+            if matches!(outbound.safety, Safety::IfOffered | Safety::Tested { .. }) {
                 // Not the next hop's failure yet: it is tried in clear at once (TLS-06).
                 entry.go_clear(now.mono, outbound.address);
                 end = SessionEnd::Quit;

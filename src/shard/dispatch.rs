@@ -227,6 +227,7 @@ impl Shard {
             site,
             address,
             safety,
+            certified: false,
             wish,
             tls_begun: false,
             connected: false,

@@ -8,7 +8,7 @@
 use crate::base::limits;
 use crate::base::time::{Mono, Now};
 use crate::route::decide::Ways;
-use crate::route::{Answer, NextHop, QueryId};
+use crate::route::{Answer, QueryId};
 use crate::schedule::destination::{Answered, DestinationId};
 use crate::schedule::site::{JobId, NO_SITE, SiteId};
 use crate::shard::backlog::{Job, JobState};
@@ -218,12 +218,6 @@ impl Shard {
     ) {
         let backoff = self.backoff_of_sites();
         let entry = &mut self.sites.destinations[destination as usize];
-        if entry.decision.needs.require_tls && matches!(entry.decision.next_hop, NextHop::Mx { .. }) {
-            // Who answers an unsigned question decides who gets the message (RTL-02; RFC 8689 4.2.1).
-            let text = "5.7.10 REQUIRETLS, and the mail hosts of the domain are not proven to be its own";
-            entry.answered = Answered::Hopeless { code: 0, text, until };
-            return self.want_finding(destination);
-        }
         match self.sites.router.ways(&entry.decision, answer) {
             Ways::Try(targets) => {
                 entry.failures = 0;

@@ -156,7 +156,8 @@ pub struct TlsInfo {
     pub resumed: bool,
     /// What an AUTH exchange may be bound to.
     pub binding: ChannelBinding,
-    /// The peer showed a certificate; of a client, one that was asked for and is from an authority we trust.
+    /// The peer showed a certificate; of a client, one that was asked for and is from an authority we trust; of a next hop that is
+    /// tested, one that proves its name.
     pub certified: bool,
 }
 

@@ -27,6 +27,7 @@ impl Shard {
         let host = site.hosts.name(outbound.address).unwrap_or_else(|| outbound.address.ip().to_string().into());
         let identity = match &outbound.safety {
             Safety::Always(identity) => identity.clone(),
+            Safety::Tested { .. } => Identity::Tested,
             Safety::IfOffered | Safety::Never => Identity::Any,
         };
         effects.push(Effect::StartTls { conn: id, role: TlsRole::Client { host, identity } });
@@ -55,6 +56,7 @@ impl Shard {
             Side::Out(outbound) => {
                 assert_eq!(outbound.client.state(), ClientState::Handshake, "a handshake was not asked for");
                 self.counters.tls_out += 1;
+                outbound.certified = info.certified;
                 outbound.client.secured(now.mono, outbox);
                 self.after_client(now, id, conn, effects);
             }

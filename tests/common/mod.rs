@@ -6,6 +6,7 @@
 
 pub(crate) mod client;
 pub(crate) mod dovecot;
+pub(crate) mod hosts;
 pub(crate) mod mail;
 pub(crate) mod office;
 pub(crate) mod postfix;

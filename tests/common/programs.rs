@@ -107,6 +107,12 @@ impl Running {
         Running { child, output }
     }
 
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: i32) {
+        // SAFETY: plain call; the child is not waited for yet, so the number is its.
+        unsafe { libc::kill(self.child.id() as libc::pid_t, signal) };
+    }
+
     /// Ends it with SIGTERM (SIGKILL a moment later); its standard output.
     pub(crate) fn end(mut self) -> String {
         // SAFETY: plain call; the child is not waited for yet.

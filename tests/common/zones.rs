@@ -36,7 +36,8 @@ pub(crate) struct Zone<'a> {
 
 /// The servers; ended when dropped.
 pub(crate) struct Bed {
-    _servers: [Running; 2],
+    dir: PathBuf,
+    servers: [Running; 2],
     /// The validating resolver.
     pub(crate) resolver: SocketAddr,
     /// What serves the zones, and answers with no more than what is in them.
@@ -85,7 +86,14 @@ impl Bed {
                 zones.iter().find(|zone| matches!(zone.signing, Signing::Good | Signing::None)).expect("a zone").name;
             assert!(wait_until(PROGRAM_LONGEST, || answers(address, name)), "no DNS at {address}");
         }
-        Bed { _servers: servers, resolver, server }
+        Bed { dir, servers, resolver, server }
+    }
+
+    /// Serves another zone of the same name, which is not signed, in place of one that was not either.
+    pub(crate) fn change(&self, zone: &Zone<'_>) {
+        assert!(zone.signing == Signing::None, "what is signed stays");
+        write_zone(&self.dir, zone);
+        self.servers[0].signal(libc::SIGHUP);
     }
 }
 

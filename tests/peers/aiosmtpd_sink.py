@@ -1,6 +1,6 @@
 """Takes mail with aiosmtpd and keeps each message as N.eml and N.json: aiosmtpd_sink.py PORT DIR [CERTIFICATE KEY [ADDRESS]]
 
-With a certificate it takes mail inside TLS only.
+With a certificate it takes mail inside TLS only, and offers REQUIRETLS there.
 """
 
 import asyncio
@@ -18,8 +18,24 @@ if len(sys.argv) > 3:
     tls.load_cert_chain(sys.argv[3], sys.argv[4])
 
 
+class Session(SMTP):
+    """Takes REQUIRETLS, which aiosmtpd does not know."""
+
+    require_tls = False
+
+    async def smtp_MAIL(self, arg):
+        self.require_tls = bool(arg) and arg.endswith(" REQUIRETLS")
+        await super().smtp_MAIL(arg.removesuffix(" REQUIRETLS") if arg else arg)
+
+
 class Keeper:
     count = 0
+
+    async def handle_EHLO(self, server, session, envelope, hostname, responses):
+        session.host_name = hostname
+        if session.ssl:
+            responses.insert(len(responses) - 1, "250-REQUIRETLS")
+        return responses
 
     async def handle_DATA(self, server, session, envelope):
         Keeper.count += 1
@@ -28,6 +44,7 @@ class Keeper:
             "recipients": envelope.rcpt_tos,
             "options": envelope.mail_options,
             "hello": session.host_name,
+            "require_tls": server.require_tls,
         }
         (directory / f"{Keeper.count}.eml").write_bytes(envelope.original_content)
         # The facts come last and by a rename, so that who sees them sees all.
@@ -41,7 +58,7 @@ async def main():
     loop = asyncio.get_running_loop()
 
     def session():
-        return SMTP(Keeper(), hostname="python.example.org", tls_context=tls, require_starttls=tls is not None)
+        return Session(Keeper(), hostname="python.example.org", tls_context=tls, require_starttls=tls is not None)
 
     server = await loop.create_server(session, sys.argv[5] if len(sys.argv) > 5 else "127.0.0.1", port)
     await server.serve_forever()

@@ -37,7 +37,7 @@ impl World {
                     addresses: vec![host_address(site, 0)],
                     tls: Default::default(),
                 };
-                Answer::Mail { hosts: vec![host], ttl_s }
+                Answer::Mail { hosts: vec![host], ttl_s, sts: None }
             }
             Zone::Hosts => {
                 // A site is a set of mail hosts in their order, and its limits are that set's: a domain keeps to one.
@@ -58,7 +58,7 @@ impl World {
                         tls: Default::default(),
                     });
                 }
-                Answer::Mail { hosts, ttl_s }
+                Answer::Mail { hosts, ttl_s, sts: None }
             }
         };
         self.trace.note(self.now, "resolve", query.0, site as u64, || format!("{shard}: {domain} {answer:?}"));
@@ -101,6 +101,6 @@ impl World {
                 })
                 .collect(),
         };
-        Answer::Mail { hosts, ttl_s }
+        Answer::Mail { hosts, ttl_s, sts: None }
     }
 }

@@ -285,7 +285,7 @@ impl Hop {
                 let fallback = self.tls_refused || !self.ways.tls || ledger.tls_failed.contains(&self.site);
                 match plan.settings.tls.policies.default {
                     TlsPolicy::None => assert!(!self.inside_tls, "inside TLS against the policy"),
-                    TlsPolicy::May | TlsPolicy::Dane => {
+                    TlsPolicy::May | TlsPolicy::Dane | TlsPolicy::Published => {
                         assert!(self.inside_tls || fallback, "in clear though TLS was offered (TLS-06)")
                     }
                     TlsPolicy::Encrypt | TlsPolicy::Verify => assert!(self.inside_tls, "in clear (TLS-07)"),

@@ -108,7 +108,7 @@ fn serve_zone() -> SocketAddr {
 fn ask(resolver: &Resolver, domain: &str, address_only: bool) -> Answer {
     let (to, from) = channel::channel();
     let query = QueryId(7);
-    let question = Question { name: domain.into(), address_only, tlsa_port: None };
+    let question = Question { name: domain.into(), address_only, tlsa_port: None, sts: false };
     resolver.ask(query, question, Box::new(move |query, answer| to.send((query, answer)).unwrap()));
     let (answered, answer) = from.recv_timeout(Duration::from_secs(60)).unwrap();
     assert_eq!(answered, query);
@@ -138,7 +138,7 @@ fn answers_of_a_small_zone() {
         Resolver::start(&ResolverSettings { servers: vec![serve_zone()], ..ResolverSettings::default() }).unwrap();
     let ask = |domain: &str| ask(&resolver, domain, false);
 
-    let Answer::Mail { hosts: plain, ttl_s } = ask("Plain.TEST") else { panic!("no hosts") };
+    let Answer::Mail { hosts: plain, ttl_s, .. } = ask("Plain.TEST") else { panic!("no hosts") };
     let best = host(10, "a.plain.test", &["192.0.2.1", "192.0.2.2", "2001:db8::1"]);
     assert_eq!(plain, [best, host(20, "b.plain.test", &["192.0.2.3"])]);
     assert!((1..=60).contains(&ttl_s), "{ttl_s}");

@@ -170,6 +170,23 @@ fn names_are_proved_where_asked_for() {
     }
 }
 
+/// STS-02: a name that is tested is looked at, in a session that is taken up again, too, and nothing follows from it.
+#[test]
+fn names_are_tested() {
+    let keys = fresh_keys();
+    for (host, proves) in
+        [("relay.example", true), ("relay.example", true), ("other.example", false), ("127.0.0.1", false)]
+    {
+        let client = begin(&keys, TlsRole::Client { host: host.into(), identity: Identity::Tested });
+        let server = begin(&keys, TlsRole::Server { listener: Role::Relay });
+        let (mut client, mut server) = (End::new(client), End::new(server));
+        carry(&mut client, &mut server, usize::MAX).unwrap();
+        client.say(b"x");
+        carry(&mut client, &mut server, usize::MAX).unwrap();
+        assert_eq!(client.secured.map(|info| info.certified), Some(proves), "{host}");
+    }
+}
+
 /// Sessions resume, but one that was made without proof never stands in for a proof.
 #[test]
 fn sessions_resume() {

@@ -21,7 +21,7 @@ fn by_mx(hosts: &[(u16, &[&str])], more: &[&str]) -> World {
         addresses: addresses.iter().map(|text| ip(text)).collect(),
         tls: Default::default(),
     });
-    world.answer = Answer::Mail { hosts: hosts.collect(), ttl_s: 86_400 };
+    world.answer = Answer::Mail { hosts: hosts.collect(), ttl_s: 86_400, sts: None };
     world
 }
 

@@ -3,7 +3,7 @@
 use super::*;
 use crate::queue::RecoveredMessage;
 use crate::route::MailHost;
-use crate::route::safety::Identity;
+use crate::route::safety::{HostTls, Identity};
 
 /// A next hop with every extension that has parameters.
 fn knows_all(line: &str) -> String {
@@ -239,7 +239,7 @@ fn mail_in_utf8_finds_the_host_that_takes_it() {
         addresses: vec![IpAddr::from([192, 0, 2, number])],
         tls: Default::default(),
     };
-    world.answer = Answer::Mail { hosts: vec![host(1), host(2)], ttl_s: 86_400 };
+    world.answer = Answer::Mail { hosts: vec![host(1), host(2)], ttl_s: 86_400, sts: None };
     world.rule = only_the_second_has_it;
     let conn = world.client();
     let talk =
@@ -339,7 +339,14 @@ fn requiretls_goes_to_who_has_it() {
     world.nothing_left();
 
     // By MX nothing proves who the mail host is.
+    let host = |number: u8, tls| MailHost {
+        preference: number.into(),
+        name: format!("mx{number}.test").into(),
+        addresses: vec![IpAddr::from([192, 0, 2, number])],
+        tls,
+    };
     let mut world = World::new(&["route.default=", "route.domains={\"source.test\"=\"192.0.2.8:25\"}"]);
+    world.answer = Answer::Mail { hosts: vec![host(1, HostTls::Unknown)], ttl_s: 86_400, sts: None };
     world.rule = has_it;
     talk(&mut world);
     world.pass(1000);
@@ -350,6 +357,23 @@ fn requiretls_goes_to_who_has_it() {
     );
     let told = world.told("MAIL");
     assert!(told.len() == 1 && told[0].starts_with("MAIL FROM:<> ") && told[0].ends_with(" REQUIRETLS"), "{told:?}");
+
+    // Unless DNS does: then it goes to that host, and passes over the one that anybody may have named.
+    let mut world = World::new(&["route.default="]);
+    world.rule = has_it;
+    let hosts = vec![host(1, HostTls::Unknown), host(2, HostTls::Signed)];
+    world.answer = Answer::Mail { hosts, ttl_s: 86_400, sts: None };
+    talk(&mut world);
+    assert_eq!(
+        (world.taken.len(), &world.dialled[..]),
+        (1, &[IpAddr::from([192, 0, 2, 2])][..]),
+        "{:?}",
+        world.reports
+    );
+    let host = "mx2.test".into();
+    assert!(world.handshakes.contains(&TlsRole::Client { host, identity: Identity::Name }));
+    world.pass(100);
+    world.nothing_left();
 }
 
 /// EXT-09: recipients and messages as many at a time as the next hop takes.

@@ -10,7 +10,7 @@ fn mail_hosts(address: &str, ttl_s: u32) -> Answer {
         addresses: vec![address.parse().unwrap()],
         tls: Default::default(),
     };
-    Answer::Mail { hosts: vec![host("a.provider.test", 10), host("b.provider.test", 20)], ttl_s }
+    Answer::Mail { hosts: vec![host("a.provider.test", 10), host("b.provider.test", 20)], ttl_s, sts: None }
 }
 
 fn by_mx(more: &[&str]) -> World {
@@ -62,6 +62,7 @@ fn sites_take_turns_at_the_connections_of_a_shard() {
                 tls: Default::default(),
             }],
             ttl_s: 600,
+            sts: None,
         };
         world.input(Input::Resolved { query, answer });
         assert!(world.shard.conns.outbound <= 8, "{} connections", world.shard.conns.outbound);
@@ -92,7 +93,7 @@ fn silent_sites_leave_connections_for_others() {
             addresses: vec![address],
             tls: Default::default(),
         }];
-        world.input(Input::Resolved { query, answer: Answer::Mail { hosts, ttl_s: 600 } });
+        world.input(Input::Resolved { query, answer: Answer::Mail { hosts, ttl_s: 600, sts: None } });
     }
     assert_eq!(asked, 9);
     world.pass(1000);
@@ -135,6 +136,7 @@ fn a_domain_that_moves_takes_its_mail_along() {
             tls: Default::default(),
         }],
         ttl_s: 60,
+        sts: None,
     };
     world.pass(20_000);
     assert!(world.taken.is_empty(), "the old answer holds as long as it said");

@@ -1,7 +1,9 @@
 //! TLS as a shard sees it: clients that ask for it, handshakes that do not end, and policies about next hops.
 
 use super::*;
+use crate::route::MailHost;
 use crate::route::safety::Identity;
+use crate::route::sts::{Mode, Policy, Sts};
 
 fn offers_tls(line: &str) -> String {
     match line.split(' ').next().unwrap() {
@@ -85,5 +87,35 @@ fn policies_are_kept() {
             assert_eq!(counters.tls_failed_out > 0, fails, "{case}");
             assert_eq!(counters.recipients_open, u64::from(!delivered), "{case}: it waits");
         }
+    }
+}
+
+/// STS-02: a policy that is being tested stops no mail, and what it would have stopped is counted.
+#[test]
+fn policies_are_tested() {
+    for (named, certified, offered, fails, noted) in [
+        (true, true, true, false, 0),
+        (true, false, true, false, 1),
+        (false, true, true, false, 1),
+        (true, true, false, false, 1),
+        (true, true, true, true, 1),
+    ] {
+        let case = format!("named={named} certified={certified} offered={offered} fails={fails}");
+        let mut world = World::new(&["route.default=", "site.default.tls=published"]);
+        let tls = Default::default();
+        let host =
+            MailHost { preference: 1, name: "mx.test".into(), addresses: vec![[192, 0, 2, 1].into()], tls };
+        let named = if named { "mx.test" } else { "other.test" };
+        let policy = Policy { mode: Mode::Testing, max_age_s: 60, hosts: [named.into()].into() };
+        let sts = Sts::Known { policy: Arc::new(policy), id: "1".into(), from: "fetched".into() };
+        world.answer = Answer::Mail { hosts: vec![host], ttl_s: 60, sts: Some(Arc::new(sts)) };
+        world.rule = if offered { offers_tls } else { accept_all };
+        (world.certified, world.fail_tls) = (certified, fails);
+        world.send(&["to@dest.test"], "x\r\n");
+        assert_eq!(world.taken.len(), 1, "{case}");
+        assert_eq!(world.shard.counters().sts_testing_failures, noted, "{case}");
+        let identity = Identity::Tested;
+        assert!(world.handshakes.iter().all(|role| *role == TlsRole::Client { host: "mx.test".into(), identity: identity.clone() }));
+        assert_eq!(world.handshakes.len(), usize::from(offered), "{case}");
     }
 }

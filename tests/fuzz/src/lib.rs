@@ -21,6 +21,7 @@ pub mod record;
 pub mod recovery;
 pub mod reply;
 pub mod server;
+pub mod sts;
 pub mod trace;
 pub mod xclient;
 
@@ -48,6 +49,7 @@ pub const TARGETS: &[Target] = &[
     ("recovery", recovery::run),
     ("reply", reply::run),
     ("server", server::run),
+    ("sts", sts::run),
     ("trace", trace::run),
     ("xclient", xclient::run),
 ];
