@@ -7,10 +7,12 @@
 mod common;
 
 use std::net::{IpAddr, SocketAddr};
+use std::process::Command;
 use std::time::Duration;
 
 use common::hosts::{Host, Pair, PolicyServer, certificate};
 use common::mail::plain;
+use common::programs::{python, script, succeed};
 use common::relay::{Relay, Setup, ringpost};
 use common::sink::{Act, Sink};
 use common::zones::{Bed, Signing, Zone};
@@ -22,8 +24,8 @@ const SILENCE: Duration = Duration::from_secs(3);
 
 /// Domains with a policy that the web server has.
 const DOMAINS: [&str; 14] = [
-    "enforce", "skip", "strict", "testing", "none", "gone", "redirect", "long", "html", "twice", "kept", "mx.smart", "below",
-    "unlisted",
+    "enforce", "skip", "strict", "testing", "none", "gone", "redirect", "long", "html", "twice", "kept", "mx.smart",
+    "below", "unlisted",
 ];
 
 /// Everything around the relay.
@@ -177,7 +179,12 @@ fn serve(world: &World) -> PolicyServer {
     ] {
         server.answer(&format!("{domain}.sts.test"), 200, "text/plain; charset=utf-8", &policy(mode, host));
     }
-    server.answer("redirect.sts.test", 302, &format!("https://mta-sts.strict.sts.test:{}/.well-known/mta-sts.txt", world.web_port), "");
+    server.answer(
+        "redirect.sts.test",
+        302,
+        &format!("https://mta-sts.strict.sts.test:{}/.well-known/mta-sts.txt", world.web_port),
+        "",
+    );
     let long = policy("enforce", right) + "x: " + &"y".repeat(64 << 10) + "\r\n";
     server.answer("long.sts.test", 200, "text/plain", &long);
     server.answer("html.sts.test", 200, "text/html", &policy("enforce", right));
@@ -192,7 +199,12 @@ fn deliver(relay: &Relay, domain: &str) {
     assert!(reply.is("250 2.0.0"), "{reply:?}");
 }
 
-/// STS-01, STS-02, STS-03, STS-04, STS-05.
+/// Messages that came with REQUIRETLS.
+fn tagged(host: &Host) -> usize {
+    host.facts().iter().filter(|facts| facts.contains("\"require_tls\": true")).count()
+}
+
+/// STS-01, STS-02, STS-03, STS-04, STS-05, RTL-02.
 #[test]
 fn hosts_are_what_their_domains_policy_says() {
     let world = World::new();
@@ -217,19 +229,41 @@ fn hosts_are_what_their_domains_policy_says() {
         ("proved.signed.test", 4, 1, 9),
     ] {
         deliver(&relay, domain);
-        assert!(wait_until(ARRIVAL_LONGEST, || world.counts() == (right, wrong, clear)), "{domain}: {:?}", world.counts());
+        assert!(
+            wait_until(ARRIVAL_LONGEST, || world.counts() == (right, wrong, clear)),
+            "{domain}: {:?}",
+            world.counts()
+        );
     }
     assert!(relay.errors().contains("an MTA-STS policy is being tested"), "{}", relay.errors());
     // Fetched once, and only where there is just one record.
-    let asked = ["enforce", "redirect", "gone", "twice", "x.below"].map(|domain| server.asked(&format!("{domain}.sts.test")));
+    let asked =
+        ["enforce", "redirect", "gone", "twice", "x.below"].map(|domain| server.asked(&format!("{domain}.sts.test")));
     assert_eq!(asked, [1, 1, 1, 0, 0]);
+    // For REQUIRETLS a host has to be the domain's own: by its policy, by signed DNS, or by a record of its key; not by anybody's word.
+    let mut command = Command::new(python());
+    command.arg(script("requiretls_client.py")).arg(relay.address().port().to_string());
+    succeed(
+        command.args([
+            "enforce.sts.test",
+            "signed.signed.test",
+            "proved.signed.test",
+            "none.sts.test",
+            "x.below.sts.test",
+        ]),
+        ARRIVAL_LONGEST,
+    );
+    assert!(wait_until(ARRIVAL_LONGEST, || world.counts() == (6, 2, 9)), "{:?}", world.counts());
+    assert_eq!(tagged(&world.right) + tagged(&world.wrong), 3);
     // Nobody that the policy names; a smart host goes by its own domain's; and no policy makes up for a forged record.
     for domain in ["strict.sts.test", "kept.sts.test", "smart.test", "dane.signed.test"] {
         deliver(&relay, domain);
     }
-    assert!(wait_until(ARRIVAL_LONGEST, || server.asked("kept.sts.test") == 1 && server.asked("mx.smart.sts.test") == 1));
+    assert!(
+        wait_until(ARRIVAL_LONGEST, || server.asked("kept.sts.test") == 1 && server.asked("mx.smart.sts.test") == 1)
+    );
     std::thread::sleep(SILENCE);
-    assert_eq!(world.counts(), (4, 1, 9), "{}", relay.errors());
+    assert_eq!(world.counts(), (6, 2, 9), "{}", relay.errors());
     explained(&world);
     relay.stop();
     // What was fetched outlives the relay, and the web server.
@@ -237,9 +271,9 @@ fn hosts_are_what_their_domains_policy_says() {
     let relay = world.setup.start();
     deliver(&relay, "kept.sts.test");
     deliver(&relay, "enforce.sts.test");
-    assert!(wait_until(ARRIVAL_LONGEST, || world.counts() == (5, 1, 9)), "{:?}", world.counts());
+    assert!(wait_until(ARRIVAL_LONGEST, || world.counts() == (7, 2, 9)), "{:?}", world.counts());
     std::thread::sleep(SILENCE);
-    assert_eq!(world.counts(), (5, 1, 9), "{}", relay.errors());
+    assert_eq!(world.counts(), (7, 2, 9), "{}", relay.errors());
     // A policy that changed is looked at again before anybody gives up.
     let server = serve(&world);
     server.answer("kept.sts.test", 200, "text/plain", &policy("none", "mx.right.sts.test"));
@@ -250,7 +284,7 @@ fn hosts_are_what_their_domains_policy_says() {
         .collect();
     let changed: Vec<&str> = changed.iter().map(String::as_str).collect();
     world.bed.change(&Zone { name: "sts.test", signing: Signing::None, records: &changed, lies: &[] });
-    assert!(wait_until(ARRIVAL_LONGEST, || world.counts() == (5, 1, 11)), "{:?}", world.counts());
+    assert!(wait_until(ARRIVAL_LONGEST, || world.counts() == (7, 2, 11)), "{:?}", world.counts());
     relay.stop();
 }
 
@@ -260,7 +294,10 @@ fn explained(world: &World) {
     assert!(told.contains("enforce: mx.right.sts.test; for 86400 s  [policy 1, kept]"), "{told}");
     assert!(told.contains("[MTA-STS: it has to prove its name]"), "{told}");
     let told = world.told("strict.sts.test");
-    assert!(told.starts_with("strict.sts.test: defer") && told.contains("not named by the policy, not connected to"), "{told}");
+    assert!(
+        told.starts_with("strict.sts.test: defer") && told.contains("not named by the policy, not connected to"),
+        "{told}"
+    );
     let told = world.told("long.sts.test");
     assert!(told.contains("none that can be read") && told.contains("too long"), "{told}");
     assert!(world.told("redirect.sts.test").contains("the answer is 302"), "{}", world.told("redirect.sts.test"));

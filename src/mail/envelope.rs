@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use super::address::domain_of;
 use super::parameters::{self, Group, GroupKind, MessageParameters, RecipientParameters};
+use super::trace::HeaderSays;
 
 /// What MAIL said of the body (EXT-03; RFC 6152).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -122,12 +123,11 @@ impl Envelope {
     }
 
     /// Appends the parameters as a record has them, nothing if there are none; `order` names the recipients in the order
-    /// in which they are recorded, `utf8_header` says whether the header needs SMTPUTF8.
-    pub fn write_parameters(&self, order: &[u16], utf8_header: bool, out: &mut Vec<u8>) {
+    /// in which they are recorded, `header` is what the header says.
+    pub fn write_parameters(&self, order: &[u16], header: HeaderSays, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.message);
-        if self.utf8 {
-            parameters::write_message(out, &MessageParameters { utf8: true, utf8_header, ..Default::default() });
-        }
+        let (utf8, utf8_header, tls_optional) = (self.utf8, header.utf8, header.tls_optional);
+        parameters::write_message(out, &MessageParameters { utf8, utf8_header, tls_optional, ..Default::default() });
         if !self.groups.is_empty() {
             self.write_groups(order, out);
         }
@@ -356,7 +356,7 @@ mod tests {
         let mut envelope = Envelope::new();
         for _ in 0..2 {
             let mut block = Vec::new();
-            envelope.write_parameters(&[], false, &mut block);
+            envelope.write_parameters(&[], HeaderSays::default(), &mut block);
             assert!(block.is_empty() && envelope.parameters_bytes() == 0);
             envelope.set_sender(b"a@b");
             envelope.set_parameters(&MessageParameters { ret: Some(b"HDRS"), utf8: true, ..Default::default() });
@@ -369,9 +369,11 @@ mod tests {
                 envelope.push_recipient(address);
                 envelope.set_recipient_parameters(&said);
             }
-            envelope.write_parameters(&[2, 1, 0], true, &mut block);
+            envelope.write_parameters(&[2, 1, 0], HeaderSays { utf8: true, tls_optional: true }, &mut block);
             let block = ParameterBlock(&block);
-            let message = MessageParameters { ret: Some(b"HDRS"), utf8: true, utf8_header: true, ..Default::default() };
+            let (utf8, utf8_header, tls_optional) = (true, true, true);
+            let message =
+                MessageParameters { ret: Some(b"HDRS"), utf8, utf8_header, tls_optional, ..Default::default() };
             assert_eq!(block.message(), message);
             let recipients: Vec<_> = block.recipients().collect();
             assert_eq!(recipients, [(0, said(b"", b"rfc822;q@x")), (2, said(b"NEVER", b""))]);

@@ -10,7 +10,7 @@
 //!   2 ENVID as given      6 held until, ms u64                 NOTIFY as given, ORCPT as given; in order of numbers
 //!   3 SMTPUTF8: u8, 1 if the header needs it too
 //!   4 REQUIRETLS          7 deliver by, ms u64; mode u8: 1 return, 2 notify; +4 traced
-//!   9 AUTH was said
+//!   9 AUTH was said      10 the header says TLS-Required: No
 //!   8 group: number u32 of its first recipient, count u32, kind u8, reverse-path; before all of tag 16
 //! ```
 
@@ -26,6 +26,7 @@ const HELD: u8 = 6;
 const DELIVER_BY: u8 = 7;
 const GROUP: u8 = 8;
 const AUTH: u8 = 9;
+const TLS_OPTIONAL: u8 = 10;
 const RECIPIENT: u8 = 16;
 
 /// Length of an entry before its value.
@@ -53,6 +54,8 @@ pub struct MessageParameters<'a> {
     pub utf8_header: bool,
     /// `REQUIRETLS` was said (RFC 8689 2).
     pub require_tls: bool,
+    /// The header says `TLS-Required: No` (RFC 8689 3).
+    pub tls_optional: bool,
     /// `MT-PRIORITY=`, -9 to 9 (RFC 6710).
     pub priority: Option<i8>,
     /// Not sent before this moment (RFC 4865).
@@ -347,6 +350,9 @@ pub fn write_message(out: &mut Vec<u8>, parameters: &MessageParameters<'_>) {
     if parameters.require_tls {
         write_entry(out, REQUIRE_TLS, &[]);
     }
+    if parameters.tls_optional {
+        write_entry(out, TLS_OPTIONAL, &[]);
+    }
     if let Some(priority) = parameters.priority {
         write_entry(out, PRIORITY, &[&priority.to_le_bytes()]);
     }
@@ -412,6 +418,7 @@ impl<'a> ParameterBlock<'a> {
                 (ENVID, text) => message.envid = Some(text),
                 (UTF8, [header]) => (message.utf8, message.utf8_header) = (true, *header != 0),
                 (REQUIRE_TLS, []) => message.require_tls = true,
+                (TLS_OPTIONAL, []) => message.tls_optional = true,
                 (PRIORITY, [priority]) => message.priority = Some(i8::from_le_bytes([*priority])),
                 (HELD, value) => message.held_until = read_moment(value).map(|(moment, _)| moment),
                 (DELIVER_BY, value) => message.deliver_by = read_deliver_by(value),
@@ -584,7 +591,8 @@ mod tests {
         #[test]
         fn what_was_said_comes_back(
             (ret, envid) in (texts(), texts()),
-            (utf8, utf8_header, require_tls, traced, returns, auth) in any::<(bool, bool, bool, bool, bool, bool)>(),
+            (utf8, utf8_header, require_tls, tls_optional, traced, returns) in any::<(bool, bool, bool, bool, bool, bool)>(),
+            auth in any::<bool>(),
             priority in proptest::option::of(-9i8..=9),
             (held, by) in any::<(Option<u64>, Option<u64>)>(),
             recipients in proptest::collection::btree_map(any::<u32>(), (texts(), texts()), 0..5),
@@ -596,6 +604,7 @@ mod tests {
                 utf8,
                 utf8_header: utf8 && utf8_header,
                 require_tls,
+                tls_optional,
                 priority,
                 held_until: held.map(UnixMs),
                 deliver_by: by.map(|by| DeliverBy {

@@ -191,8 +191,17 @@ pub fn write_fixes(out: &mut Vec<u8>, fixes: Fixes, facts: &TraceFacts<'_>) {
     }
 }
 
+/// What a header says to whoever passes the message on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HeaderSays {
+    /// It holds octets over 127, where they were looked for (EXT-06).
+    pub utf8: bool,
+    /// `TLS-Required: No`: better delivered in clear than not at all (RTL-04; RFC 8689 3).
+    pub tls_optional: bool,
+}
+
 /// Looks for fields in the header of a message that comes in pieces: counts `Received` (TRC-06; RFC 5321 6.3) and, of a
-/// submitted one, the fields that it must have (BLK-07).
+/// submitted one, the fields that it must have (BLK-07); sees `TLS-Required: No`.
 ///
 /// Sees the wire form, or the plain one; ends at the first empty line, after which it costs nothing.
 #[derive(Clone, Copy, Debug, Default)]
@@ -225,17 +234,22 @@ enum Place {
     Body,
 }
 
-const NAMES: [&[u8]; 4] = [b"received:", b"from:", b"date:", b"message-id:"];
+/// `TLS-Required` has one value, which stands in one line; it is looked for with its end.
+const NAMES: [&[u8]; 6] =
+    [b"received:", b"from:", b"date:", b"message-id:", b"tls-required: no\r", b"tls-required:no\r"];
 const RECEIVED: usize = 0;
 const FROM: usize = 1;
 const DATE: usize = 2;
 const MESSAGE_ID: usize = 3;
+const TLS_OPTIONAL: usize = 4;
+/// Names that are looked for in every message.
+const ALWAYS: u8 = 1 << RECEIVED | 0b11 << TLS_OPTIONAL;
 
 impl HeaderScan {
-    /// Of a text that comes in plain form, where a dot at a line's start is part of the line, or in wire form; only
-    /// `Received` counts unless the message is submitted.
+    /// Of a text that comes in plain form, where a dot at a line's start is part of the line, or in wire form; what else it must
+    /// have counts only if the message is submitted.
     pub fn new(plain: bool, submission: bool) -> HeaderScan {
-        let wanted = if submission { (1 << NAMES.len()) - 1 } else { 1 << RECEIVED };
+        let wanted = if submission { (1 << NAMES.len()) - 1 } else { ALWAYS };
         HeaderScan { plain, wanted, ..HeaderScan::default() }
     }
 
@@ -244,9 +258,10 @@ impl HeaderScan {
         HeaderScan { watching, ..self }
     }
 
-    /// The header holds octets over 127, as far as they were looked for.
-    pub fn eight_bit(&self) -> bool {
-        self.eight_bit
+    /// What it says.
+    pub fn says(&self) -> HeaderSays {
+        let tls_optional = self.seen[TLS_OPTIONAL..].iter().any(|&seen| seen > 0);
+        HeaderSays { utf8: self.eight_bit, tls_optional }
     }
 
     /// Looks at the next piece of the message.
@@ -448,12 +463,32 @@ mod tests {
                 let mut scan = HeaderScan::new(false, false).watching(true);
                 scan.feed(&text.as_bytes()[..cut]);
                 scan.feed(&text.as_bytes()[cut..]);
-                assert_eq!(scan.eight_bit(), seen, "{text:?} cut at {cut}");
+                assert_eq!(scan.says().utf8, seen, "{text:?} cut at {cut}");
             }
         }
         let mut scan = HeaderScan::new(false, false);
         scan.feed(b"\xfc: x\r\n");
-        assert!(!scan.eight_bit());
+        assert!(!scan.says().utf8);
+    }
+
+    #[test]
+    fn what_may_go_in_clear_says_so() {
+        // RTL-04
+        for (text, seen) in [
+            ("To: a\r\nTLS-Required: No\r\n\r\n", true),
+            ("tls-required:NO\r\n\r\n", true),
+            ("TLS-Required: Nobody\r\n\r\n", false),
+            ("TLS-Required: Yes\r\n\r\n", false),
+            ("X-TLS-Required: No\r\n\r\n", false),
+            ("To: a\r\n\r\nTLS-Required: No\r\n", false),
+        ] {
+            for cut in 0..text.len() {
+                let mut scan = HeaderScan::new(false, cut % 2 == 0);
+                scan.feed(&text.as_bytes()[..cut]);
+                scan.feed(&text.as_bytes()[cut..]);
+                assert_eq!(scan.says().tls_optional, seen, "{text:?} cut at {cut}");
+            }
+        }
     }
 
     #[test]

@@ -68,9 +68,14 @@ pub struct Decision {
 impl Decision {
     /// The same, for mail with these needs.
     pub fn needing(self, needs: Needs) -> Decision {
-        // Without a proof of who the next hop is, TLS hides nothing (RTL-02).
-        let tls = if needs.require_tls { TlsPolicy::Verify } else { self.tls };
-        Decision { tls, needs, ..self }
+        let tls = match self.tls {
+            // Without a proof of who the next hop is, TLS hides nothing (RTL-02).
+            _ if needs.require_tls => TlsPolicy::Verify,
+            // What the domain publishes says nothing then; what the operator wants holds (RTL-04).
+            TlsPolicy::Dane | TlsPolicy::Published if needs.tls_optional => TlsPolicy::May,
+            tls => tls,
+        };
+        Decision { tls, needs: Needs { tls_optional: false, ..needs }, ..self }
     }
 
     /// True if somebody else than an operator has to say that the mail hosts are the domain's own (RTL-02; RFC 8689 4.2.1).
@@ -319,12 +324,15 @@ impl Router {
                 let failed = reachable.iter().any(|target| target.tls == HostTls::Failed);
                 match sts {
                     _ if reachable.is_empty() => Ways::Defer {
-                        text: format!("4.4.4 source {:?} has no address of a family of the next hop's", source.name).into(),
+                        text: format!("4.4.4 source {:?} has no address of a family of the next hop's", source.name)
+                            .into(),
                     },
                     _ if failed => {
                         Ways::Defer { text: "4.4.3 the TLSA records of no mail host can be looked up".into() }
                     }
-                    Some(Sts::Unknown { why }) => Ways::Defer { text: format!("4.4.3 no MTA-STS policy: {why}").into() },
+                    Some(Sts::Unknown { why }) => {
+                        Ways::Defer { text: format!("4.4.3 no MTA-STS policy: {why}").into() }
+                    }
                     Some(sts) if sts.policy().is_some_and(|policy| policy.mode == Mode::Enforce) => {
                         Ways::Defer { text: "4.7.5 the MTA-STS policy names no mail host of the domain".into() }
                     }
@@ -379,7 +387,11 @@ fn safety(decision: &Decision, host: &mx::Target, sts: Option<&Sts>) -> Option<S
                 NextHop::Mx { domain } if records.iter().any(|record| record.usage == 2) => Some(domain.clone()),
                 _ => None,
             };
-            Some(Safety::Always(Identity::Dane(Arc::new(Dane { base: base.clone(), records: records.clone(), domain }))))
+            Some(Safety::Always(Identity::Dane(Arc::new(Dane {
+                base: base.clone(),
+                records: records.clone(),
+                domain,
+            }))))
         }
         (_, known) if decision.wants_proof_of_hosts() => {
             let signed = matches!(known, HostTls::Signed | HostTls::Unusable);
@@ -579,7 +591,11 @@ mod tests {
     /// STS-02, STS-04, STS-05: what a policy makes of the hosts, and that none makes up for a proof that failed.
     #[test]
     fn policies_decide_about_tls() {
-        let router = router(&["site.default.tls=published", "tls.domains.only.test=dane", "route.domains.smart.test=hub.test:25"]);
+        let router = router(&[
+            "site.default.tls=published",
+            "tls.domains.only.test=dane",
+            "route.domains.smart.test=hub.test:25",
+        ]);
         let decision = router.decide(b"a.test", 0, 0);
         let question = router.question(&decision).unwrap();
         assert!(question.sts && question.tlsa_port == Some(25));
@@ -596,8 +612,12 @@ mod tests {
             fail @ Ways::Fail { .. } => panic!("{fail:?}"),
         };
         type Found = Result<(Vec<(String, Safety)>, String), Box<str>>;
-        let hosts =
-            [("mx1.test", HostTls::Unknown), ("b.test", HostTls::Signed), ("c.test", HostTls::Unusable), ("d.test", records())];
+        let hosts = [
+            ("mx1.test", HostTls::Unknown),
+            ("b.test", HostTls::Signed),
+            ("c.test", HostTls::Unusable),
+            ("d.test", records()),
+        ];
         let named = |safeties: &[(&str, Safety)], name: &str| -> Found {
             Ok((safeties.iter().map(|(host, safety)| ((*host).to_owned(), safety.clone())).collect(), name.to_owned()))
         };
@@ -616,9 +636,15 @@ mod tests {
             assert_eq!(safeties(&mail(&hosts, sts)), named(&opportunistic, " dane"));
         }
         let enforced = [("mx1.test", name.clone()), ("c.test", name.clone()), ("d.test", dane.clone())];
-        assert_eq!(safeties(&mail(&hosts, known(Mode::Enforce, &["MX1.test", "c.test"]))), named(&enforced, " dane verified"));
+        assert_eq!(
+            safeties(&mail(&hosts, known(Mode::Enforce, &["MX1.test", "c.test"]))),
+            named(&enforced, " dane verified")
+        );
         let testing = [("mx1.test", tested(true)), ("b.test", tested(false)), ("c.test", any), ("d.test", dane)];
-        assert_eq!(safeties(&mail(&hosts, known(Mode::Testing, &["mx1.test"]))), named(&testing, " dane tested a.test"));
+        assert_eq!(
+            safeties(&mail(&hosts, known(Mode::Testing, &["mx1.test"]))),
+            named(&testing, " dane tested a.test")
+        );
         let nobody = safeties(&mail(&hosts[..2], known(Mode::Enforce, &["*.mx1.test"])));
         assert!(nobody.unwrap_err().starts_with("4.7.5"));
         let failed = safeties(&mail(&[("mx1.test", HostTls::Failed)], known(Mode::Enforce, &["mx1.test"])));
@@ -629,7 +655,7 @@ mod tests {
     #[test]
     fn hosts_are_proven_to_be_the_domains_own() {
         let router = router(&["route.domains.smart.test=hub.test:25"]);
-        let needs = Needs { require_tls: true, utf8: false };
+        let needs = Needs { require_tls: true, ..Needs::default() };
         let decision = router.decide(b"a.test", 0, 0).needing(needs);
         let question = router.question(&decision).unwrap();
         assert!(question.sts && question.tlsa_port == Some(25));
@@ -648,7 +674,10 @@ mod tests {
         let both = [unsigned.clone(), signed.clone()];
         assert_eq!(kept(&mail(&both, None)), Ok("s.test".into()));
         assert_eq!(kept(&mail(&both[..1], None)), Err("5.7.10".into()));
-        assert_eq!(kept(&mail(&[("d.test", records()), ("o.test", HostTls::Unusable)], None)), Ok("d.test o.test".into()));
+        assert_eq!(
+            kept(&mail(&[("d.test", records()), ("o.test", HostTls::Unusable)], None)),
+            Ok("d.test o.test".into())
+        );
         assert_eq!(kept(&mail(&[("f.test", HostTls::Failed), unsigned.clone()], None)), Err("4.4.3".into()));
         for (mode, expected) in [
             (Mode::Enforce, Ok("u.test".to_owned())),
@@ -661,6 +690,21 @@ mod tests {
         // It may have a policy: nobody gives up before that is known.
         assert_eq!(kept(&mail(&both[..1], Some(Arc::new(Sts::Unknown { why: "404".into() })))), Err("4.4.3".into()));
         assert_eq!(kept(&mail(&both[..1], Some(Arc::new(Sts::Absent { why: "none".into() })))), Err("5.7.10".into()));
+    }
+
+    /// RTL-04: a message that had better be delivered in clear than not at all is asked no more than the operator wants.
+    #[test]
+    fn what_is_published_counts_for_nothing_if_the_sender_says_so() {
+        let router = router(&["site.default.tls=published", "tls.domains.must.test=verify"]);
+        let needs = Needs { tls_optional: true, ..Needs::default() };
+        let decision = router.decide(b"a.test", 0, 0).needing(needs);
+        let asked = router.question(&decision).unwrap();
+        assert!(!asked.sts && asked.tlsa_port.is_none());
+        let answer = mail(&[("mx.test", HostTls::Failed)], known(Mode::Enforce, &["other.test"]));
+        let Ways::Try(targets) = router.ways(&decision, &answer) else { panic!("it can be reached") };
+        assert_eq!(targets[0].safety, Safety::IfOffered);
+        assert_eq!(&*router.site(&decision, &targets).name, "mx mx.test tls=may");
+        assert_eq!(router.decide(b"must.test", 0, 0).needing(needs).tls, TlsPolicy::Verify);
     }
 
     /// RTE-23: a source has sites of its own, and never reaches a host by another address than its own.

@@ -89,7 +89,7 @@ impl Shard {
         let arrival = Arrival {
             envelope,
             text: plain.text(false),
-            utf8_header: header.eight_bit(),
+            header: header.says(),
             body_bytes: plain.bytes(),
             chunks: &chunks,
             tail: &[tail],

@@ -17,7 +17,7 @@ use crate::config::{Role, Settings};
 use crate::mail::envelope::Envelope;
 use crate::mail::parameters::ParameterBlock;
 use crate::mail::text::Text;
-use crate::mail::trace::{Fixes, Protocol, TraceFacts, write_fixes, write_received};
+use crate::mail::trace::{Fixes, HeaderSays, Protocol, TraceFacts, write_fixes, write_received};
 use crate::queue::{ChunkRef, Draft, DraftRecipient, LogRefusal, RecipientList};
 use crate::schedule::fair::{Share, TenantId};
 use crate::schedule::list::NO_JOB;
@@ -52,8 +52,8 @@ pub(super) fn server_settings(settings: &Settings, role: Role) -> ServerSettings
 pub(super) struct Arrival<'a> {
     pub(super) envelope: &'a Envelope,
     pub(super) text: Text,
-    /// Its header needs SMTPUTF8; only where the envelope says that it was asked for.
-    pub(super) utf8_header: bool,
+    /// What its header says; that it needs SMTPUTF8 only where the envelope says that it was asked for.
+    pub(super) header: HeaderSays,
     /// Bytes of the text, doubled dots not counted.
     pub(super) body_bytes: u64,
     /// Records that hold the beginning of the body.
@@ -326,7 +326,7 @@ impl Shard {
         let arrival = Arrival {
             envelope: inbound.server.envelope(),
             text: facts.text,
-            utf8_header: facts.utf8_header,
+            header: facts.header,
             body_bytes: facts.body_bytes,
             chunks: &inbound.chunks,
             tail: &tail[..=run.count],
@@ -358,7 +358,7 @@ impl Shard {
         envelope.sort(order);
         let parameters = &mut self.parameters;
         parameters.clear();
-        envelope.write_parameters(order, arrival.utf8_header, parameters);
+        envelope.write_parameters(order, arrival.header, parameters);
         let parameters = &parameters[..];
         let terms = Terms::of(ParameterBlock(parameters), now.wall, self.settings.report.delay_ms);
         let trace = TraceFacts {

@@ -23,6 +23,7 @@ pub(super) struct Terms {
     class: Option<Class>,
     utf8_header: bool,
     require_tls: bool,
+    tls_optional: bool,
 }
 
 impl Terms {
@@ -47,13 +48,15 @@ impl Terms {
             class: said.priority.map(Class::of_priority),
             utf8_header: said.utf8_header,
             require_tls: said.require_tls,
+            // What MAIL said goes before what the header says (RTL-04; RFC 8689 3).
+            tls_optional: said.tls_optional && !said.require_tls,
         }))
     }
 
     /// What a next hop must be able to do, to take the message for this recipient.
     pub(super) fn needs(&self, sender: &[u8], recipient: &[u8]) -> Needs {
         let utf8 = self.utf8_header || !sender.is_ascii() || !recipient.is_ascii();
-        Needs { utf8, require_tls: self.require_tls }
+        Needs { utf8, require_tls: self.require_tls, tls_optional: self.tls_optional }
     }
 
     /// It must not be delivered any more.

@@ -37,7 +37,7 @@ use crate::mail::aliases::Aliases;
 use crate::mail::envelope::Envelope;
 use crate::mail::parameters::{DeliverBy, MessageParameters};
 use crate::mail::text::Text;
-use crate::mail::trace::{Fixes, Protocol};
+use crate::mail::trace::{Fixes, HeaderSays, Protocol};
 use crate::queue::{LogRefusal, Proof};
 use crate::smtp::auth::{AuthRequest, ChannelBinding, Mechanisms, User};
 use crate::smtp::command::{
@@ -181,8 +181,8 @@ pub struct MessageFacts<'a> {
     pub stored_bytes: u64,
     /// What the text is like, and the form it came in.
     pub text: Text,
-    /// The header of a message with SMTPUTF8 holds octets over 127.
-    pub utf8_header: bool,
+    /// What the header says; octets over 127 only of a message with SMTPUTF8.
+    pub header: HeaderSays,
     /// The name the client gave.
     pub hello: &'a [u8],
     /// EHLO or HELO.
@@ -334,8 +334,8 @@ impl Server {
             (data.body_bytes(), data.wire_bytes(), text)
         };
         let fixes = if self.settings.submission { header.fixes() } else { Fixes::default() };
-        let utf8_header = header.eight_bit();
-        MessageFacts { body_bytes, stored_bytes, text, utf8_header, hello: &self.hello, protocol: self.protocol, fixes }
+        let header = header.says();
+        MessageFacts { body_bytes, stored_bytes, text, header, hello: &self.hello, protocol: self.protocol, fixes }
     }
 
     /// True while a message's body has begun and not ended; between BDAT chunks too.
@@ -702,6 +702,7 @@ impl Server {
             utf8: known.utf8,
             utf8_header: false,
             require_tls: known.require_tls,
+            tls_optional: false,
             priority: known.priority.map(|priority| priority.min(most)),
             held_until,
             deliver_by,

@@ -95,7 +95,7 @@ fn expand(table: &Aliases, sender: &str, recipients: &[(&str, &str)]) -> (Envelo
 fn recorded(envelope: &Envelope) -> Vec<String> {
     let (mut order, mut block) = (Vec::new(), Vec::new());
     envelope.sort(&mut order);
-    envelope.write_parameters(&order, false, &mut block);
+    envelope.write_parameters(&order, Default::default(), &mut block);
     let block = ParameterBlock(&block);
     let shown = |(number, &place): (usize, &u16)| {
         let stretch = block.stretch(number);

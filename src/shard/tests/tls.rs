@@ -103,8 +103,7 @@ fn policies_are_tested() {
         let case = format!("named={named} certified={certified} offered={offered} fails={fails}");
         let mut world = World::new(&["route.default=", "site.default.tls=published"]);
         let tls = Default::default();
-        let host =
-            MailHost { preference: 1, name: "mx.test".into(), addresses: vec![[192, 0, 2, 1].into()], tls };
+        let host = MailHost { preference: 1, name: "mx.test".into(), addresses: vec![[192, 0, 2, 1].into()], tls };
         let named = if named { "mx.test" } else { "other.test" };
         let policy = Policy { mode: Mode::Testing, max_age_s: 60, hosts: [named.into()].into() };
         let sts = Sts::Known { policy: Arc::new(policy), id: "1".into(), from: "fetched".into() };
@@ -115,7 +114,35 @@ fn policies_are_tested() {
         assert_eq!(world.taken.len(), 1, "{case}");
         assert_eq!(world.shard.counters().sts_testing_failures, noted, "{case}");
         let identity = Identity::Tested;
-        assert!(world.handshakes.iter().all(|role| *role == TlsRole::Client { host: "mx.test".into(), identity: identity.clone() }));
+        assert!(
+            world
+                .handshakes
+                .iter()
+                .all(|role| *role == TlsRole::Client { host: "mx.test".into(), identity: identity.clone() })
+        );
         assert_eq!(world.handshakes.len(), usize::from(offered), "{case}");
     }
+}
+
+/// RTL-04: what may go in clear goes by the relay's own policy; MAIL with REQUIRETLS says more.
+#[test]
+fn a_header_says_that_clear_is_better_than_nothing() {
+    let mut world =
+        World::new(&["route.default=", "site.default.tls=published", "route.domains.source.test=192.0.2.8:25"]);
+    let tls = Default::default();
+    let host = MailHost { preference: 1, name: "mx.test".into(), addresses: vec![[192, 0, 2, 1].into()], tls };
+    let policy = Policy { mode: Mode::Enforce, max_age_s: 60, hosts: ["other.test".into()].into() };
+    let sts = Sts::Known { policy: Arc::new(policy), id: "1".into(), from: "fetched".into() };
+    world.answer = Answer::Mail { hosts: vec![host], ttl_s: 60, sts: Some(Arc::new(sts)) };
+    world.send(&["to@dest.test"], "TLS-Required: Nothing\r\n\r\nx\r\n");
+    assert!(world.taken.is_empty());
+    world.send(&["to@dest.test"], "TLS-Required: No\r\n\r\nx\r\n");
+    assert_eq!(world.taken.len(), 1);
+    assert!(world.handshakes.is_empty(), "the host offers no TLS");
+    let conn = world.client();
+    world.say(conn, b"EHLO c.test\r\nSTARTTLS\r\n");
+    world.say(conn, b"EHLO c.test\r\nMAIL FROM:<a@source.test> REQUIRETLS\r\nRCPT TO:<to@dest.test>\r\nDATA\r\n");
+    assert!(world.say(conn, b"TLS-Required: No\r\n\r\nx\r\n.\r\n").starts_with("250"));
+    world.pass(1000);
+    assert_eq!(world.taken.len(), 1);
 }

@@ -51,6 +51,8 @@ pub struct Needs {
     pub utf8: bool,
     /// REQUIRETLS, inside TLS.
     pub require_tls: bool,
+    /// No more than the relay's own policy, whatever the domain publishes; its hosts need nothing for it.
+    pub tls_optional: bool,
 }
 
 impl Needs {
@@ -66,12 +68,9 @@ impl Needs {
 
 impl std::fmt::Display for Needs {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match (self.utf8, self.require_tls) {
-            (false, false) => f.write_str("nothing"),
-            (true, false) => f.write_str("smtputf8"),
-            (false, true) => f.write_str("requiretls"),
-            (true, true) => f.write_str("smtputf8,requiretls"),
-        }
+        let words = [(self.utf8, "smtputf8"), (self.require_tls, "requiretls"), (self.tls_optional, "no-tls")];
+        let words: Vec<&str> = words.iter().filter(|(needed, _)| *needed).map(|(_, word)| *word).collect();
+        if words.is_empty() { f.write_str("nothing") } else { f.write_str(&words.join(",")) }
     }
 }
 

@@ -162,7 +162,7 @@ impl Session {
         if envelope.is_expanded() {
             envelope.sort(&mut order);
         }
-        envelope.write_parameters(&order, facts.utf8_header, &mut parameters);
+        envelope.write_parameters(&order, facts.header, &mut parameters);
         self.stored.push(Stored {
             sender: envelope.sender().to_vec(),
             recipients: order.iter().map(|&number| envelope.recipient(number.into()).to_vec()).collect(),

@@ -42,7 +42,7 @@ fn check(envelope: &Envelope) {
     assert!(envelope.parameters_bytes() <= ENVELOPE_PARAMETERS_MAX_BYTES);
     let (mut order, mut block) = (Vec::new(), Vec::new());
     envelope.sort(&mut order);
-    envelope.write_parameters(&order, false, &mut block);
+    envelope.write_parameters(&order, Default::default(), &mut block);
     assert!(block.len() <= ENVELOPE_PARAMETERS_MAX_BYTES);
     let block = ParameterBlock(&block);
     let mut seen = HashSet::new();

@@ -144,8 +144,18 @@ fn late_word(by: DeliverBy) -> String {
 /// A message's parameters as `P:` shows them.
 fn said(block: &[u8]) -> String {
     let block = ParameterBlock(block);
-    let MessageParameters { ret, envid, utf8, utf8_header, require_tls, priority, held_until, deliver_by, auth } =
-        block.message();
+    let MessageParameters {
+        ret,
+        envid,
+        utf8,
+        utf8_header,
+        require_tls,
+        tls_optional,
+        priority,
+        held_until,
+        deliver_by,
+        auth,
+    } = block.message();
     let mut words = Vec::new();
     let mut word = |given: bool, text: String| words.extend(given.then_some(text));
     let text = |bytes: &[u8]| bytes.escape_ascii().to_string();
@@ -153,6 +163,7 @@ fn said(block: &[u8]) -> String {
     word(envid.is_some(), format!("ENVID={}", text(envid.unwrap_or_default())));
     word(utf8, "SMTPUTF8".to_owned() + if utf8_header { "=header" } else { "" });
     word(require_tls, "REQUIRETLS".to_owned());
+    word(tls_optional, "TLS-Required=No".to_owned());
     word(priority.is_some(), format!("MT-PRIORITY={}", priority.unwrap_or_default()));
     word(held_until.is_some(), format!("HELD={}", held_until.unwrap_or_default().0));
     word(deliver_by.is_some(), deliver_by.map_or(String::new(), |by| format!("{}={}", late_word(by), by.by.0)));
