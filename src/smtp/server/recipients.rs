@@ -2,6 +2,9 @@
 //!
 //! An address of the alias table is taken from everybody, and what it stands for enters the envelope in its place. Where mail for
 //! it goes is told only to who may know (RFC 5321 7.3, 7.4): to all others it is an address like any other.
+//!
+//! What is known to be in vain is refused here, and not reported later (DSN-14); what only DNS or a next hop knows is not asked for
+//! before a 250.
 
 use super::{Server, ServerEvent, Waiting, parameter_reply, refuse_utf8};
 use crate::base::limits::{
