@@ -113,13 +113,14 @@ impl Shard {
     }
 
     /// The first job of a site of which is known that it goes there. Those before it ask again; if they are many, the site
-    /// is looked at again when an answer comes.
+    /// is looked at again soon: an answer may be there already, so that none comes any more to look at it for.
     pub(super) fn first_known(&mut self, now: Mono, site: SiteId) -> Option<JobId> {
         for _ in 0..SENT_BACK_MAX {
             if !self.send_back(now, site) {
                 return self.sites.next_job(site);
             }
         }
+        self.wheel.insert(now.plus_ms(1), Timer::Site(site));
         None
     }
 

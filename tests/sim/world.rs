@@ -325,8 +325,9 @@ impl World {
             assert_eq!(
                 (counters.messages_live, counters.recipients_open, counters.connections_in, counters.connections_out),
                 (0, 0, 0, 0),
-                "shard {index} has work left and nothing will wake it: {counters:?}{}",
-                self.ledger.open_recipients()
+                "shard {index} has work left and nothing will wake it: {counters:?}{}{:?}",
+                self.ledger.open_recipients(),
+                shard.report(self.now()).sites
             );
         }
         for (number, client) in self.clients.iter().enumerate() {

@@ -147,6 +147,36 @@ fn a_domain_that_moves_takes_its_mail_along() {
     world.nothing_left();
 }
 
+/// However much waits at the old site while that pauses: all of it goes to the new one, also if no answer comes any more.
+#[test]
+fn a_domain_that_moves_takes_all_of_its_mail_along() {
+    let mut world =
+        by_mx(&["retry.site_first_ms=100000", "retry.site_longest_ms=100000", "site.default.connections=1"]);
+    world.answer = mail_hosts("192.0.2.1", 5);
+    world.dead = vec!["192.0.2.1".parse().unwrap()];
+    for number in 0..200 {
+        world.send(&[&format!("a{number}@dest.test")], "x\r\n");
+    }
+    assert!(world.taken.is_empty() && world.reports.iter().any(|report| report.contains("paused for")));
+    // While the old site pauses the domain moves, for long.
+    world.answer = Answer::Mail {
+        hosts: vec![MailHost {
+            preference: 1,
+            name: "new.test".into(),
+            addresses: vec!["192.0.2.7".parse().unwrap()],
+            tls: Default::default(),
+        }],
+        ttl_s: 86_400,
+        sts: None,
+    };
+    world.pass(10_000);
+    world.send(&["late@dest.test"], "x\r\n");
+    world.pass(200_000);
+    assert_eq!(world.taken.len(), 201, "{:?}", world.reports.last());
+    world.pass(20_000);
+    world.nothing_left();
+}
+
 /// A domain that does not exist any more fails what waits for it, though it had a site before.
 #[test]
 fn a_domain_that_ends_fails_its_mail() {
