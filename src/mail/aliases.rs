@@ -235,41 +235,13 @@ impl Aliases {
     /// and that the list got it is what the sender is told (RFC 3461 5.2.7). A null reverse-path stays null, so that nothing
     /// that is automatic ever comes back to a list.
     pub fn expand(&self, entry: &Entry, said: &RecipientParameters<'_>, envelope: &mut Envelope) -> Result<(), Full> {
-        assert!(entry.expands(), "it stands for somebody");
-        let automatic = envelope.sender().is_empty();
-        let single = matches!(&*entry.targets, [Target { list: None, .. }]);
-        let told = (!single && !automatic && said.wants().success).then_some(match entry.kind {
-            Kind::List(_) => GroupKind::ToldDelivered,
-            _ => GroupKind::ToldExpanded,
-        });
-        let own = entry.targets.iter().filter(|target| target.list.is_none() || automatic).count();
-        let notify = match said.wants() {
-            wants if wants.success && !single => wants.without_success(),
-            _ => said.notify,
-        };
-        // So many that ORCPT beside each would fill the record: then it is left out (a MAY of RFC 3461).
-        let crowded = own * recipient_bytes(said) > ENVELOPE_PARAMETERS_MAX_BYTES / 2;
-        let remaining = RecipientParameters { notify, orcpt: if crowded { b"" } else { said.orcpt } };
-        let told_recipient = told.map_or(0, |_| 1);
-        if envelope.len() + entry.targets.len() + told_recipient > EXPANDED_RECIPIENTS_MAX
-            || envelope.recipients_bytes() + entry.targets_bytes + told_recipient * recipient_size(&entry.address)
-                > RECIPIENTS_MAX_BYTES
-        {
-            return Err(Full::Recipients);
-        }
-        let lists: FxHashSet<u16> = entry.targets.iter().filter_map(|target| target.list).collect();
-        let groups_bytes: usize = lists.iter().map(|list| group_bytes(&self.lists[usize::from(*list)].owner)).sum();
-        let said_bytes =
-            if own == 0 || remaining == RecipientParameters::default() { 0 } else { recipient_bytes(&remaining) };
-        let told_bytes = told.map_or(0, |_| group_bytes(b"") + recipient_bytes(said));
-        if envelope.parameters_bytes() + groups_bytes + own * said_bytes + told_bytes > ENVELOPE_PARAMETERS_MAX_BYTES {
-            return Err(Full::Parameters);
-        }
+        let way = Way::of(entry, said, envelope.sender().is_empty());
+        self.find_room(entry, said, &way, envelope)?;
         for target in &entry.targets {
-            match target.list.filter(|_| !automatic).map(|list| &self.lists[usize::from(list)]) {
+            match target.list.filter(|_| !way.automatic).map(|list| &self.lists[usize::from(list)]) {
                 None => {
                     envelope.push_expanded(&target.address, None);
-                    envelope.set_recipient_parameters(&remaining);
+                    envelope.set_recipient_parameters(&way.remaining);
                 }
                 Some(List { owner, by_member }) => {
                     let kind = if *by_member { GroupKind::ListByMember } else { GroupKind::List };
@@ -277,12 +249,69 @@ impl Aliases {
                 }
             }
         }
-        if let Some(kind) = told {
+        if let Some(kind) = way.told {
             envelope.push_expanded(&entry.address, Some((kind, b"")));
             envelope.set_recipient_parameters(said);
         }
         envelope.note_given();
         Ok(())
+    }
+
+    /// Whether all that an address stands for fits into an envelope.
+    fn find_room(
+        &self,
+        entry: &Entry,
+        said: &RecipientParameters<'_>,
+        way: &Way<'_>,
+        envelope: &Envelope,
+    ) -> Result<(), Full> {
+        let (told, told_size, told_bytes) = match way.told {
+            None => (0, 0, 0),
+            Some(_) => (1, recipient_size(&entry.address), group_bytes(b"") + recipient_bytes(said)),
+        };
+        if envelope.len() + entry.targets.len() + told > EXPANDED_RECIPIENTS_MAX
+            || envelope.recipients_bytes() + entry.targets_bytes + told_size > RECIPIENTS_MAX_BYTES
+        {
+            return Err(Full::Recipients);
+        }
+        let lists: FxHashSet<u16> = entry.targets.iter().filter_map(|target| target.list).collect();
+        let groups_bytes: usize = lists.iter().map(|list| group_bytes(&self.lists[usize::from(*list)].owner)).sum();
+        let unsaid = way.remaining == RecipientParameters::default();
+        let said_bytes = if unsaid { 0 } else { way.own * recipient_bytes(&way.remaining) };
+        if envelope.parameters_bytes() + groups_bytes + said_bytes + told_bytes > ENVELOPE_PARAMETERS_MAX_BYTES {
+            return Err(Full::Parameters);
+        }
+        Ok(())
+    }
+}
+
+/// How a message goes on from an address to those that it stands for.
+struct Way<'s> {
+    /// It has the null reverse-path, and keeps it.
+    automatic: bool,
+    /// Those that keep its reverse-path.
+    own: usize,
+    /// What RCPT said, as far as it goes along to these.
+    remaining: RecipientParameters<'s>,
+    /// What its sender is told of the address itself.
+    told: Option<GroupKind>,
+}
+
+impl<'s> Way<'s> {
+    fn of(entry: &Entry, said: &RecipientParameters<'s>, automatic: bool) -> Way<'s> {
+        assert!(entry.expands(), "it stands for somebody");
+        let single = matches!(&*entry.targets, [Target { list: None, .. }]);
+        let success = said.wants().success && !single;
+        let told = (success && !automatic).then_some(match entry.kind {
+            Kind::List(_) => GroupKind::ToldDelivered,
+            _ => GroupKind::ToldExpanded,
+        });
+        let own = entry.targets.iter().filter(|target| target.list.is_none() || automatic).count();
+        let notify = if success { said.wants().without_success() } else { said.notify };
+        // So many that ORCPT beside each would fill the record: it is left out.
+        let crowded = own * recipient_bytes(said) > ENVELOPE_PARAMETERS_MAX_BYTES / 2;
+        let remaining = RecipientParameters { notify, orcpt: if crowded { b"" } else { said.orcpt } };
+        Way { automatic, own, remaining, told }
     }
 }
 
