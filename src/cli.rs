@@ -57,6 +57,12 @@ pub(crate) enum User {
         /// Keep an argon2 hash in place of a SCRAM verifier; SCRAM mechanisms do not work with it.
         #[arg(long)]
         argon2: bool,
+        /// Keep an NT hash, for NTLM, PLAIN and LOGIN: whoever reads it can log in without knowing the password.
+        #[arg(long, conflicts_with = "argon2")]
+        nt: bool,
+        /// Keep nothing and read no password: the user proves who it is by a Kerberos ticket.
+        #[arg(long, conflicts_with_all = ["argon2", "nt"])]
+        kerberos: bool,
     },
 }
 

@@ -19,7 +19,7 @@ use clap::Parser as _;
 use cli::{At, Check, Cli, Command, Configuration, Explain, Ordered, Place, Queue, Spool, Target, Tune, User};
 use ringpost::base::ids::MessageId;
 use ringpost::config::{self, Changes, Listener, Machine, Role, Settings, Values};
-use ringpost::control::auth::{self, Authenticator, Prover};
+use ringpost::control::auth::{self, Authenticator, Keep, Prover};
 use ringpost::control::http::{Holds, Server, client};
 use ringpost::control::resolver::{Resolver, ResolverSettings, check_names};
 use ringpost::mail::address::parse_forward_path;
@@ -59,7 +59,7 @@ fn main() -> ExitCode {
         Command::Explain(wanted) => explain(&wanted),
         Command::Tune(wanted) => tune(&wanted),
         Command::Queue { what } => queue(what),
-        Command::User { what: User::Add { name, senders, argon2 } } => add_user(&name, &senders, argon2),
+        Command::User { what } => add_user(what),
         Command::Sites(at) => sites(&at),
         Command::Top(at) if at.json => {
             top::json(at.http).map_err(Trouble::Failed).and_then(|text| say(&format!("{text}\n")))
@@ -315,7 +315,7 @@ fn authenticator(settings: &Settings, reporter: &Reporter) -> Result<Option<Auth
     }
     let reporter = reporter.clone();
     let report = Arc::new(move |level, text| reporter.report(level, text));
-    Authenticator::start(&settings.auth, report).map(Some).map_err(Trouble::Failed)
+    Authenticator::start(&settings.auth, &settings.hostname, report).map(Some).map_err(Trouble::Failed)
 }
 
 /// Asks whoever knows the users at the moment.
@@ -444,11 +444,25 @@ fn tune_check_out(path: &Path) -> Result<(), Trouble> {
     }
 }
 
-/// Prints a line for the file of `auth.users`; the password is the first line of standard input.
-fn add_user(name: &str, senders: &str, argon2: bool) -> Result<(), Trouble> {
+/// Prints a line for the file of `auth.users`; the password, where there is one, is the first line of standard input.
+fn add_user(User::Add { name, senders, argon2, nt, kerberos }: User) -> Result<(), Trouble> {
     let mut password = zeroize::Zeroizing::new(String::new());
-    std::io::stdin().read_line(&mut password).map_err(failed)?;
-    let line = auth::make_line(name, password.trim_end_matches(['\r', '\n']).as_bytes(), senders, argon2);
+    if !kerberos {
+        std::io::stdin().read_line(&mut password).map_err(failed)?;
+    }
+    let password = password.trim_end_matches(['\r', '\n']).as_bytes();
+    let keep = match (kerberos, nt, argon2) {
+        (true, _, _) => Keep::Nothing,
+        (_, true, _) => Keep::Nt(password),
+        (_, _, true) => Keep::Argon2(password),
+        _ => Keep::Scram(password),
+    };
+    let line = auth::make_line(&name, keep, &senders);
+    if nt {
+        eprintln!(
+            "ringpost: this line holds an NT hash (MD4): whoever reads it can log in as {name} without the password"
+        );
+    }
     say(&format!("{}\n", line.map_err(Trouble::Usage)?))
 }
 

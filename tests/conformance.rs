@@ -20,8 +20,8 @@ or MUST NOT, S = SHOULD, h = hardening learnt from practice. Priority: core, exp
 if it is not built, or not proved in full.
 ";
 
-/// Looks like an id and is none: the checksum, in capitals.
-const OTHER_WORDS: [&str; 1] = ["CRC-32"];
+/// Look like ids and are none: the checksum and the charset, in capitals.
+const OTHER_WORDS: [&str; 2] = ["CRC-32", "UTF-16"];
 
 /// Where a row of the page has the files that cite its id.
 const CODE_COLUMN: usize = 4;

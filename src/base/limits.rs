@@ -69,6 +69,10 @@ pub const COMMAND_LINE_MAX_BYTES: usize = 2048;
 pub const AUTH_LINE_MAX_BYTES: usize = 12_288 + 2;
 /// Longest challenge of an AUTH exchange before its base64.
 pub const AUTH_CHALLENGE_MAX_BYTES: usize = 3 << 10;
+/// Challenges of one AUTH exchange. One more: 501 5.5.2.
+pub const AUTH_CHALLENGES_MAX: u32 = 8;
+/// Longest text of the GSSAPI library about what went wrong, for the log. Longer: cut.
+pub const GSSAPI_TEXT_MAX_BYTES: usize = 300;
 /// Failed AUTH exchanges of one session. More: 421 4.7.0 (AUT-04).
 pub const AUTH_FAILURES_MAX: u32 = 3;
 /// A failed AUTH is answered no sooner (`auth.failure_delay_ms`) (AUT-08).
@@ -87,7 +91,7 @@ pub const AUTH_FAILURES_WINDOW_MS: u64 = 600_000;
 pub const AUTH_FAILURES_REMEMBERED_MAX: usize = 65_536;
 /// Steps of AUTH exchanges being checked, delayed or waiting, for all shards. More: 454 4.7.0.
 pub const AUTH_WAITING_MAX: usize = 4_096;
-/// Passwords hashed at a time; more wait.
+/// Passwords hashed and Kerberos tickets looked at at a time; more wait.
 pub const AUTH_HASHES_AT_ONCE: usize = 2;
 /// What a service that knows users or tokens may take (`auth.timeout_ms`). Over: 454 4.7.0 (AUT-04).
 pub const AUTH_TIMEOUT_MS: u64 = 5_000;

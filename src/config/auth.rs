@@ -1,6 +1,6 @@
 //! Keys and settings about users: who knows them, what they may prove themselves with, and how often they may fail (`auth.*`).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::ConfigError;
 use super::file::{Key, Kind, Values, number, text, texts, time};
@@ -28,15 +28,32 @@ pub(super) static KEYS: &[Key] = &[
     texts(
         "auth.mechanisms",
         &[],
-        "Mechanisms offered: PLAIN, LOGIN, SCRAM-SHA-256, SCRAM-SHA-256-PLUS, OAUTHBEARER, XOAUTH2. Empty: all that can be \
-         checked, but for SCRAM-SHA-256-PLUS, which some clients choose and cannot do. SCRAM needs SCRAM verifiers: leave it out if users \
-         have argon2 ones.",
+        "Mechanisms offered: PLAIN, LOGIN, SCRAM-SHA-256, SCRAM-SHA-256-PLUS, OAUTHBEARER, XOAUTH2, GSSAPI, GSS-SPNEGO, NTLM. Empty: all \
+         that can be checked, but for SCRAM-SHA-256-PLUS, which some clients choose and cannot do, and NTLM, which is weak. SCRAM needs \
+         SCRAM verifiers, and NTLM needs NT hashes: leave out what the users have none for.",
     ),
     Key {
         name: "auth.allow_clear",
         kind: Kind::Flag { default: false },
         manual: "Offer AUTH outside TLS too. Whoever listens then learns passwords.",
     },
+    text(
+        "auth.kerberos_keytab",
+        "",
+        "Keytab with the keys of this service, `smtp/HOST@REALM`, for GSSAPI and GSS-SPNEGO. Needs the system's MIT Kerberos \
+         library (`libgssapi-krb5-2`), and the users in `auth.users`.",
+    ),
+    text(
+        "auth.kerberos_service",
+        "",
+        "The principal in the keytab that clients must have a Kerberos ticket for, as `smtp/mail.example.org@EXAMPLE.ORG`. Empty: any there.",
+    ),
+    text(
+        "auth.kerberos_realm",
+        "",
+        "The realm whose principals are users by their names alone: `alice@EXAMPLE.ORG` is `alice` if this is `EXAMPLE.ORG`. Others \
+         are users by their whole names.",
+    ),
     text(
         "auth.jwt_key",
         "",
@@ -115,6 +132,8 @@ pub struct AuthSettings {
     pub jwt: Option<JwtSettings>,
     /// Who is asked about tokens.
     pub introspection: Option<IntrospectionSettings>,
+    /// Kerberos tickets that prove who has them.
+    pub kerberos: Option<KerberosSettings>,
     /// The claim of a token that names its user.
     pub token_claim: Box<str>,
     /// What the services asked may take.
@@ -162,6 +181,19 @@ pub struct IntrospectionSettings {
     pub secret: PathBuf,
 }
 
+/// Kerberos tickets (RFC 4120), checked with the keys of a keytab.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KerberosSettings {
+    /// The keytab.
+    pub keytab: PathBuf,
+    /// The principal that they must be for, if not any in the keytab.
+    pub service: Option<Box<str>>,
+    /// The realm that users' names leave out.
+    pub realm: Option<Box<str>>,
+    /// File in the spool that remembers what was shown with them, so that nothing is taken twice.
+    pub replays: PathBuf,
+}
+
 pub(super) fn auth(values: &Values) -> Result<AuthSettings, ConfigError> {
     let text = |name: &str| Some(values.text(name)).filter(|text| !text.is_empty());
     let url = |name: &str| {
@@ -188,17 +220,34 @@ pub(super) fn auth(values: &Values) -> Result<AuthSettings, ConfigError> {
         }
         (None, _) => None,
     };
+    let kerberos = text("auth.kerberos_keytab").map(|keytab| KerberosSettings {
+        keytab: keytab.into(),
+        service: text("auth.kerberos_service").map(Into::into),
+        realm: text("auth.kerberos_realm").map(Into::into),
+        replays: Path::new(values.text("queue.dir")).join("kerberos-replays"),
+    });
+    if let (Some(kerberos), None) = (&kerberos, &users) {
+        return Err(ConfigError::new(
+            "auth.kerberos_keytab",
+            kerberos.keytab.display().to_string(),
+            "needs auth.users, where those who have Kerberos tickets are listed",
+        ));
+    }
     let possible = |mechanism: Mechanism| match mechanism {
+        Mechanism::Gssapi | Mechanism::GssSpnego => kerberos.is_some(),
+        Mechanism::Ntlm => users.is_some(),
         Mechanism::Plain | Mechanism::Login => users.is_some() || service.is_some(),
         Mechanism::ScramSha256 | Mechanism::ScramSha256Plus => users.is_some(),
         Mechanism::OauthBearer | Mechanism::Xoauth2 => jwt.is_some() || introspection.is_some(),
     };
-    const REMEDY: &str = "must be mechanisms that auth.users, auth.url, auth.jwt_key or auth.introspection_url can check: \
-                          PLAIN, LOGIN, SCRAM-SHA-256, SCRAM-SHA-256-PLUS, OAUTHBEARER, XOAUTH2";
+    const REMEDY: &str = "must be mechanisms that auth.users, auth.url, auth.jwt_key, auth.introspection_url or \
+                          auth.kerberos_keytab can check: PLAIN, LOGIN, SCRAM-SHA-256, SCRAM-SHA-256-PLUS, OAUTHBEARER, XOAUTH2, \
+                          GSSAPI, GSS-SPNEGO, NTLM";
     let named = each(values, "auth.mechanisms", |text| {
         Mechanism::of_name(text.as_bytes()).filter(|mechanism| possible(*mechanism)).ok_or(REMEDY)
     })?;
-    let usual = |mechanism: &Mechanism| possible(*mechanism) && *mechanism != Mechanism::ScramSha256Plus;
+    let unusual = [Mechanism::ScramSha256Plus, Mechanism::Ntlm];
+    let usual = |mechanism: &Mechanism| possible(*mechanism) && !unusual.contains(mechanism);
     let all = || Mechanism::ALL.into_iter().filter(usual).collect();
     let chosen: Vec<Mechanism> = if named.is_empty() { all() } else { named };
     Ok(AuthSettings {
@@ -208,6 +257,7 @@ pub(super) fn auth(values: &Values) -> Result<AuthSettings, ConfigError> {
         url: service,
         jwt,
         introspection,
+        kerberos,
         token_claim: values.text("auth.token_claim").into(),
         timeout_ms: values.number("auth.timeout_ms"),
         failure_delay_ms: values.number("auth.failure_delay_ms"),

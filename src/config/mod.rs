@@ -22,7 +22,7 @@ mod sharing;
 use std::fmt;
 
 pub use aliases::AliasSettings;
-pub use auth::{AuthSettings, IntrospectionSettings, JwtSettings};
+pub use auth::{AuthSettings, IntrospectionSettings, JwtSettings, KerberosSettings};
 pub use changes::Changes;
 pub use file::{Origin, Values};
 pub use reference::reference;

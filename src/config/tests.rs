@@ -288,3 +288,22 @@ fn compare_page(name: &str, expected: &str) {
     let page = std::fs::read_to_string(&path).unwrap_or_default();
     assert!(page == expected, "{name} is not current; RINGPOST_REGENERATE=1 cargo test writes it anew");
 }
+
+/// FND-08: Kerberos is offered where there is a keytab, NTLM where it is named.
+#[test]
+fn mechanisms_are_offered_where_they_can_be_checked() {
+    let names = |sets: &[&str]| -> Vec<&str> {
+        let settings = with("", &[&["listen.submission=127.0.0.1:587", "auth.users=/u"], sets].concat()).unwrap();
+        settings.auth.offered().inside_tls.iter().map(|mechanism| mechanism.name()).collect()
+    };
+    assert_eq!(names(&[]), ["SCRAM-SHA-256", "PLAIN", "LOGIN"]);
+    let keytab = "auth.kerberos_keytab=/k";
+    assert_eq!(names(&[keytab]), ["GSSAPI", "GSS-SPNEGO", "SCRAM-SHA-256", "PLAIN", "LOGIN"]);
+    assert_eq!(names(&[keytab, "auth.mechanisms=ntlm,gss-spnego"]), ["GSS-SPNEGO", "NTLM"]);
+    let settings = with("", &["auth.users=/u", keytab, "auth.kerberos_realm=R", "queue.dir=/q"]).unwrap();
+    let kerberos = settings.auth.kerberos.unwrap();
+    assert_eq!((kerberos.realm.as_deref(), &*kerberos.replays), (Some("R"), Path::new("/q/kerberos-replays")));
+    assert!(with("", &[keytab]).unwrap_err().contains("needs auth.users"));
+    let error = with("", &["auth.users=/u", "auth.mechanisms=GSSAPI"]).unwrap_err();
+    assert!(error.contains("auth.kerberos_keytab can check"), "{error}");
+}

@@ -68,6 +68,7 @@ fn folders_of_files(settings: &Settings, config: Option<&Path>) -> Vec<PathBuf> 
     let tls = &settings.tls;
     let pair = tls.pair.iter().flat_map(|(certificate, key)| [certificate, key]);
     let auth = settings.auth.users.iter().chain(settings.auth.jwt.iter().map(|jwt| &jwt.key));
+    let auth = auth.chain(settings.auth.kerberos.iter().map(|kerberos| &kerberos.keytab));
     let credentials = settings.route.next_hops.iter().filter_map(|hop| hop.credentials.as_deref());
     let files = pair.chain(&tls.client_roots).chain([&tls.roots]).chain(auth).chain(&settings.aliases.file);
     let folder = |file: &Path| match file.parent() {

@@ -31,17 +31,26 @@ pub enum Mechanism {
     OauthBearer,
     /// The same in the form that Google began with.
     Xoauth2,
+    /// RFC 4752: a ticket of Kerberos.
+    Gssapi,
+    /// The same inside SPNEGO (RFC 4178), as Windows and Cyrus SASL do it; in no RFC of its own.
+    GssSpnego,
+    /// MS-SMTPNTLM: proof that one knows a hash of the password without salt.
+    Ntlm,
 }
 
 impl Mechanism {
     /// All of them, in the order in which they are offered: the strongest first.
-    pub const ALL: [Mechanism; 6] = [
+    pub const ALL: [Mechanism; 9] = [
         Mechanism::ScramSha256Plus,
+        Mechanism::Gssapi,
+        Mechanism::GssSpnego,
         Mechanism::ScramSha256,
         Mechanism::OauthBearer,
         Mechanism::Xoauth2,
         Mechanism::Plain,
         Mechanism::Login,
+        Mechanism::Ntlm,
     ];
 
     /// The registered name.
@@ -53,6 +62,9 @@ impl Mechanism {
             Mechanism::ScramSha256Plus => "SCRAM-SHA-256-PLUS",
             Mechanism::OauthBearer => "OAUTHBEARER",
             Mechanism::Xoauth2 => "XOAUTH2",
+            Mechanism::Gssapi => "GSSAPI",
+            Mechanism::GssSpnego => "GSS-SPNEGO",
+            Mechanism::Ntlm => "NTLM",
         }
     }
 
@@ -61,14 +73,14 @@ impl Mechanism {
         Mechanism::ALL.into_iter().find(|mechanism| mechanism.name().as_bytes().eq_ignore_ascii_case(name))
     }
 
-    const fn bit(self) -> u8 {
-        1 << self as u8
+    const fn bit(self) -> u16 {
+        1 << self as u16
     }
 }
 
 /// A set of mechanisms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct Mechanisms(u8);
+pub struct Mechanisms(u16);
 
 impl Mechanisms {
     /// None.
@@ -125,6 +137,12 @@ impl ChannelBinding {
             "tls-server-end-point" => self.end_point.as_deref(),
             _ => None,
         }
+    }
+
+    /// What GSSAPI and NTLM bind to: the certificate, with the binding's name in front (RFC 5056 2.1, RFC 5929 4).
+    pub fn end_point_data(&self) -> Option<Vec<u8>> {
+        let data = self.end_point.as_deref()?;
+        Some([b"tls-server-end-point:", data].concat())
     }
 }
 

@@ -6,6 +6,7 @@ pub mod client;
 pub mod command;
 pub mod data;
 pub mod line;
+pub mod ntlm;
 pub mod proxy;
 pub mod reply;
 pub mod reply_parser;

@@ -167,6 +167,16 @@ pub fn scram_final(message: &[u8]) -> Option<ScramFinal<'_>> {
     Some(ScramFinal { binding, nonce, proof, without_proof })
 }
 
+/// GSSAPI's choice to protect nothing behind the exchange (RFC 4752 3.3).
+pub const NO_LAYER: u8 = 1;
+
+/// Reads GSSAPI's last message, once unwrapped: the layer, which can be only the empty one, three bytes that mean nothing without
+/// one, and whom the client wants to act for; nobody named: itself.
+pub fn gssapi_choice(message: &[u8]) -> Option<&str> {
+    let ([NO_LAYER, _, _, _], authorize) = message.split_first_chunk()? else { return None };
+    if authorize.is_empty() { Some("") } else { name(authorize) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -238,6 +248,16 @@ mod tests {
         assert!(scram_final(b"c=biws,p=x").is_none() && scram_final(b"r=ab,c=biws,p=x").is_none());
     }
 
+    #[test]
+    fn only_the_empty_layer_can_be_chosen() {
+        // RFC 4752 3.1, 3.3
+        assert_eq!(gssapi_choice(b"\x01\0\0\0"), Some(""));
+        assert_eq!(gssapi_choice(b"\x01\0\x10\0alice"), Some("alice"));
+        for bad in [&b""[..], b"\x01\0\0", b"\x02\0\0\0alice", b"\x03\0\0\0", b"\x01\0\0\0al\0ice", b"\x01\0\0\0\xff"] {
+            assert_eq!(gssapi_choice(bad), None, "{bad:?}");
+        }
+    }
+
     proptest! {
         #[test]
         fn nothing_panics_and_what_is_read_was_said(
@@ -257,7 +277,7 @@ mod tests {
                 let again = format!("{},p={}", read.without_proof, read.proof);
                 prop_assert_eq!(again.as_bytes(), &message[..]);
             }
-            let _ = (oauth_bearer(&message).is_some(), xoauth2(&message).is_some());
+            let _ = (oauth_bearer(&message).is_some(), xoauth2(&message).is_some(), gssapi_choice(&message).is_some());
         }
     }
 }

@@ -7,6 +7,7 @@
 pub(crate) mod client;
 pub(crate) mod dovecot;
 pub(crate) mod hosts;
+pub(crate) mod kdc;
 pub(crate) mod mail;
 pub(crate) mod office;
 pub(crate) mod postfix;

@@ -13,7 +13,8 @@ use super::sink::Sink;
 /// Nothing that a log or a reply may show.
 pub(crate) const PASSWORD: &str = "corr3ct-horse";
 
-/// A relay with all roles, and its users: alice with a SCRAM verifier, bob with an argon2 one.
+/// A relay with all roles, and its users: alice with a SCRAM verifier, bob with an argon2 one, carol with an NT hash, dave without a
+/// password.
 pub(crate) struct Office {
     pub(crate) setup: Setup,
     pub(crate) relay: Relay,
@@ -25,7 +26,8 @@ fn user_line(name: &str, more: &[&str]) -> String {
     let mut command = Command::new(program());
     command.args(["user", "add", name]).args(more).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = command.spawn().unwrap();
-    child.stdin.take().unwrap().write_all(format!("{PASSWORD}\n").as_bytes()).unwrap();
+    // Where none is kept it need not be read.
+    let _ = child.stdin.take().unwrap().write_all(format!("{PASSWORD}\n").as_bytes());
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "{}", shown(&output.stdout, &output.stderr));
     let line = String::from_utf8(output.stdout).unwrap();
@@ -33,11 +35,13 @@ fn user_line(name: &str, more: &[&str]) -> String {
     line
 }
 
-/// Makes the file of both users.
+/// Makes the file of the users.
 pub(crate) fn users_file(setup: &Setup) -> PathBuf {
     let path = setup.dir().join("users");
     let alice = user_line("alice", &["--senders", "alice@example.com"]);
-    std::fs::write(&path, alice + &user_line("bob", &["--argon2"])).unwrap();
+    let others = [("bob", &["--argon2"][..]), ("carol", &["--nt"]), ("dave", &["--kerberos"])];
+    let lines = others.iter().fold(alice, |lines, (name, more)| lines + &user_line(name, more));
+    std::fs::write(&path, lines).unwrap();
     path
 }
 

@@ -6,9 +6,13 @@
 //! that hashing stalls neither mail nor other exchanges. What an exchange remembers is in its answer: nothing
 //! is kept here but failures of late. Secrets and names of users who failed are in no report.
 //!
-//! - `prover`: our own credentials. `users`: the file and its verifiers. `scram`: SCRAM-SHA-256. `tokens`: JWTs. `service`: HTTP. `limiter`: failures.
+//! - `prover`: our own credentials. `users`: the file and its verifiers. `scram`: SCRAM-SHA-256. `ntlm`: NTLM. `kerberos`: GSSAPI and
+//!   GSS-SPNEGO, by the system's library in `gssapi`. `tokens`: JWTs. `service`: HTTP. `limiter`: failures.
 
+mod gssapi;
+mod kerberos;
 mod limiter;
+mod ntlm;
 mod prover;
 mod scram;
 mod service;
@@ -17,22 +21,26 @@ mod users;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{Semaphore, mpsc};
+use zeroize::Zeroizing;
 
 use crate::base::limits;
-use crate::config::{AuthSettings, LogLevel};
+use crate::config::{AuthSettings, KerberosSettings, LogLevel};
 use crate::smtp::auth::{AuthAnswer, AuthRequest, ExchangeState, Mechanism, User};
+use crate::smtp::ntlm::{Response, authenticate};
 use crate::smtp::sasl::{self, Bearer};
 
+use gssapi::{Acceptor, Trouble};
+use kerberos::{Exchange, Outcome};
 use limiter::{Key, Limiter};
 pub use prover::{ProofReply, Prover};
 use scram::{First, Misfit, Pending, Proof};
 use service::Services;
 use tokens::Tokens;
 use users::Users;
-pub use users::make_line;
+pub use users::{Keep, make_line};
 
 /// Where an answer goes: called once, on this thread; must not block.
 pub type Reply = Box<dyn FnOnce(AuthAnswer) + Send>;
@@ -61,8 +69,8 @@ pub struct Authenticator {
 }
 
 impl Authenticator {
-    /// Starts the thread. An error: a file that the settings name cannot be used, or the system gives no thread.
-    pub fn start(settings: &AuthSettings, report: Report) -> Result<Authenticator, String> {
+    /// Starts the thread; `hostname` is what NTLM tells. An error: a file that the settings name cannot be used, or the system gives no thread.
+    pub fn start(settings: &AuthSettings, hostname: &str, report: Report) -> Result<Authenticator, String> {
         let (steps, inbox) = mpsc::channel(limits::AUTH_WAITING_MAX);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -71,7 +79,7 @@ impl Authenticator {
             .map_err(|error| error.to_string())?;
         let checker = {
             let _inside = runtime.enter();
-            Checker::new(settings, report)?
+            Checker::new(settings, hostname, report)?
         };
         let run = move || runtime.block_on(serve(inbox, Arc::new(checker)));
         thread::Builder::new().name("auth".into()).spawn(run).map_err(|error| error.to_string())?;
@@ -109,6 +117,10 @@ enum Memory {
     LoginPassword(String),
     /// SCRAM: the proof was asked for.
     Scram(Pending, Name),
+    /// NTLM: the proof was asked for.
+    Ntlm(ntlm::Pending),
+    /// GSSAPI and GSS-SPNEGO: more was asked for.
+    Kerberos(Exchange),
     /// SCRAM: our own proof was given, the client has nothing more to say.
     Proven(Arc<User>),
     /// A token was refused, and the client was told why.
@@ -133,6 +145,8 @@ struct Checker {
     users: Option<Users>,
     tokens: Option<Tokens>,
     services: Services,
+    kerberos: Option<Kerberos>,
+    hostname: Box<str>,
     limiter: Mutex<Limiter>,
     failure_delay: Duration,
     /// From which the verifiers of users come who are not there.
@@ -140,12 +154,26 @@ struct Checker {
     report: Report,
 }
 
+/// Whose Kerberos tickets are believed.
+struct Kerberos {
+    acceptor: Arc<Acceptor>,
+    realm: Option<Box<str>>,
+}
+
+impl Kerberos {
+    fn open(settings: &KerberosSettings) -> Result<Kerberos, String> {
+        Ok(Kerberos { acceptor: Arc::new(Acceptor::open(settings)?), realm: settings.realm.clone() })
+    }
+}
+
 impl Checker {
-    fn new(settings: &AuthSettings, report: Report) -> Result<Checker, String> {
+    fn new(settings: &AuthSettings, hostname: &str, report: Report) -> Result<Checker, String> {
         Ok(Checker {
             users: settings.users.as_deref().map(Users::open).transpose()?,
             tokens: settings.jwt.as_ref().map(|jwt| Tokens::new(jwt, &settings.token_claim)).transpose()?,
             services: Services::new(settings)?,
+            kerberos: settings.kerberos.as_ref().map(Kerberos::open).transpose()?,
+            hostname: hostname.into(),
             limiter: Mutex::new(Limiter::new(settings)),
             failure_delay: Duration::from_millis(settings.failure_delay_ms),
             secret: machine_secret(),
@@ -176,24 +204,29 @@ impl Checker {
 
     async fn judge(&self, mut request: AuthRequest) -> Judged {
         let memory = request.state.take().map(|state| state.take::<Memory>().expect("a state of ours"));
-        let response = request.response.take();
-        match (request.mechanism, memory, response.as_ref().map(|response| &response[..])) {
-            (Mechanism::Plain, None, Some(message)) => self.plain(&request, message).await,
+        match (request.mechanism, memory, request.response.take()) {
+            (Mechanism::Plain, None, Some(message)) => self.plain(&request, &message).await,
             (Mechanism::Login, None, None) => challenge(b"Username:".to_vec(), Memory::LoginName),
-            (Mechanism::Login, None | Some(Memory::LoginName), Some(name)) => match sasl::name(name) {
+            (Mechanism::Login, None | Some(Memory::LoginName), Some(name)) => match sasl::name(&name) {
                 Some(name) => challenge(b"Password:".to_vec(), Memory::LoginPassword(name.to_owned())),
                 None => AuthAnswer::Malformed.into(),
             },
             (Mechanism::Login, Some(Memory::LoginPassword(name)), Some(password)) if !password.is_empty() => {
-                self.password(&request, &name, "", password).await
+                self.password(&request, &name, "", &password).await
             }
             (Mechanism::ScramSha256 | Mechanism::ScramSha256Plus, None, Some(message)) => {
-                self.scram_first(&request, message)
+                self.scram_first(&request, &message)
             }
-            (_, Some(Memory::Scram(pending, name)), Some(message)) => self.scram_final(&pending, name, message),
-            (_, Some(Memory::Proven(user)), Some([])) => AuthAnswer::Accepted(user).into(),
-            (Mechanism::OauthBearer, None, Some(message)) => self.token(sasl::oauth_bearer(message)).await,
-            (Mechanism::Xoauth2, None, Some(message)) => self.token(sasl::xoauth2(message)).await,
+            (_, Some(Memory::Scram(pending, name)), Some(message)) => self.scram_final(&pending, name, &message),
+            (_, Some(Memory::Proven(user)), Some(nothing)) if nothing.is_empty() => AuthAnswer::Accepted(user).into(),
+            (Mechanism::OauthBearer, None, Some(message)) => self.token(sasl::oauth_bearer(&message)).await,
+            (Mechanism::Xoauth2, None, Some(message)) => self.token(sasl::xoauth2(&message)).await,
+            (Mechanism::Ntlm, None, Some(message)) => self.ntlm_first(&message),
+            (_, Some(Memory::Ntlm(pending)), Some(message)) => self.ntlm_last(&request, &pending, &message),
+            (Mechanism::Gssapi | Mechanism::GssSpnego, None, Some(token)) => {
+                self.holder_of(&request, None, token).await
+            }
+            (_, Some(Memory::Kerberos(exchange)), Some(token)) => self.holder_of(&request, Some(exchange), token).await,
             (_, Some(Memory::TokenRefused(user)), _) => Judged { answer: AuthAnswer::Refused, user },
             _ => AuthAnswer::Malformed.into(),
         }
@@ -234,7 +267,7 @@ impl Checker {
                 None => return Found::No,
             },
         };
-        let password = users::prepared(password);
+        let password = Zeroizing::new(password.to_vec());
         let matched = tokio::task::spawn_blocking(move || {
             let matched = entry.verifier.matches(&password);
             (matched && known).then(|| entry.user.clone())
@@ -273,7 +306,7 @@ impl Checker {
         }
         let scram = |entry: &users::Entry| match &entry.verifier {
             users::Verifier::Scram(verifier) => Some(verifier.clone()),
-            users::Verifier::Argon2(_) => None,
+            users::Verifier::Argon2(_) | users::Verifier::Nt(_) | users::Verifier::Kerberos => None,
         };
         let same = first.authorize().is_none_or(|authorize| authorize == first.user());
         let verifier = self.entry(first.user()).filter(|_| same).and_then(|entry| scram(&entry));
@@ -297,6 +330,95 @@ impl Checker {
                 // Taken out of the file just now.
                 None => Judged { answer: AuthAnswer::Refused, user: Some(name) },
             },
+        }
+    }
+
+    fn ntlm_first(&self, message: &[u8]) -> Judged {
+        let now_ms =
+            SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+        match ntlm::Pending::begin(message, &self.hostname, now_ms) {
+            Some((text, pending)) => challenge(text, Memory::Ntlm(pending)),
+            None => AuthAnswer::Malformed.into(),
+        }
+    }
+
+    fn ntlm_last(&self, request: &AuthRequest, pending: &ntlm::Pending, message: &[u8]) -> Judged {
+        let Some(read) = authenticate(message) else { return AuthAnswer::Malformed.into() };
+        let name: Name = read.user.as_str().into();
+        if self.blocks(&[Key::User(name.clone())]) {
+            return AuthAnswer::TooMany.into();
+        }
+        let told = |level, why: &str| (self.report)(level, format!("AUTH NTLM of {}: {why}", request.peer));
+        let entry = self.entry(&read.user);
+        let hash = entry.as_ref().and_then(|entry| match &entry.verifier {
+            users::Verifier::Nt(hash) => Some(hash.clone()),
+            _ => None,
+        });
+        // Nobody's hash takes as long and fits nothing.
+        let judged_by = hash.as_ref().cloned().unwrap_or_else(ntlm::NtHash::of_nobody);
+        let proof = match &read.response {
+            Response::Older => {
+                told(LogLevel::Info, "the client knows no version 2");
+                ntlm::Proof::Bad
+            }
+            Response::Second(response) => {
+                pending.judge(message, (&read.user, &read.domain), response, &judged_by, &request.binding)
+            }
+        };
+        if proof == ntlm::Proof::ElsewhereBound {
+            told(LogLevel::Warning, "it is bound to another TLS session: somebody between may pass it on");
+        }
+        match entry {
+            Some(entry) if hash.is_some() && proof == ntlm::Proof::Good => {
+                AuthAnswer::Accepted(entry.user.clone()).into()
+            }
+            _ => Judged { answer: AuthAnswer::Refused, user: Some(name) },
+        }
+    }
+
+    /// Looks at Kerberos tickets beside this thread. There is nothing to guess in them, so a name's failures do not count.
+    async fn holder_of(&self, request: &AuthRequest, begun: Option<Exchange>, response: Zeroizing<Vec<u8>>) -> Judged {
+        let Some(kerberos) = &self.kerberos else { return AuthAnswer::Malformed.into() };
+        let exchange = begun.unwrap_or_else(|| Exchange::new(kerberos.acceptor.clone(), request.mechanism));
+        let channel = request.binding.end_point_data();
+        let step = move || exchange.step(&response, channel.as_deref());
+        let told = |level, why: &str| {
+            (self.report)(level, format!("AUTH {} of {}: {why}", request.mechanism.name(), request.peer));
+        };
+        match tokio::task::spawn_blocking(step).await {
+            Ok(Outcome::Challenge(text, _)) if text.len() > limits::AUTH_CHALLENGE_MAX_BYTES => {
+                AuthAnswer::Malformed.into()
+            }
+            Ok(Outcome::Challenge(text, exchange)) => challenge(text, Memory::Kerberos(exchange)),
+            Ok(Outcome::Malformed) => AuthAnswer::Malformed.into(),
+            Ok(Outcome::Principal { name, authorize }) => {
+                let judged = self.holder(kerberos, &name, &authorize);
+                if matches!(judged.answer, AuthAnswer::Refused) {
+                    // Proved, and so nothing that was typed into the wrong field.
+                    told(LogLevel::Info, &format!("{name:?} is not in auth.users, or wants to be somebody else"));
+                }
+                judged
+            }
+            Ok(Outcome::Failed(Trouble::Refused(why))) => {
+                told(LogLevel::Info, &why);
+                AuthAnswer::Refused.into()
+            }
+            Ok(Outcome::Failed(Trouble::NoKeys(why))) => {
+                told(LogLevel::Error, &why);
+                AuthAnswer::Unavailable.into()
+            }
+            Err(_) => AuthAnswer::Unavailable.into(),
+        }
+    }
+
+    /// The user that a Kerberos ticket's holder is: one who is listed, and acts for nobody else.
+    fn holder(&self, kerberos: &Kerberos, principal: &str, authorize: &str) -> Judged {
+        let user = kerberos::user_of(principal, kerberos.realm.as_deref());
+        match self.entry(user) {
+            Some(entry) if ["", user, principal].contains(&authorize) => {
+                AuthAnswer::Accepted(entry.user.clone()).into()
+            }
+            _ => AuthAnswer::Refused.into(),
         }
     }
 

@@ -17,15 +17,15 @@ struct World {
 fn world(change: impl FnOnce(&mut AuthSettings)) -> World {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("users");
-    let scram = make_line("alice", b"geheim", "alice@example.org", false).unwrap();
-    let argon2 = make_line("bob", b"geheim", "", true).unwrap();
+    let scram = make_line("alice", Keep::Scram(b"geheim"), "alice@example.org").unwrap();
+    let argon2 = make_line("bob", Keep::Argon2(b"geheim"), "").unwrap();
     std::fs::write(&path, format!("{scram}\n{argon2}\n")).unwrap();
     let mut settings = AuthSettings { users: Some(path), failure_delay_ms: 50, ..Settings::defaults().auth };
     change(&mut settings);
     let reports = Arc::new(Mutex::new(String::new()));
     let kept = reports.clone();
     let report: Report = Arc::new(move |_, text| kept.lock().unwrap().push_str(&text));
-    World { authenticator: Authenticator::start(&settings, report).unwrap(), reports, _dir: dir }
+    World { authenticator: Authenticator::start(&settings, "relay.example.org", report).unwrap(), reports, _dir: dir }
 }
 
 impl World {
@@ -203,4 +203,52 @@ fn tokens_are_asked_about() {
     let unknown = world(|settings| settings.introspection = Some(introspection(url)));
     let answer = unknown.step(Mechanism::OauthBearer, Some(good), None);
     assert!(matches!(answer, AuthAnswer::Challenge { .. }), "{answer:?}");
+}
+
+/// FND-08: what is no message of NTLM is none, the first version proves nothing, and who has no hash is nobody.
+#[test]
+fn ntlm_takes_its_own_messages_only() {
+    let world = world(|_| ());
+    let first = [&b"NTLMSSP\0\x01\0\0\0\x07\x82\x08\xa2"[..], &[0; 16]].concat();
+    for bad in [&b""[..], b"NTLMSSP\0", &first[..15], &[first.as_slice(), &[0; 9000]].concat()[1..]] {
+        assert!(matches!(world.step(Mechanism::Ntlm, Some(bad), None), AuthAnswer::Malformed), "{bad:?}");
+    }
+    let begin = || match world.step(Mechanism::Ntlm, Some(&first), None) {
+        AuthAnswer::Challenge { text, state } => (text, state),
+        other => panic!("{other:?}"),
+    };
+    let ((one, state), (other, _)) = (begin(), begin());
+    assert!(one.starts_with(b"NTLMSSP\0\x02\0\0\0") && one[24..32] != other[24..32], "no nonce comes twice");
+    assert!(matches!(world.step(Mechanism::Ntlm, Some(&first), Some(state)), AuthAnswer::Malformed));
+    // Nothing but a user's name, in ASCII, and a response of 24 bytes.
+    for (name, length) in [("alice", 24u8), ("nobody", 24), ("alice", 0)] {
+        let field = |length: u8, offset: u8| [length, 0, length, 0, offset, 0, 0, 0];
+        let end = 64 + length;
+        let fields =
+            [field(0, 64), field(length, 64), field(0, 64), field(name.len() as u8, end), field(0, 64), field(0, 64)];
+        let response = vec![1; length.into()];
+        let last = [&b"NTLMSSP\0\x03\0\0\0"[..], &fields.concat(), &[2, 2, 0, 0], &response, name.as_bytes()].concat();
+        let (_, state) = begin();
+        assert!(matches!(world.step(Mechanism::Ntlm, Some(&last), Some(state)), AuthAnswer::Refused), "{name}");
+    }
+    assert!(world.reports.lock().unwrap().contains("the client knows no version 2"));
+    assert!(!world.reports.lock().unwrap().contains("nobody"));
+}
+
+/// FND-08: without a keytab there is nobody to judge Kerberos tickets.
+#[test]
+fn kerberos_needs_a_keytab() {
+    let world = world(|_| ());
+    for mechanism in [Mechanism::Gssapi, Mechanism::GssSpnego] {
+        assert!(matches!(world.step(mechanism, Some(b"token"), None), AuthAnswer::Malformed));
+    }
+    let missing = crate::config::KerberosSettings {
+        keytab: "/nonexistent/keytab".into(),
+        service: None,
+        realm: None,
+        replays: "/nonexistent/replays".into(),
+    };
+    let settings = AuthSettings { kerberos: Some(missing), ..Settings::defaults().auth };
+    let error = Authenticator::start(&settings, "relay.example.org", Arc::new(|_, _| ())).err().unwrap();
+    assert!(error.starts_with("auth.kerberos_keytab /nonexistent/keytab: "), "{error}");
 }

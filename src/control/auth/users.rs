@@ -1,6 +1,7 @@
 //! The file of users: a line each, `name verifier [senders]`; `#` begins a comment.
 //!
-//! A verifier is an argon2 hash in PHC form, or a SCRAM one; which senders a user may use is a list with commas (AUT-06).
+//! A verifier is an argon2 hash in PHC form, a SCRAM one, an NT hash as crypt(3) writes it, or the word `kerberos` for users without a
+//! password; which senders a user may use is a list with commas (AUT-06).
 //! The file is read again when its time or size changes; if it is wrong then, the old one stays and the operator is told. Errors
 //! name the line, never what stands in it (AUT-08). Checking a password costs milliseconds: never on a shard.
 
@@ -13,6 +14,7 @@ use argon2::Argon2;
 use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher as _, PasswordVerifier as _};
 
+use super::ntlm::NtHash;
 use super::scram;
 use crate::base::limits::USER_NAME_MAX_BYTES;
 use crate::smtp::auth::{Senders, User};
@@ -21,13 +23,24 @@ use crate::smtp::auth::{Senders, User};
 pub(super) enum Verifier {
     Argon2(Box<str>),
     Scram(scram::Verifier),
+    Nt(NtHash),
+    /// No password is the user's: a Kerberos ticket proves who it is.
+    Kerberos,
 }
+
+/// What a user without a password has in a verifier's place.
+const KERBEROS: &str = "kerberos";
 
 impl Verifier {
     fn parse(text: &str) -> Option<Verifier> {
-        match text.starts_with("$argon2") {
-            true => PasswordHash::new(text).ok().map(|_| Verifier::Argon2(text.into())),
-            false => scram::Verifier::parse(text).map(Verifier::Scram),
+        if text == KERBEROS {
+            Some(Verifier::Kerberos)
+        } else if text.starts_with("$argon2") {
+            PasswordHash::new(text).ok().map(|_| Verifier::Argon2(text.into()))
+        } else if text.starts_with('$') {
+            NtHash::parse(text).map(Verifier::Nt)
+        } else {
+            scram::Verifier::parse(text).map(Verifier::Scram)
         }
     }
 
@@ -36,9 +49,11 @@ impl Verifier {
         match self {
             Verifier::Argon2(text) => {
                 let hash = PasswordHash::new(text).expect("it was looked at when read");
-                Argon2::default().verify_password(password, &hash).is_ok()
+                Argon2::default().verify_password(&prepared(password), &hash).is_ok()
             }
-            Verifier::Scram(verifier) => verifier.matches(password),
+            Verifier::Scram(verifier) => verifier.matches(&prepared(password)),
+            Verifier::Nt(hash) => hash.matches(password),
+            Verifier::Kerberos => false,
         }
     }
 }
@@ -141,26 +156,43 @@ impl Users {
 }
 
 /// The password as both sides of an exchange hash it (RFC 4013); one that has no such form stays as it is.
-pub(super) fn prepared(password: &[u8]) -> zeroize::Zeroizing<Vec<u8>> {
+fn prepared(password: &[u8]) -> zeroize::Zeroizing<Vec<u8>> {
     let text = str::from_utf8(password).ok().and_then(|text| stringprep::saslprep(text).ok());
     zeroize::Zeroizing::new(text.map_or_else(|| password.to_vec(), |text| text.as_bytes().to_vec()))
 }
 
+/// What to keep of a user's password.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep<'a> {
+    /// A SCRAM verifier of this one.
+    Scram(&'a [u8]),
+    /// An argon2 hash.
+    Argon2(&'a [u8]),
+    /// An NT hash, which is as good as the password for who has it.
+    Nt(&'a [u8]),
+    /// There is none: a Kerberos ticket proves who the user is.
+    Nothing,
+}
+
 /// A line for the file. The error says what is wrong with the name or the password.
-pub fn make_line(name: &str, password: &[u8], senders: &str, with_argon2: bool) -> Result<String, String> {
+pub fn make_line(name: &str, keep: Keep<'_>, senders: &str) -> Result<String, String> {
     if crate::smtp::sasl::name(name.as_bytes()).is_none() || name.contains(char::is_whitespace) || name.starts_with('#')
     {
         return Err("a name must be without blanks and controls, and not begin with #".to_owned());
     }
-    if password.is_empty() || password.contains(&0) {
+    if let Keep::Scram(password) | Keep::Argon2(password) | Keep::Nt(password) = keep
+        && (password.is_empty() || password.contains(&0))
+    {
         return Err("the password must not be empty".to_owned());
     }
-    let password = prepared(password);
-    let verifier = if with_argon2 {
-        let hash = Argon2::default().hash_password(&password).map_err(|error| format!("argon2: {error}"))?;
-        hash.to_string()
-    } else {
-        scram::Verifier::of_password(&password).to_string()
+    let verifier = match keep {
+        Keep::Argon2(password) => {
+            let hash = Argon2::default().hash_password(&prepared(password));
+            hash.map_err(|error| format!("argon2: {error}"))?.to_string()
+        }
+        Keep::Scram(password) => scram::Verifier::of_password(&prepared(password)).to_string(),
+        Keep::Nt(password) => NtHash::of_password(password).ok_or("for NTLM the password must be UTF-8")?.to_string(),
+        Keep::Nothing => KERBEROS.to_owned(),
     };
     let blank = if senders.is_empty() { "" } else { " " };
     Ok(format!("{name} {verifier}{blank}{senders}"))
@@ -173,27 +205,41 @@ mod tests {
     #[test]
     fn what_is_made_is_read_and_matches() {
         let mut file = String::from("# users\n\n");
-        for (name, argon2) in [("alice", false), ("bob@example.org", true)] {
-            let line = make_line(name, "gehe\u{ad}im\u{2168}".as_bytes(), "a@example.org,@b.example", argon2).unwrap();
+        let password = "gehe\u{ad}im\u{2168}".as_bytes();
+        for (name, keep) in [
+            ("alice", Keep::Scram(password)),
+            ("bob@example.org", Keep::Argon2(password)),
+            ("carol", Keep::Nt(password)),
+            ("dave", Keep::Nothing),
+        ] {
+            let line = make_line(name, keep, "a@example.org,@b.example").unwrap();
             assert!(!line.contains("geheim"), "{line}");
             file += &format!("{line}\n");
         }
         let table = Table::parse(&file).unwrap();
-        for name in ["alice", "bob@example.org"] {
+        // SASLprep: a soft hyphen is nothing, and the numeral is IX. NTLM takes passwords as they are.
+        for (name, prepared, as_it_is) in
+            [("alice", true, true), ("bob@example.org", true, true), ("carol", false, true), ("dave", false, false)]
+        {
             let entry = table.find(name).unwrap();
-            // SASLprep: a soft hyphen is nothing, and the numeral is IX.
-            assert!(entry.verifier.matches(&prepared(b"geheimIX")), "{name}");
-            assert!(!entry.verifier.matches(b"geheim"));
+            assert_eq!(entry.verifier.matches(b"geheimIX"), prepared, "{name}");
+            assert_eq!(entry.verifier.matches(password), as_it_is, "{name}");
+            assert!(
+                !entry.verifier.matches(b"geheim") && !entry.verifier.matches(b"") && !entry.verifier.matches(b"\xff")
+            );
             assert!(entry.user.senders.allow(b"x@b.example") && !entry.user.senders.allow(b"x@c.example"));
         }
         assert!(table.find("Alice").is_none());
-        assert!(make_line("a b", b"x", "", false).is_err() && make_line("a", b"", "", false).is_err());
+        assert!(make_line("a b", Keep::Scram(b"x"), "").is_err() && make_line("a", Keep::Nt(b"\xff"), "").is_err());
+        for keep in [Keep::Scram(b""), Keep::Argon2(b""), Keep::Nt(b"")] {
+            assert!(make_line("a", keep, "").is_err(), "{keep:?}");
+        }
     }
 
     #[test]
     fn a_wrong_line_is_named_and_not_shown() {
         // AUT-08
-        let line = make_line("a", b"x", "", false).unwrap();
+        let line = make_line("a", Keep::Scram(b"x"), "").unwrap();
         for (text, at) in [("alice geheim", "line 1"), ("\nalice", "line 2"), (&format!("{line}\n{line}"), "line 2")] {
             let error = Table::parse(text).err().unwrap();
             assert!(error.starts_with(at) && !error.contains("geheim"), "{error}");
@@ -205,14 +251,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("users");
         assert!(Users::open(&path).is_err());
-        std::fs::write(&path, make_line("a", b"x", "", false).unwrap()).unwrap();
+        std::fs::write(&path, make_line("a", Keep::Scram(b"x"), "").unwrap()).unwrap();
         let users = Users::open(&path).unwrap();
         assert!(users.table().0.find("a").is_some());
         std::fs::write(&path, "nonsense").unwrap();
         let (table, trouble) = users.table();
         assert!(table.find("a").is_some() && trouble.unwrap().contains("line 1"));
         assert!(users.table().1.is_none(), "said once");
-        std::fs::write(&path, make_line("bb", b"x", "", false).unwrap()).unwrap();
+        std::fs::write(&path, make_line("bb", Keep::Scram(b"x"), "").unwrap()).unwrap();
         assert!(users.table().0.find("bb").is_some());
     }
 }

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use super::{Server, ServerEvent, Waiting};
-use crate::base::limits::AUTH_FAILURES_MAX;
+use crate::base::limits::{AUTH_CHALLENGES_MAX, AUTH_FAILURES_MAX};
 use crate::mail::trace::Protocol;
 use crate::smtp::auth::{self, AuthAnswer, AuthRequest, ExchangeState, Mechanism, Mechanisms, User};
 use crate::smtp::reply::{self, Reply};
@@ -18,6 +18,8 @@ pub(super) struct Exchange {
     mechanism: Mechanism,
     /// What the last answer left.
     state: Option<ExchangeState>,
+    /// How often the client was asked for more.
+    challenges: u32,
 }
 
 impl Server {
@@ -60,7 +62,7 @@ impl Server {
             self.answer(refusal, out);
             return None;
         }
-        self.exchange = Some(Exchange { mechanism, state: None });
+        self.exchange = Some(Exchange { mechanism, state: None, challenges: 0 });
         match initial {
             Some(initial) => self.take_response(initial, out),
             // The client speaks first in these: the empty challenge asks for it (AUT-02).
@@ -111,16 +113,17 @@ impl Server {
         self.waiting = Waiting::Command;
         let exchange = self.exchange.take().expect("an exchange was begun");
         match answer {
-            AuthAnswer::Challenge { text, state } => {
+            AuthAnswer::Challenge { text, state } if exchange.challenges < AUTH_CHALLENGES_MAX => {
                 reply::write_challenge(out, &text);
-                self.exchange = Some(Exchange { state: Some(state), ..exchange });
+                let challenges = exchange.challenges + 1;
+                self.exchange = Some(Exchange { state: Some(state), challenges, ..exchange });
             }
             AuthAnswer::Accepted(user) => {
                 self.set_user(user);
                 reply::AUTHENTICATED.write(out);
             }
             AuthAnswer::Refused => self.auth_failed(out),
-            AuthAnswer::Malformed => self.answer(reply::MALFORMED_RESPONSE, out),
+            AuthAnswer::Malformed | AuthAnswer::Challenge { .. } => self.answer(reply::MALFORMED_RESPONSE, out),
             AuthAnswer::Unavailable => reply::AUTH_UNAVAILABLE.write(out),
             AuthAnswer::TooMany => self.end_session(reply::AUTH_TOO_MANY, out),
         }

@@ -6,7 +6,7 @@ mod states;
 use super::*;
 use crate::base::ids::{Position, ShardId};
 use crate::smtp::auth::{AuthAnswer, ExchangeState, Mechanism, Senders};
-use crate::smtp::sasl;
+use crate::smtp::{ntlm, sasl};
 use proptest::prelude::*;
 
 /// A message that the session gave away as whole.
@@ -58,7 +58,7 @@ fn peer(may_relay: bool) -> Peer {
 const CROWDED: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 99));
 
 /// Knows alice with the password `secret`, who may send from a.example; whoever is called `down` cannot be looked up, and
-/// `blocked` failed too often.
+/// `blocked` failed too often. Kerberos tickets are the words `ticket` and `endless`; NTLM is as it is, but whoever says `alice` is.
 fn judge(request: AuthRequest) -> AuthAnswer {
     assert!(!format!("{request:?}").contains("secret"));
     let state = request.state.and_then(|state| state.take::<String>());
@@ -84,6 +84,27 @@ fn judge(request: AuthRequest) -> AuthAnswer {
             more("Password:", str::from_utf8(said).unwrap())
         }
         (Mechanism::Login, Some(name), Some(said)) => check(&name, said),
+        (Mechanism::GssSpnego | Mechanism::Gssapi, _, Some(b"endless")) => more("more", "endless"),
+        (Mechanism::GssSpnego | Mechanism::Gssapi, None, Some(b"ticket")) => more("reply", "last"),
+        (Mechanism::GssSpnego, Some(state), Some(b"")) if state == "last" => check("alice", b"secret"),
+        (Mechanism::Gssapi, Some(state), Some(b"")) if state == "last" => more("layers", "layers"),
+        (Mechanism::Gssapi, Some(state), Some(choice)) if state == "layers" => match sasl::gssapi_choice(choice) {
+            Some("" | "alice") => check("alice", b"secret"),
+            Some(_) => AuthAnswer::Refused,
+            None => AuthAnswer::Malformed,
+        },
+        (Mechanism::Ntlm, None, Some(message)) => match ntlm::negotiate(message) {
+            Some(abilities) => AuthAnswer::Challenge {
+                text: ntlm::challenge(abilities, *b"nonceabc", "relay.example", 0),
+                state: ExchangeState::new(String::new()),
+            },
+            None => AuthAnswer::Malformed,
+        },
+        (Mechanism::Ntlm, Some(_), Some(message)) => match ntlm::authenticate(message) {
+            Some(ntlm::Authenticate { user, response: ntlm::Response::Second(_), .. }) => check(&user, b"secret"),
+            Some(_) => AuthAnswer::Refused,
+            None => AuthAnswer::Malformed,
+        },
         _ => AuthAnswer::Malformed,
     }
 }

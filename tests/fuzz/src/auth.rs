@@ -4,10 +4,10 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use ringpost::base::limits::AUTH_LINE_MAX_BYTES;
+use ringpost::base::limits::{AUTH_CHALLENGE_MAX_BYTES, AUTH_LINE_MAX_BYTES};
 use ringpost::smtp::auth::{AuthAnswer, AuthRequest, ExchangeState, Mechanism, Mechanisms, Senders, User};
-use ringpost::smtp::sasl;
 use ringpost::smtp::server::{AuthSettings, Peer, Server, ServerEvent, ServerSettings, Waiting};
+use ringpost::smtp::{ntlm, sasl};
 
 /// Any bytes are what a client of a submission listener sends.
 pub fn run(data: &[u8]) {
@@ -108,6 +108,25 @@ fn messages(data: &[u8]) {
     if let Some(read) = sasl::plain(data) {
         let again = [read.authorize.as_bytes(), b"\0", read.user.as_bytes(), b"\0", read.password].concat();
         assert_eq!(again, data);
+    }
+    if let Some(read) = sasl::gssapi_choice(data) {
+        assert_eq!([&data[..4], read.as_bytes()].concat(), data);
+    }
+    if let Some(abilities) = ntlm::negotiate(data) {
+        let challenge = ntlm::challenge(abilities, [7; 8], "relay.example", u64::MAX);
+        assert!(challenge.len() < AUTH_CHALLENGE_MAX_BYTES && ntlm::negotiate(&challenge).is_none());
+    }
+    if let Some(read) = ntlm::authenticate(data) {
+        assert!(!read.user.is_empty());
+        if let ntlm::Response::Second(response) = read.response {
+            let said = [&response.proof[..], response.blob].concat();
+            assert!(data.windows(said.len()).any(|part| part == said));
+            if let Some(integrity) = response.integrity {
+                let zeroed = integrity.without(data);
+                let codes = data.iter().zip(&zeroed).filter(|(said, zeroed)| said != zeroed).count();
+                assert!(zeroed.len() == data.len() && codes <= 16);
+            }
+        }
     }
     if let Some(read) = sasl::scram_first(data) {
         assert_eq!([read.header, read.bare].concat().as_bytes(), data);

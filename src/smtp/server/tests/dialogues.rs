@@ -49,6 +49,12 @@ impl<'t> Dialogue<'t> {
                 ("users-ask", "") => settings.users_ask = true,
                 ("etrn", "") => settings.etrn = true,
                 ("etrn", "allowed") => (settings.etrn, asking.may_etrn) = (true, true),
+                ("submission", "tokens") => {
+                    let offered = [Mechanism::Gssapi, Mechanism::GssSpnego, Mechanism::Ntlm];
+                    let inside_tls = offered.into_iter().fold(Mechanisms::NONE, Mechanisms::with);
+                    settings.auth = AuthSettings { inside_tls, in_clear: inside_tls, demanded: true };
+                    (settings.submission, may_relay) = (true, false);
+                }
                 ("hold", seconds) => settings.hold_max_s = seconds.parse().unwrap(),
                 ("errors", n) => settings.errors_max = n.parse().unwrap(),
                 ("recipients", n) => settings.recipients_max = n.parse().unwrap(),
