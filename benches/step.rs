@@ -32,6 +32,49 @@ fn whole_message(c: &mut Criterion) {
     }
 }
 
+/// The same with DKIM signatures, by keys that openssl makes; the ratio to `message/10 KiB` is what they cost (BLK-01).
+#[cfg(feature = "runtime")]
+fn signed_message(c: &mut Criterion) {
+    use ringpost::runtime::signing::{new_digest, read_key};
+    let dir = tempfile::tempdir().unwrap();
+    let mut group = c.benchmark_group("signed 10 KiB");
+    let body = message(10 * 1024);
+    let kinds: [(&str, &[&str]); 3] = [
+        ("ed25519", &["-algorithm", "ED25519"]),
+        ("rsa 2048", &["-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"]),
+        ("rsa 4096", &["-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:4096"]),
+    ];
+    for (name, options) in kinds {
+        let file = dir.path().join(name);
+        let made = std::process::Command::new("openssl").arg("genpkey").args(options).arg("-out").arg(&file).output();
+        assert!(made.unwrap().status.success());
+        let mut settings = World::settings();
+        settings.dkim.keys.push(ringpost::config::DkimKeySettings {
+            name: "key".into(),
+            domain: "source.test".into(),
+            selector: "s".into(),
+            file,
+            subdomains: false,
+            tenants: Box::default(),
+        });
+        settings.dkim.read(read_key, new_digest).unwrap();
+        let mut world = World::with(settings, Box::new(HeapBlocks), 1);
+        group.bench_function(name, |b| {
+            b.iter(|| {
+                world.say(ENVELOPE);
+                world.say(&body);
+            });
+        });
+        world.rest();
+        let counters = world.shard.counters();
+        assert_eq!((counters.signed_messages, counters.unsigned_messages), (world.delivered, 0), "{counters:?}");
+    }
+    group.finish();
+}
+
+#[cfg(not(feature = "runtime"))]
+fn signed_message(_: &mut Criterion) {}
+
 /// What is done to each byte of a body.
 fn sweeps(c: &mut Criterion) {
     let body = message(10 * 1024);
@@ -56,5 +99,5 @@ fn sweeps(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, whole_message, sweeps);
+criterion_group!(benches, whole_message, signed_message, sweeps);
 criterion_main!(benches);

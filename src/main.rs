@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use clap::Parser as _;
 
-use cli::{At, Check, Cli, Command, Configuration, Explain, Ordered, Place, Queue, Spool, Target, Tune, User};
+use cli::{At, Check, Cli, Command, Configuration, Dkim, Explain, Ordered, Place, Queue, Spool, Target, Tune, User};
 use ringpost::base::ids::MessageId;
 use ringpost::config::{self, Changes, Listener, Machine, Role, Settings, Values};
 use ringpost::control::auth::{self, Authenticator, Keep, Prover};
@@ -57,6 +57,7 @@ fn main() -> ExitCode {
         Command::Demo(wanted) => demo::demo(&wanted).map_err(Trouble::Failed),
         Command::Check(wanted) => check(&wanted),
         Command::Explain(wanted) => explain(&wanted),
+        Command::Dkim(Dkim { configuration }) => dkim_records(&configuration),
         Command::Tune(wanted) => tune(&wanted),
         Command::Queue { what } => queue(what),
         Command::User { what } => add_user(what),
@@ -101,13 +102,34 @@ fn load_values(configuration: &Configuration) -> Result<(Settings, Values), Trou
 }
 
 fn check(wanted: &Check) -> Result<(), Trouble> {
-    let settings = load(&wanted.configuration)?;
+    let mut settings = load(&wanted.configuration)?;
     runtime::probe::io_uring().map_err(Trouble::Failed)?;
     Keys::check(&settings).map_err(failed)?;
+    read_signing_keys(&mut settings)?;
     Prover::check(&settings.route.next_hops).map_err(Trouble::Failed)?;
     runtime::placement(&settings).map_err(|error| Trouble::Usage(error.to_string()))?;
     say(&format!("the configuration is right, and this machine can run it with {} shards\n", settings.shards))?;
     if wanted.dns { check_dns(&settings) } else { Ok(()) }
+}
+
+/// Reads the DKIM keys, as the user that the relay runs as.
+fn read_signing_keys(settings: &mut Settings) -> Result<(), Trouble> {
+    let read = settings.dkim.read(runtime::signing::read_key, runtime::signing::new_digest);
+    read.map_err(|error| Trouble::Usage(error.to_string()))
+}
+
+/// Prints what DNS is to say of each DKIM key, as a zone file has it: a text of DNS is a row of strings of 255 octets at most.
+fn dkim_records(configuration: &Configuration) -> Result<(), Trouble> {
+    let mut settings = load(configuration)?;
+    read_signing_keys(&mut settings)?;
+    let Some(ring) = &settings.dkim.ring else {
+        return Err(Trouble::Usage("no key has a name (dkim.NAME.key)".into()));
+    };
+    ring.keys().into_iter().try_for_each(|key| {
+        let record = key.record();
+        let strings = record.as_bytes().chunks(255).map(|part| format!("\"{}\"", String::from_utf8_lossy(part)));
+        say(&format!("{}. IN TXT ( {} )\n", key.record_name(), strings.collect::<Vec<_>>().join(" ")))
+    })
 }
 
 /// Whether sources' names and addresses belong together (RTE-12).
@@ -188,7 +210,7 @@ fn domain_asked(recipient: &str) -> Result<&str, String> {
 }
 
 fn run(configuration: &Configuration) -> Result<(), Trouble> {
-    let mut settings = Arc::new(load(configuration)?);
+    let mut settings = load(configuration)?;
     let cores = runtime::placement(&settings).map_err(|error| Trouble::Usage(error.to_string()))?;
     // Before any thread starts, so that all inherit it.
     runtime::block_signals().map_err(failed)?;
@@ -202,6 +224,8 @@ fn run(configuration: &Configuration) -> Result<(), Trouble> {
     if settings.landlock {
         privileges::confine(&settings, configuration.config.as_deref()).map_err(failed)?;
     }
+    read_signing_keys(&mut settings)?;
+    let mut settings = Arc::new(settings);
     let reporter = Reporter::start(settings.log_level).map_err(failed)?;
     note.into_iter().for_each(|note| reporter.report(Level::Warning, note));
     let (_lock, starts) = spool::open_spool(&SpoolSettings {
@@ -247,7 +271,8 @@ fn reload(
     (server, users): (Option<&Server>, &Users),
     reporter: &Reporter,
 ) {
-    let loaded = load(configuration).and_then(|wanted| {
+    let loaded = load(configuration).and_then(|mut wanted| {
+        read_signing_keys(&mut wanted)?;
         let changes = Changes::between(settings, wanted);
         // Always: the files may hold others than before under the same names.
         let (keys, note) = Keys::load(&changes.settings).map_err(failed)?;
@@ -272,7 +297,10 @@ fn reload(
     crew.change(settings, &keys);
     server.into_iter().for_each(|server| server.change(settings.clone()));
     let changed = if changes.changed.is_empty() { "no key".to_owned() } else { changes.changed.join(", ") };
-    reporter.report(Level::Info, format!("reload: changed {changed}; certificates, users and aliases were read again"));
+    reporter.report(
+        Level::Info,
+        format!("reload: changed {changed}; certificates, users, aliases and DKIM keys were read again"),
+    );
 }
 
 fn options(settings: &Settings, sockets: Sockets, keys: Keys, authenticate: Authenticate, prove: Prove) -> Options {

@@ -24,7 +24,7 @@ fn reload(relay: &Relay, setup: &Setup, text: &str) -> String {
     std::fs::write(setup.dir().join("ringpost.toml"), text).unwrap();
     let ends = || {
         let errors = relay.errors();
-        errors.matches("users and aliases were read again").count() + errors.matches("nothing was changed").count()
+        errors.matches("DKIM keys were read again").count() + errors.matches("nothing was changed").count()
     };
     let before = ends();
     relay.signal(libc::SIGHUP);

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use ringpost::base::bytes::BlockSource;
 use ringpost::base::ids::{ConnId, ShardId};
 use ringpost::base::time::{Mono, Now, UnixMs};
-use ringpost::config::{self, Machine, Role};
+use ringpost::config::{self, Machine, Role, Settings};
 use ringpost::queue::ShardStart;
 use ringpost::shard::{Effect, Input, Setup, Shard};
 
@@ -37,10 +37,20 @@ pub(crate) struct World {
 impl World {
     /// Ready, with a client that has said EHLO and will send messages for so many recipients.
     pub(crate) fn new(blocks: Box<dyn BlockSource>, recipients: usize) -> World {
+        World::with(World::settings(), blocks, recipients)
+    }
+
+    /// What the shard is told.
+    pub(crate) fn settings() -> Settings {
         let sets =
             ["shards=1", "relay.hostname=relay.test", "route.default=192.0.2.9:25", "site.default.connections=1"];
         let machine = Machine { hostname: "relay.test".into(), cores: 1 };
-        let settings = Arc::new(config::load(None, &sets.map(String::from), &machine).unwrap());
+        config::load(None, &sets.map(String::from), &machine).unwrap()
+    }
+
+    /// The same as `new` with other settings.
+    pub(crate) fn with(settings: Settings, blocks: Box<dyn BlockSource>, recipients: usize) -> World {
+        let settings = Arc::new(settings);
         let now = Now { mono: Mono(1), wall: UnixMs(1_795_000_000_000) };
         let start = ShardStart::empty(ShardId(0));
         let setup = Setup { id: ShardId(0), settings, start, blocks, seed: 1, now };

@@ -50,7 +50,7 @@ pub const VERDICTS_HELD_MAX_BYTES: usize = 16 << 20;
 /// Failed writes remembered, for tickets that are asked about late; older tickets count as refused.
 pub const LOG_FAILURES_KEPT: usize = 64;
 /// Longest prefix (trace and signature fields) of one message.
-pub const PREFIX_MAX_BYTES: usize = 4096;
+pub const PREFIX_MAX_BYTES: usize = 10 << 10;
 /// Shards of one relay.
 pub const SHARDS_MAX: u16 = 256;
 
@@ -134,6 +134,14 @@ pub const HOLD_MAX_S: u32 = 7 * 86_400;
 pub const DATA_LINE_MAX_BYTES: usize = 1000;
 /// Longest `Received` field that we write (TRC-05): folded, of names that are bounded themselves.
 pub const TRACE_MAX_BYTES: usize = 2048;
+/// Longest header of a message that is signed, and so held in memory while the message comes. Longer: the message goes unsigned (BLK-01).
+pub const DKIM_HEADER_MAX_BYTES: usize = 64 << 10;
+/// Fields that one signature covers. More: the message goes unsigned.
+pub const DKIM_FIELDS_MAX: usize = 64;
+/// Longest `DKIM-Signature` field that we write, with the longest key and as many fields as it may cover.
+pub const DKIM_FIELD_MAX_BYTES: usize = 3072;
+/// DKIM keys of a configuration. More: it is an error.
+pub const DKIM_KEYS_MAX: usize = 10_000;
 /// Received fields beyond which a message is looping (`relay.received_fields`): 554 5.4.6 (TRC-06).
 pub const RECEIVED_FIELDS_MAX: u32 = 100;
 /// Refused or unknown commands of one session since its last accepted message (`relay.errors`). More: 421 4.7.0 (SES-10).
@@ -381,6 +389,7 @@ const _: () = assert!(MESSAGE_MAX_BYTES <= MESSAGE_CEILING_BYTES && SEGMENT_BYTE
 const _: () = assert!(SEGMENT_MIN_BYTES <= SEGMENT_BYTES);
 const _: () = assert!(TLS_KEPT_MAX_BYTES < RECEIVE_BYTES, "what is kept stands in front of what is read");
 const _: () = assert!(COMMAND_LINE_MAX_BYTES >= 1036, "SIZ-03");
+const _: () = assert!(PREFIX_MAX_BYTES >= TRACE_MAX_BYTES + 512 + 2 * DKIM_FIELD_MAX_BYTES, "a key of each kind signs");
 const _: () = assert!(TRACE_MAX_BYTES >= 2 * DOMAIN_MAX_BYTES + PATH_MAX_BYTES + 512);
 
 #[cfg(test)]

@@ -30,6 +30,7 @@ impl Changes {
             tls: _,
             auth: _,
             aliases: _,
+            dkim: _,
             queue: _,
             shards: _,
             cores: _,
@@ -90,6 +91,7 @@ impl Changes {
             "tls": tls;
             "auth": auth;
             "aliases and etrn": aliases;
+            "dkim": dkim;
             "site": site;
             "sites with limits of their own": sites;
             "retry": retry;

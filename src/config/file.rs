@@ -325,7 +325,11 @@ static KEYS: &[Key] = &[
 
 /// All keys, in the order of the manual.
 pub fn keys() -> impl Iterator<Item = &'static Key> + Clone {
-    KEYS.iter().chain(super::outbound::KEYS).chain(super::auth::KEYS).chain(super::aliases::KEYS)
+    KEYS.iter()
+        .chain(super::outbound::KEYS)
+        .chain(super::auth::KEYS)
+        .chain(super::aliases::KEYS)
+        .chain(super::dkim::KEYS)
 }
 
 /// A value of the right kind and within bounds; what it means is not known yet.

@@ -5,13 +5,14 @@
 //! the value and the remedy; there are no warnings, and no input makes it panic.
 //!
 //! - [`mod@file`]: every key once, with default, bounds and manual text; reads a file and overrides into raw values.
-//! - `auth`: the settings about users. `aliases`: addresses that stand for others. `routes`, `sharing`: where mail goes, and for whom. [`settings`]: all others; raw values
+//! - `auth`: the settings about users. `aliases`: addresses that stand for others. `dkim`: keys for signatures. `routes`, `sharing`: where mail goes, and for whom. [`settings`]: all others; raw values
 //!   become types that cannot hold anything wrong.
 //! - `changes`: which of them a running relay takes over when it reads its file again.
 
 mod aliases;
 mod auth;
 mod changes;
+mod dkim;
 pub mod file;
 mod outbound;
 mod reference;
@@ -24,6 +25,7 @@ use std::fmt;
 pub use aliases::AliasSettings;
 pub use auth::{AuthSettings, IntrospectionSettings, JwtSettings, KerberosSettings};
 pub use changes::Changes;
+pub use dkim::{DkimKeySettings, DkimSettings};
 pub use file::{Origin, Values};
 pub use reference::reference;
 pub use routes::{

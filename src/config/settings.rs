@@ -12,6 +12,7 @@ use ipnet::IpNet;
 
 use super::aliases::{AliasSettings, aliases};
 use super::auth::{AuthSettings, auth};
+use super::dkim::{DkimSettings, dkim};
 use super::file::{HTTP_DEFAULT, Values};
 use super::routes::{HostPort, RouteSettings, TlsPolicy, TlsSettings, route, tls};
 use super::sharing::{SourceId, SourceSettings, TenantSettings, pool, sources, tenants};
@@ -39,6 +40,8 @@ pub struct Settings {
     pub auth: AuthSettings,
     /// Addresses that stand for others.
     pub aliases: AliasSettings,
+    /// Signatures.
+    pub dkim: DkimSettings,
     /// The spool.
     pub queue: QueueSettings,
     /// Number of shards, `1..=limits::SHARDS_MAX`.
@@ -398,17 +401,19 @@ pub enum LogLevel {
     Debug,
 }
 
+/// A part of a domain name between dots.
+pub(super) fn is_label(label: &str) -> bool {
+    (1..=63).contains(&label.len())
+        && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+        && !label.starts_with('-')
+        && !label.ends_with('-')
+}
+
 /// A domain name in lower case: labels of letters, digits, hyphens and underscores, none empty or too long, and not
 /// all digits and dots, which would be a mistyped address.
 pub(super) fn domain_name(text: &str) -> Option<Box<str>> {
-    let label_ok = |label: &str| {
-        (1..=63).contains(&label.len())
-            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
     let number_like = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
-    let good = text.len() <= limits::DOMAIN_MAX_BYTES && !number_like && text.split('.').all(label_ok);
+    let good = text.len() <= limits::DOMAIN_MAX_BYTES && !number_like && text.split('.').all(is_label);
     good.then(|| text.to_ascii_lowercase().into())
 }
 
@@ -473,6 +478,7 @@ impl Settings {
             tls: tls(values)?,
             auth: auth(values)?,
             aliases: aliases(values)?,
+            dkim: dkim(values)?,
             queue: queue(values)?,
             shards: shards(values, if cores.is_empty() { machine.cores } else { cores.len() }),
             cores,

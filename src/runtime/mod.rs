@@ -7,7 +7,7 @@
 //! - `executor`: the shell of a shard. `listen`, `conn`, `dial`: its sockets. `balance`: which shard takes a fresh connection.
 //!   `proxy`: what a load balancer says of one. `gate`: how many handshakes a turn has. `disk`: its segments.
 //! - `survey`: how a disk commits, for `ringpost tune`.
-//! - `tls`: the only file that names rustls; keys, and one connection's records.
+//! - `tls`: keys, and one connection's records. `signing`: DKIM keys. No other files name rustls.
 //! - `privileges`: what is given up at the start.
 //! - `ring`: how glommio's rings are made. `mesh`: what comes from other threads, through a `mailbox`. `clock`: the moment of a step, and the one timer.
 
@@ -26,6 +26,7 @@ pub mod probe;
 mod proxy;
 pub mod report;
 mod ring;
+pub mod signing;
 pub mod survey;
 pub mod tls;
 

@@ -70,12 +70,13 @@ fn folders_of_files(settings: &Settings, config: Option<&Path>) -> Vec<PathBuf> 
     let auth = settings.auth.users.iter().chain(settings.auth.jwt.iter().map(|jwt| &jwt.key));
     let auth = auth.chain(settings.auth.kerberos.iter().map(|kerberos| &kerberos.keytab));
     let credentials = settings.route.next_hops.iter().filter_map(|hop| hop.credentials.as_deref());
+    let keys = settings.dkim.keys.iter().map(|key| key.file.as_path());
     let files = pair.chain(&tls.client_roots).chain([&tls.roots]).chain(auth).chain(&settings.aliases.file);
     let folder = |file: &Path| match file.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
         _ => PathBuf::from("."),
     };
-    files.map(PathBuf::as_path).chain(credentials).chain(config).map(folder).collect()
+    files.map(PathBuf::as_path).chain(credentials).chain(keys).chain(config).map(folder).collect()
 }
 
 fn restrict(queue: &Path, read: &[PathBuf]) -> Result<RulesetStatus, RulesetError> {

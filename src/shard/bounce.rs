@@ -164,6 +164,7 @@ impl Shard {
         let mut parameters = Vec::new();
         parameters::write_message(&mut parameters, &own);
         let about = Unwritten { message: message.id, verdicts: Vec::new() };
+        self.sign_own(now, &mut body);
         let to = (&*sender).into();
         let report = Report { to, body: body.into(), parameters: parameters.into(), about };
         if self.append_report(now, Box::new(report)).is_err() {

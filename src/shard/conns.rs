@@ -19,6 +19,7 @@ use crate::schedule::fair::Share;
 use crate::schedule::site::SiteId;
 use crate::schedule::wheel::TimerId;
 use crate::shard::body;
+use crate::shard::signing::Incoming;
 use crate::smtp::auth::User;
 use crate::smtp::client::{Client, TlsWish};
 use crate::smtp::data::View;
@@ -61,6 +62,8 @@ pub(super) struct Inbound {
     pub(super) gathered: Vec<u8>,
     /// Records of the body so far.
     pub(super) chunks: Vec<ChunkRef>,
+    /// The message that comes, as far as it is signed.
+    pub(super) signing: Option<Box<Incoming>>,
     /// A message of this connection waits for its commit, or its AUTH for an answer; nothing is read from the session until then.
     pub(super) awaiting: bool,
     /// The shell was told not to read.

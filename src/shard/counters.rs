@@ -139,6 +139,12 @@ pub struct Counters {
     /// Injected messages that were refused, for whatever reason.
     /// Growing: the answers say why; look at the clients.
     pub refused_injections: u64,
+    /// Messages that got DKIM signatures (BLK-01).
+    /// Far below accepted_messages: see unsigned_messages.
+    pub signed_messages: u64,
+    /// Messages that would be signed, and were not: From has no key, is not there once, or the header is broken or too long.
+    /// Growing: somebody sends as a domain without a key; see the From fields of what is in the queue.
+    pub unsigned_messages: u64,
     /// Messages answered 4xx because the log could not take them.
     /// Growing: the disk is full, failing or too slow; see the log.
     pub refused_by_log: u64,

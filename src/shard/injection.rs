@@ -72,6 +72,8 @@ impl Shard {
         let settings = &self.server_settings[Role::Relay as usize];
         text_refusal(settings, plain.bare_line_end(), plain.long_line(), plain.bytes(), header).map_or(Ok(()), Err)?;
         self.counters.body_bytes += body.len() as u64;
+        let share = self.settings.share_of(peer);
+        let signed = self.sign_whole(body, share.tenant);
         let tail_bytes =
             if body.len() > limits::CHUNK_MAX_BYTES { body.len() % limits::CHUNK_MAX_BYTES } else { body.len() };
         let (chunked, tail) = body.split_at(body.len() - tail_bytes);
@@ -95,10 +97,11 @@ impl Shard {
             tail: &[tail],
             hello: b"",
             peer,
-            share: self.settings.share_of(peer),
+            share,
             protocol: Protocol::Http,
             cipher: None,
             fixes: Fixes::default(),
+            signed: signed.as_ref(),
         };
         let taken = taken.and_then(|()| self.take_message(now, &arrival, Waiter::Injection(injection)));
         taken.map_err(|why| {

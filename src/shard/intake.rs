@@ -14,6 +14,7 @@ use crate::base::ids::{ConnId, MessageId, Position};
 use crate::base::limits;
 use crate::base::time::{Mono, Now, UnixMs};
 use crate::config::{Role, Settings};
+use crate::mail::dkim::Signed;
 use crate::mail::envelope::Envelope;
 use crate::mail::parameters::ParameterBlock;
 use crate::mail::text::Text;
@@ -69,6 +70,8 @@ pub(super) struct Arrival<'a> {
     pub(super) cipher: Option<&'static str>,
     /// Fields to be added.
     pub(super) fixes: Fixes,
+    /// What is signed of it, if it is.
+    pub(super) signed: Option<&'a Signed>,
 }
 
 /// Parts of a body seen in this receive that are in no record yet, in order.
@@ -139,6 +142,7 @@ impl Shard {
             leftover: Vec::new(),
             gathered: Vec::new(),
             chunks: Vec::new(),
+            signing: None,
             awaiting: false,
             paused: false,
             tls_due: false,
@@ -189,6 +193,7 @@ impl Shard {
                 ServerEvent::Body(slice) => {
                     inbound.data_bytes += slice.len() as u64;
                     self.counters.body_bytes += slice.len() as u64;
+                    self.feed_signing(inbound, slice);
                     if inbound.role != Role::Null && !run.push(slice) {
                         if let Err(why) = self.keep(inbound, &run) {
                             inbound.server.storage_refused(why);
@@ -312,6 +317,7 @@ impl Shard {
         self.log.drop_chunks(&inbound.chunks);
         inbound.chunks.clear();
         inbound.gathered.clear();
+        inbound.signing = None;
         inbound.data_since = Mono::NEVER;
     }
 
@@ -319,6 +325,7 @@ impl Shard {
     fn message_end(&mut self, now: Now, id: ConnId, conn: &mut Conn, run: &Run<'_>) -> bool {
         let Conn { side: Side::In(inbound), .. } = conn else { unreachable!("only clients send messages") };
         inbound.data_since = Mono::NEVER;
+        let signed = self.end_signing(inbound.signing.take());
         let facts = inbound.server.facts();
         let mut tail: [&[u8]; 9] = [&[]; 9];
         tail[0] = &inbound.gathered;
@@ -336,6 +343,7 @@ impl Shard {
             protocol: inbound.server.protocol(),
             cipher: inbound.server.cipher(),
             fixes: facts.fixes,
+            signed: signed.as_ref(),
         };
         match self.take_message(now, &arrival, Waiter::Client(id)) {
             Ok(()) => {
@@ -386,11 +394,19 @@ impl Shard {
             chunks: arrival.chunks,
             tail: arrival.tail,
         };
+        let mut has_signature = None;
         let appended = self.log.append_accept(&draft, &mut |id, out| {
             let trace = TraceFacts { id, ..trace };
             write_received(out, &trace);
             write_fixes(out, arrival.fixes, &trace);
+            // The last change: what is signed now is what leaves (BLK-03).
+            has_signature = arrival.signed.map(|signed| signed.write(out, now.wall));
         })?;
+        match has_signature {
+            Some(true) => self.counters.signed_messages += 1,
+            Some(false) => self.counters.unsigned_messages += 1,
+            None => {}
+        }
         let message = self.backlog.messages.insert(Message {
             id: appended.id,
             place: appended.place,

@@ -5,6 +5,7 @@
 //! its seed does not give. The glommio shell (`runtime/`) and the simulator (`tests/sim`) are its two shells.
 //!
 //! - `intake`: from the first byte of a client to the 250; `injection`: the same for messages that come whole, not by SMTP.
+//! - `signing`: which of them are signed.
 //! - `commit`: what happens when the log says *durable*, and only then.
 //! - `finding`: from a job's destination to its site, by what DNS says.
 //! - `dispatch`: which site may do something; `delivery`: from its list to the next hop's reply; `body`: what it is sent;
@@ -44,6 +45,7 @@ pub mod parcel;
 mod reading;
 mod reclaim;
 mod report;
+mod signing;
 mod sites;
 mod terms;
 mod timers;

@@ -11,6 +11,7 @@ mod orders;
 mod pacing;
 mod parameters;
 mod sharing;
+mod signing;
 mod sites;
 mod tls;
 

@@ -36,7 +36,7 @@ use crate::mail::address::{AddressError, Path, ascii_domain, domain_of};
 use crate::mail::aliases::Aliases;
 use crate::mail::envelope::Envelope;
 use crate::mail::parameters::{DeliverBy, MessageParameters};
-use crate::mail::text::Text;
+use crate::mail::text::{Form, Text};
 use crate::mail::trace::{Fixes, HeaderSays, Protocol};
 use crate::queue::{LogRefusal, Proof};
 use crate::smtp::auth::{AuthRequest, ChannelBinding, Mechanisms, User};
@@ -338,6 +338,13 @@ impl Server {
         MessageFacts { body_bytes, stored_bytes, text, header, hello: &self.hello, protocol: self.protocol, fixes }
     }
 
+    /// True if a piece that was just given out is the first of its message; and the form that the message comes in.
+    pub fn begins_with(&self, piece: &[u8]) -> (bool, Form) {
+        let Transaction { data, plain, .. } = self.transaction();
+        let (bytes, form) = if self.chunked { (plain.bytes(), Form::Plain) } else { (data.wire_bytes(), Form::Wire) };
+        (bytes == piece.len() as u64, form)
+    }
+
     /// True while a message's body has begun and not ended; between BDAT chunks too.
     pub fn in_message(&self) -> bool {
         self.chunked || (self.waiting == Waiting::Data && self.bdat.is_none())
@@ -615,7 +622,7 @@ impl Server {
     }
 
     /// Mail of this client goes anywhere (SES-22).
-    fn may_relay(&self) -> bool {
+    pub fn may_relay(&self) -> bool {
         self.peer.may_relay || self.user.is_some()
     }
 

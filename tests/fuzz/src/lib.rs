@@ -13,6 +13,7 @@ pub mod command;
 pub mod config;
 pub mod damage;
 pub mod data;
+pub mod dkim;
 pub mod dsn;
 pub mod line;
 pub mod message_id;
@@ -41,6 +42,7 @@ pub const TARGETS: &[Target] = &[
     ("config", config::run),
     ("damage", damage::run),
     ("data", data::run),
+    ("dkim", dkim::run),
     ("dsn", dsn::run),
     ("line", line::run),
     ("message_id", message_id::run),
