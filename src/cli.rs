@@ -82,7 +82,7 @@ pub(crate) struct Configuration {
 pub(crate) struct Check {
     #[command(flatten)]
     pub(crate) configuration: Configuration,
-    /// Ask DNS whether the name that each source says in EHLO belongs to its addresses, and they to it.
+    /// Ask DNS whether it knows each DKIM key, and whether the name that each source says in EHLO belongs to its addresses, and they to it.
     #[arg(long)]
     pub(crate) dns: bool,
 }

@@ -132,12 +132,16 @@ fn dkim_records(configuration: &Configuration) -> Result<(), Trouble> {
     })
 }
 
-/// Whether sources' names and addresses belong together (RTE-12).
+/// Whether DNS knows the DKIM keys, and sources' names and addresses belong together (BLK-01, RTE-12).
 fn check_dns(settings: &Settings) -> Result<(), Trouble> {
     let dns = ResolverSettings::of(settings, false);
-    let lines = check_names(&dns, &settings.sources).map_err(|error| Trouble::Failed(format!("no DNS: {error}")))?;
+    let keys = settings.dkim.ring.as_ref().map_or_else(Vec::new, |ring| ring.keys());
+    let lines =
+        check_names(&dns, &settings.sources, &keys).map_err(|error| Trouble::Failed(format!("no DNS: {error}")))?;
     if lines.is_empty() {
-        return say("no source has an address: DNS was not asked (source.address, source.NAME.address)\n");
+        return say(
+            "no source has an address, and there is no DKIM key: DNS was not asked (source.address, source.NAME.address, dkim.NAME.key)\n",
+        );
     }
     let (right, wrong): (Vec<_>, Vec<_>) = lines.into_iter().partition(Result::is_ok);
     right.into_iter().flatten().try_for_each(|line| say(&format!("{line}\n")))?;

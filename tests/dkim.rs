@@ -15,6 +15,7 @@ use common::office::Office;
 use common::programs::{need, python, script, shown, succeed};
 use common::relay::{Setup, ringpost};
 use common::sink::{Act, Mail, Sink};
+use common::zones::{Bed, Signing, Zone};
 
 const ARRIVAL_LONGEST: Duration = Duration::from_secs(60);
 const PROGRAM_LONGEST: Duration = Duration::from_secs(120);
@@ -247,6 +248,33 @@ fn who_is_signed_for() {
     let all = sink.wait_for(5, ARRIVAL_LONGEST);
     assert!(all[3..].iter().all(|mail| !mail.wire.starts_with(b"DKIM-Signature")));
     office.close();
+}
+
+/// BLK-01: `ringpost check --dns` tells whether DNS has the keys, long ones in several strings.
+#[test]
+fn dns_has_the_keys() {
+    let sink = Sink::start();
+    let setup = with_key(Setup::to(sink.address()), "rsa", "example.com", RSA_2048);
+    let records = fs::read_to_string(records(&setup)).unwrap();
+    let (name, text) = records.trim_end().split_once(' ').unwrap();
+    let (first, rest) = text.split_at(200);
+    for (record, right) in [
+        (format!("{name}. TXT \"{first}\" \"{rest}\""), true),
+        (format!("{name}. TXT \"v=DKIM1; k=rsa; p=AAAA\""), false),
+        ("other.example.com. TXT \"v=DKIM1\"".to_owned(), false),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let records = [&*record];
+        let zone = Zone { name: "example.com", signing: Signing::None, records: &records, lies: &[] };
+        let bed = Bed::start(dir.path(), &[zone]);
+        let servers = format!("dns.servers={}", bed.resolver);
+        let arguments = setup.arguments();
+        let arguments: Vec<&str> = arguments[1..].iter().map(String::as_str).collect();
+        let output = ringpost(&[&["check", "--dns", "--set", &servers], &arguments[..]].concat());
+        let said = shown(&output.stdout, &output.stderr);
+        assert_eq!(output.status.success(), right, "{record}: {said}");
+        assert!(said.contains(&format!("{name} has ")), "{said}");
+    }
 }
 
 /// BLK-01: keys that must not be used are refused before anything runs, and by `check`.

@@ -1,4 +1,5 @@
-//! Whether the names that sources say in EHLO and their addresses belong together, both ways (RTE-12): the big receivers
+//! Whether DNS says of us what it should: the records of DKIM keys (BLK-01), and
+//! whether the names that sources say in EHLO and their addresses belong together, both ways (RTE-12): the big receivers
 //! refuse mail from an address without a name, or with one that does not lead back to it. Asked for by `ringpost check --dns`
 //! alone, on a thread of its own; nothing here is on the way of mail.
 
@@ -9,9 +10,14 @@ use hickory_resolver::proto::rr::{Name, RData, RecordType};
 
 use super::{Addresses, Found, Lookups, ResolverSettings, TlsaWanted, build, host_name, parse_name};
 use crate::config::SourceSettings;
+use crate::mail::dkim::Key;
 
-/// Asks about each address of each source. Gives one line for each: what is so, or what is not. An error: no resolver.
-pub fn check_names(settings: &ResolverSettings, sources: &[SourceSettings]) -> io::Result<Vec<Result<String, String>>> {
+/// Asks about each address of each source, and each key. Gives one line for each: what is so, or what is not. An error: no resolver.
+pub fn check_names(
+    settings: &ResolverSettings,
+    sources: &[SourceSettings],
+    keys: &[&Key],
+) -> io::Result<Vec<Result<String, String>>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let lookups = build(settings).map_err(io::Error::other)?;
@@ -21,11 +27,34 @@ pub fn check_names(settings: &ResolverSettings, sources: &[SourceSettings]) -> i
                 lines.push(lookups.check_name(&source.hello, address).await);
             }
         }
+        for key in keys {
+            lines.push(lookups.check_key(key).await);
+        }
         Ok(lines)
     })
 }
 
 impl Lookups {
+    /// The `p=` of its record is what counts; the other tags are the operator's.
+    async fn check_key(&self, key: &Key) -> Result<String, String> {
+        let (name, wanted) = (key.record_name(), key.record());
+        let parsed = parse_name(&name).ok_or_else(|| format!("{name} is no name that DNS could know"))?;
+        let texts = self.find(parsed, RecordType::TXT, false, |data| match data {
+            RData::TXT(text) => Some(String::from_utf8_lossy(&text.txt_data.concat()).into_owned()),
+            _ => None,
+        });
+        let public =
+            |record: &str| record.split(';').find_map(|tag| Some(tag.trim().strip_prefix("p=")?.replace(' ', "")));
+        match texts.await.found {
+            Found::Some(texts, _) if texts.iter().any(|text| public(text) == public(&wanted)) => {
+                Ok(format!("{name} has the key that signs"))
+            }
+            Found::Some(..) => Err(format!("{name} has another key: let it say {wanted}")),
+            Found::None { .. } => Err(format!("{name} has no record: let it say {wanted}")),
+            Found::Failed(text) => Err(format!("{name}: its record is not known: {text}")),
+        }
+    }
+
     async fn check_name(&self, hello: &str, address: IpAddr) -> Result<String, String> {
         let unasked = TlsaWanted { port: None, secure: false };
         let name = parse_name(hello).ok_or_else(|| format!("{hello} is no name that DNS could know"))?;
