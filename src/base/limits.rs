@@ -345,6 +345,8 @@ pub const HTTP_HEAD_MAX_BYTES: usize = 64 << 10;
 pub const HTTP_IDLE_MS: u64 = 60_000;
 /// Bodies of all requests in memory at a time, each counted twice. Full: requests wait, and get 503 when they waited too long.
 pub const HTTP_BODIES_MAX_BYTES: usize = 256 << 20;
+/// Of a body that was refused so much is read and thrown away, so that its client hears why. Over: the connection is closed on it.
+pub const HTTP_SKIPPED_MAX_BYTES: usize = 16 << 20;
 /// The queue has so long to take a request's messages. Over: 504, and the outcome is unknown.
 pub const HTTP_ANSWER_MS: u64 = 120_000;
 /// Longest `Idempotency-Key`. Longer: 422.

@@ -56,15 +56,43 @@ pub(super) async fn post(
     Extension(Client(peer)): Extension<Client>,
     uri: Uri,
     headers: HeaderMap,
-    body: Body,
+    mut body: Body,
 ) -> Response {
-    match take(desk, Client(peer), uri, headers, body).await {
+    let asks_first = headers.contains_key(header::EXPECT);
+    match take(desk, Client(peer), uri, headers, &mut body).await {
         Ok(Answer { status, body }) => (status, [(header::CONTENT_TYPE, "application/json")], body).into_response(),
-        Err(problem) => problem.into_response(),
+        Err(problem) => {
+            if !asks_first {
+                skip(body).await;
+            }
+            problem.into_response()
+        }
     }
 }
 
-async fn take(desk: Arc<Desk>, client: Client, uri: Uri, headers: HeaderMap, body: Body) -> Result<Answer, Problem> {
+/// Reads on for a while, and throws it away: who still sends when we close would lose our answer to the reset. Not for who asked
+/// first (`Expect: 100-continue`): reading would tell it to send.
+async fn skip(mut body: Body) {
+    let mut left_bytes = limits::HTTP_SKIPPED_MAX_BYTES;
+    let skipped = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            left_bytes = left_bytes.saturating_sub(frame.data_ref().map_or(0, |data| data.len()));
+            if left_bytes == 0 {
+                break;
+            }
+        }
+    };
+    // However it ends, the answer is the same.
+    let _ = timeout(Duration::from_millis(limits::HTTP_IDLE_MS), skipped).await;
+}
+
+async fn take(
+    desk: Arc<Desk>,
+    client: Client,
+    uri: Uri,
+    headers: HeaderMap,
+    body: &mut Body,
+) -> Result<Answer, Problem> {
     let settings = desk.settings();
     if !settings.relay.may_relay(client.0) {
         return Err(reply::RELAY_DENIED.into());
@@ -142,7 +170,7 @@ async fn read(
     desk: &Arc<Desk>,
     kind: Kind,
     settings: &Settings,
-    mut body: Body,
+    body: &mut Body,
 ) -> Result<(Vec<u8>, OwnedSemaphorePermit), Problem> {
     let most = match kind {
         Kind::Raw | Kind::Global => settings.relay.message_bytes_max,
