@@ -320,9 +320,9 @@ impl Log {
 
     /// Appends the accepting record of a message, or a copy of one (which keeps its name).
     ///
-    /// `prefix` writes at most `PREFIX_MAX_BYTES`, once the name is known. The chunks pass to the new record. Every
-    /// message appended is settled once, also if its ticket fails. An error changes nothing. Copies may use
-    /// the reserve.
+    /// `prefix` writes at most `PREFIX_MAX_BYTES`, once the name is known; of a copy it is asked twice. The chunks pass to
+    /// the new record. Every message appended is settled once, also if its ticket fails. An error changes nothing. Copies
+    /// may use the reserve.
     pub fn append_accept(
         &mut self,
         draft: &Draft<'_>,
@@ -333,29 +333,36 @@ impl Log {
                 return Err(self.trouble.unwrap_or(LogRefusal::Failing));
             }
         }
-        let reserve = if draft.copy_of.is_some() { Reserve::All } else { Reserve::Keep };
-        self.append_message(draft, prefix, reserve)
+        let Some(copy) = draft.copy_of else {
+            return self.append_message(draft, prefix, PREFIX_MAX_BYTES, Reserve::Keep);
+        };
+        // Of what is left when the log is full nothing is claimed that is not used.
+        self.scratch.clear();
+        prefix(copy.id, &mut self.scratch);
+        let prefix_bytes = self.scratch.len();
+        self.append_message(draft, prefix, prefix_bytes, Reserve::All)
     }
 
     /// Appends a message that settles another: the report of a failure. May use as much of the reserve as verdicts
     /// may, for without it a full queue of failed messages would never empty.
     pub fn append_report(&mut self, draft: &Draft<'_>) -> Result<Appended, LogRefusal> {
-        self.append_message(draft, &mut |_, _| {}, Reserve::Half)
+        self.append_message(draft, &mut |_, _| {}, 0, Reserve::Half)
     }
 
     fn append_message(
         &mut self,
         draft: &Draft<'_>,
         prefix: &mut dyn FnMut(MessageId, &mut Vec<u8>),
+        prefix_max_bytes: usize,
         reserve: Reserve,
     ) -> Result<Appended, LogRefusal> {
-        self.make_room(padded(HEADER_BYTES + draft.payload_bytes(PREFIX_MAX_BYTES)), reserve)?;
+        self.make_room(padded(HEADER_BYTES + draft.payload_bytes(prefix_max_bytes)), reserve)?;
         let place = self.next_position();
         let id = draft.copy_of.map_or(MessageId { shard: self.settings.shard, position: place }, |copy| copy.id);
         let mut text = std::mem::take(&mut self.scratch);
         text.clear();
         prefix(id, &mut text);
-        assert!(text.len() <= PREFIX_MAX_BYTES, "the prefix is at most PREFIX_MAX_BYTES long");
+        assert!(text.len() <= prefix_max_bytes, "room was made for a shorter prefix");
         let length = draft.payload_bytes(text.len());
         let (position, payload) = self.place_record(length);
         draft.write(id, &text, payload);
