@@ -145,6 +145,7 @@ impl Shard {
             signing: None,
             awaiting: false,
             paused: false,
+            held_back: false,
             tls_due: false,
             data_since: Mono::NEVER,
             data_bytes: 0,
@@ -547,9 +548,10 @@ impl Shard {
         if pause != inbound.paused {
             inbound.paused = pause;
             effects.push(if pause { Effect::Pause { conn: id } } else { Effect::Resume { conn: id } });
-            if pause && crowded {
-                self.held_back.push(id);
-            }
+        }
+        // Also who was paused for another reason before.
+        if crowded && !std::mem::replace(&mut inbound.held_back, true) {
+            self.held_back.push(id);
         }
         self.conns.put(id, conn);
     }
@@ -560,7 +562,8 @@ impl Shard {
             return;
         }
         for id in std::mem::take(&mut self.held_back) {
-            if let Some(conn) = self.conns.take(id) {
+            if let Some(mut conn) = self.conns.take(id) {
+                conn.inbound().held_back = false;
                 self.put_inbound(id, conn, effects);
             }
         }

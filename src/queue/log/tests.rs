@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::base::bytes::HeapBlocks;
-use crate::base::limits::{SEGMENT_RETRY_MS, VERDICT_DELAY_MS};
+use crate::base::limits::{SEGMENT_RESERVE_BYTES, SEGMENT_RETRY_MS, VERDICT_DELAY_MS};
 use crate::base::time::UnixMs;
 use crate::mail::text::Text;
 use crate::queue::record::{self, DraftRecipient, VerdictOutcome};
@@ -260,6 +260,21 @@ fn full_log_refuses_and_goes_on() {
     assert!(bench.accept(60_000).is_ok());
     let stats = bench.log.stats();
     assert_eq!((stats.live_records, stats.hot_bytes), (1, 0));
+}
+
+/// Reports fill their half of the reserve to the last: they claim no room for fields that they have not.
+#[test]
+fn reports_claim_no_more_than_they_take() {
+    let mut bench = Bench::new(4);
+    while bench.accept(20_000).is_ok() || !bench.orders.is_empty() {
+        bench.complete(Ok(()));
+    }
+    while bench.append(1000, true).is_ok() {
+        bench.complete(Ok(()));
+    }
+    let open = &bench.log.segments[bench.log.open.unwrap() as usize];
+    let (left, kept) = (open.size_bytes - open.next_offset, SEGMENT_RESERVE_BYTES.min(SEGMENT / 4) / 2);
+    assert!(left < kept + DISK_ALIGN_BYTES as u32, "{left} bytes left, {kept} of them for copies");
 }
 
 /// A log that starts with all its segments in use, or that can make none, knows at once why it takes no mail, so that

@@ -199,3 +199,35 @@ fn a_broken_chunk_leaves_nothing() {
         world.nothing_left();
     }
 }
+
+/// DAT-14, SES-23: a client that was paused because it did not read its replies, and then because too much waited for the disk, is
+/// read from again when neither is so; else it would be cut off for saying nothing.
+#[test]
+fn who_was_paused_for_two_reasons_goes_on() {
+    let mut world = World::new(&[]);
+    let (slow, sender) = (world.client(), world.client());
+    let mut effects = Vec::new();
+    world.now.mono.0 += 1;
+    world.shard.step(world.now, Input::Received { conn: slow, bytes: &b"EHLO c.test\r\n".repeat(400) }, &mut effects);
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Pause { conn } if *conn == slow)));
+    world.hold_writes = true;
+    world.say(sender, b"EHLO c.test\r\nMAIL FROM:<a@a.test>\r\nRCPT TO:<b@b.test>\r\nDATA\r\n");
+    let piece = b"twelve bytes\r\n".repeat(16 << 10);
+    for _ in 0..1000 {
+        if world.shard.log.crowded() {
+            break;
+        }
+        world.say(sender, &piece);
+    }
+    assert!(world.shard.log.crowded(), "writes that are held make no crowd");
+    let count = world.shard.outbox(slow).unwrap().len();
+    effects.clear();
+    world.shard.step(world.now, Input::Sent { conn: slow, count }, &mut effects);
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Resume { .. })), "the disk is behind");
+    world.hold_writes = false;
+    world.release_writes();
+    assert!(!world.shard.log.crowded());
+    for conn in [slow, sender] {
+        assert!(!world.shard.conns.get_mut(conn).unwrap().inbound().paused, "nobody reads from it any more");
+    }
+}
