@@ -155,8 +155,8 @@ fn explain(wanted: &Explain) -> Result<(), Trouble> {
     let tenant = match &wanted.tenant {
         None => 0,
         Some(name) => {
-            let place = settings.tenants.iter().position(|tenant| tenant.name.eq_ignore_ascii_case(name));
-            place.ok_or_else(|| Trouble::Usage(format!("{name:?} is no tenant of the configuration")))? as u16 + 1
+            let known = settings.tenant_named(name);
+            known.ok_or_else(|| Trouble::Usage(format!("{name:?} is no tenant of the configuration")))?
         }
     };
     let whose = Whose { tenant, sender: wanted.sender.as_deref().unwrap_or_default() };

@@ -427,6 +427,12 @@ impl Settings {
         }
     }
 
+    /// The number of a tenant, by its name in any case.
+    pub fn tenant_named(&self, name: &str) -> Option<TenantId> {
+        let place = self.tenants.iter().position(|tenant| tenant.name.eq_ignore_ascii_case(name))?;
+        Some(place as TenantId + 1)
+    }
+
     /// For whom a client at `peer` sends, and how urgent its messages are where they do not say. An IPv4 address inside an IPv6
     /// one counts as itself.
     pub fn share_of(&self, peer: IpAddr) -> Share {

@@ -8,7 +8,6 @@ use crate::base::time::Now;
 use crate::shard::conns::{Conn, Inbound, Side};
 use crate::shard::{Effect, Shard};
 use crate::smtp::auth::AuthAnswer;
-use crate::smtp::server::Waiting;
 
 impl Shard {
     /// The session asked who its client is: what comes behind waits for the answer.
@@ -32,10 +31,6 @@ impl Shard {
             unreachable!("only clients prove who they are")
         };
         outbox.write(|out| inbound.server.authenticated(answer, out));
-        if inbound.server.waiting() == Waiting::Over {
-            inbound.leftover.clear();
-            conn.closing = true;
-        }
         self.go_on(now, id, conn, effects);
     }
 

@@ -22,6 +22,7 @@ use crate::shard::terms::Terms;
 use crate::shard::{Effect, Level, Shard};
 use crate::smtp::client::{Outcome, Passed};
 use crate::smtp::data::unstuff;
+use crate::smtp::server::expanded;
 
 /// What became of the report of a job's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -222,12 +223,11 @@ impl Shard {
     fn append_report(&mut self, now: Now, report: Box<Report>) -> Result<(), Box<Report>> {
         // The sender may be an address of our own table: its reports go where its mail goes.
         let mut envelope = Envelope::new();
-        let table = self.settings.aliases.table.clone();
-        let known =
-            table.as_ref().and_then(|table| Some((table, table.find(&report.to).filter(|entry| entry.expands())?)));
-        let expanded = known.map(|(table, entry)| table.expand(entry, &RecipientParameters::default(), &mut envelope));
-        if expanded != Some(Ok(())) {
-            envelope.push_recipient(&report.to);
+        envelope.push_recipient(&report.to);
+        if let Some(table) = &self.settings.aliases.table
+            && let Ok(Some(whole)) = expanded(table, &envelope)
+        {
+            envelope = whole;
         }
         envelope.sort(&mut self.by_domain);
         self.parameters.clear();

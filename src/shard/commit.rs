@@ -102,6 +102,11 @@ impl Shard {
         let inbound = conn.inbound();
         assert!(inbound.awaiting, "a reply goes to who waits for it");
         inbound.awaiting = false;
+        if inbound.server.waiting() == Waiting::Over {
+            inbound.leftover.clear();
+            conn.closing = true;
+        }
+        let inbound = conn.inbound();
         if self.draining.is_some() {
             let Conn { outbox, side: Side::In(inbound), .. } = &mut *conn else { unreachable!() };
             outbox.write(|out| inbound.server.shut_down(out));

@@ -11,7 +11,7 @@ use crate::config::Settings;
 use crate::shard::conns::{Conn, Side};
 use crate::shard::orders::{Order, Target};
 use crate::shard::{Effect, Shard};
-use crate::smtp::server::{Asking, Waiting};
+use crate::smtp::server::Asking;
 use std::net::IpAddr;
 
 /// What a client at this address may ask for.
@@ -47,10 +47,6 @@ impl Shard {
         let Some(mut conn) = self.conns.take(id) else { return };
         let Conn { outbox, side: Side::In(inbound), .. } = &mut *conn else { unreachable!("only clients say ETRN") };
         outbox.write(|out| inbound.server.node_started(Some(jobs), out));
-        if inbound.server.waiting() == Waiting::Over {
-            inbound.leftover.clear();
-            conn.closing = true;
-        }
         self.go_on(now, id, conn, effects);
     }
 }

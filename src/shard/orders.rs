@@ -158,7 +158,9 @@ impl Shard {
                 let is_meant = |entry: &Job| entry.domain == mark || leading.contains(&entry.destination);
                 jobs.filter(|(_, entry)| is_meant(entry)).map(|(job, _)| job).collect()
             }
-            Target::Tenant(name) => self.tenant_named(name).map_or(Vec::new(), |tenant| self.jobs_of_tenant(tenant)),
+            Target::Tenant(name) => {
+                self.settings.tenant_named(name).map_or(Vec::new(), |tenant| self.jobs_of_tenant(tenant))
+            }
             Target::Site(name) => self.jobs_of_name(name),
         }
     }
@@ -187,7 +189,7 @@ impl Shard {
             }
             Target::Message(id) => self.standing.messages.contains(id),
             Target::Tenant(name) => {
-                self.tenant_named(name).is_some_and(|tenant| self.standing.tenants.contains(&tenant))
+                self.settings.tenant_named(name).is_some_and(|tenant| self.standing.tenants.contains(&tenant))
             }
             Target::Site(_) => false,
         }
@@ -199,7 +201,7 @@ impl Shard {
             Target::Domain(domain) => {
                 drop(self.standing.domains.insert(domain_mark(domain.as_bytes()), domain.clone()))
             }
-            Target::Tenant(name) => self.standing.tenants.extend(self.tenant_named(name)),
+            Target::Tenant(name) => self.standing.tenants.extend(self.settings.tenant_named(name)),
             Target::DomainsBelow(_) => unreachable!("they are tried, never held"),
             Target::Site(name) => return self.suspend(name, true),
         }
@@ -213,7 +215,7 @@ impl Shard {
             Target::Message(id) => drop(self.standing.messages.remove(id)),
             Target::Domain(domain) => drop(self.standing.domains.remove(&domain_mark(domain.as_bytes()))),
             Target::Tenant(name) => {
-                if let Some(tenant) = self.tenant_named(name) {
+                if let Some(tenant) = self.settings.tenant_named(name) {
                     self.standing.tenants.remove(&tenant);
                 }
             }

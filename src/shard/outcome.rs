@@ -168,8 +168,9 @@ impl Shard {
                 Outcome::NotTried => continue,
             }
             if entry.outcome != Outcome::Delivered {
-                self.counters.note_reason(reason(entry.code, &entry.text));
-                effects.push(Effect::Report(Level::Info, describe(message, index, entry)));
+                let about = reason(entry.code, &entry.text);
+                self.counters.note_reason(about);
+                effects.push(Effect::Report(Level::Info, describe(message, index, entry, about)));
             }
         }
         let draft = |entry: &Entry| VerdictDraft {
@@ -287,14 +288,14 @@ impl Shard {
     }
 }
 
-fn describe(message: MessageId, recipient: usize, entry: &Entry) -> String {
+fn describe(message: MessageId, recipient: usize, entry: &Entry, about: Reason) -> String {
     let word = match entry.outcome {
         Outcome::Failed => "failed",
         Outcome::Unknown => "deferred, outcome unknown: no reply after the final dot, it may arrive twice",
         _ => "deferred",
     };
     let text = String::from_utf8_lossy(&entry.text);
-    let about = match reason(entry.code, &entry.text) {
+    let about = match about {
         Reason::Other => String::new(),
         about => format!(" [{about}]"),
     };

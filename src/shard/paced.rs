@@ -12,11 +12,10 @@ use rustc_hash::FxHashMap;
 use crate::base::ids::MessageId;
 use crate::base::time::{Mono, Now};
 use crate::schedule::fair::TenantId;
-use crate::schedule::permit::home_of;
 use crate::schedule::rate::Purse;
 use crate::schedule::site::JobId;
 use crate::shard::backlog::JobState;
-use crate::shard::parcel::{Parcel, SiteName};
+use crate::shard::parcel::SiteName;
 use crate::shard::{Effect, Shard};
 
 /// The tenants with a rate.
@@ -48,7 +47,7 @@ impl Shard {
 
     /// A tenant has so many messages a second from now on; 0: as many as it likes. Gives the jobs that it concerns.
     pub(super) fn set_rate(&mut self, now: Mono, tenant: &str, messages_per_second: u32) -> u64 {
-        let Some(id) = self.tenant_named(tenant) else { return 0 };
+        let Some(id) = self.settings.tenant_named(tenant) else { return 0 };
         let jobs: Vec<JobId> = self.jobs_of_tenant(id);
         let name = format!("rate of tenant {tenant}").into();
         let fresh =
@@ -57,7 +56,9 @@ impl Shard {
         pace.messages_per_second = messages_per_second;
         if messages_per_second == 0 {
             let waiting = std::mem::take(&mut pace.waiting);
-            waiting.into_iter().for_each(|(job, message)| self.pass(now, job, message));
+            for (job, message) in waiting {
+                self.pass(now, job, message);
+            }
             return jobs.len() as u64;
         }
         for &job in &jobs {
@@ -66,12 +67,6 @@ impl Shard {
             }
         }
         jobs.len() as u64
-    }
-
-    /// The number of a tenant of the configuration.
-    pub(super) fn tenant_named(&self, name: &str) -> Option<TenantId> {
-        let place = self.settings.tenants.iter().position(|tenant| tenant.name.eq_ignore_ascii_case(name));
-        place.map(|place| place as TenantId + 1)
     }
 
     pub(super) fn jobs_of_tenant(&self, tenant: TenantId) -> Vec<JobId> {
@@ -139,49 +134,35 @@ impl Shard {
             }
         }
         let asked = !questions.is_empty();
-        for (site, messages, per_second) in questions {
-            let home = home_of(&site, self.settings.shards);
-            if home == self.id {
-                self.rate_asked(now, home, &site, (messages, per_second), effects);
-            } else {
-                self.counters.parcels += 1;
-                effects.push(Effect::Parcel { to: home, parcel: Parcel::Ask { site, messages, per_second } });
-            }
+        for (name, messages, per_second) in questions {
+            self.ask_home(now, name, messages, per_second, effects);
         }
         asked
     }
 
     /// The home of a tenant's rate allows messages: as many go on. One that has no rate any more needs no right.
     pub(super) fn pace_allowed(&mut self, now: Now, name: &SiteName, messages: u32) {
-        let found = self.paced.tenants.iter().find(|(_, pace)| pace.name == *name);
-        let Some(tenant) = found.map(|(tenant, _)| *tenant) else { return };
-        if let Some(pace) = self.paced.tenants.get_mut(&tenant) {
-            pace.purse.fill(now.mono, messages);
-            pace.hungry = true;
-        }
+        let Some((&tenant, pace)) = self.paced.tenants.iter_mut().find(|(_, pace)| pace.name == *name) else { return };
+        pace.purse.fill(now.mono, messages);
+        pace.hungry = true;
         let mut left = messages;
         while left > 0 {
             let next = self.paced.tenants.get_mut(&tenant).and_then(|pace| pace.waiting.pop_front());
             let Some((job, message)) = next else { break };
-            if self.is_passable(job, message) {
-                self.pass(now.mono, job, message);
-                left -= 1;
-            }
+            left -= u32::from(self.pass(now.mono, job, message));
         }
     }
 
-    /// It is still there, and nobody else holds it.
-    fn is_passable(&self, job: JobId, message: MessageId) -> bool {
+    /// Lets a job go on, if it is still there and nobody else holds it; tells whether it did.
+    fn pass(&mut self, now: Mono, job: JobId, message: MessageId) -> bool {
         let entry = self.backlog.jobs.get(job as usize);
         let entry = entry.filter(|entry| self.backlog.messages[entry.message as usize].id == message);
-        entry.is_some_and(|entry| entry.state == JobState::OnHold) && !self.is_on_hold(job)
-    }
-
-    fn pass(&mut self, now: Mono, job: JobId, message: MessageId) {
-        if self.is_passable(job, message) {
+        let passes = entry.is_some_and(|entry| entry.state == JobState::OnHold) && !self.is_on_hold(job);
+        if passes {
             self.paced.passing = true;
             self.make_ready(now, job);
             self.paced.passing = false;
         }
+        passes
     }
 }

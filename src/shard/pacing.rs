@@ -70,15 +70,27 @@ impl Shard {
         }
         if entry.purse.ask() {
             let (name, messages) = (entry.name.clone(), entry.ready.len() as u32);
-            let home = home_of(&name, self.settings.shards);
-            if home == self.id {
-                self.rate_asked(now, home, &name, (messages, per_second), effects);
-            } else {
-                self.counters.parcels += 1;
-                effects.push(Effect::Parcel { to: home, parcel: Parcel::Ask { site: name, messages, per_second } });
-            }
+            self.ask_home(now, name, messages, per_second, effects);
         }
         self.sites.table[site as usize].purse.take(now.mono)
+    }
+
+    /// Asks whoever has the bucket of that name, perhaps this shard, for so many messages.
+    pub(super) fn ask_home(
+        &mut self,
+        now: Now,
+        site: SiteName,
+        messages: u32,
+        per_second: u32,
+        effects: &mut Vec<Effect>,
+    ) {
+        let home = home_of(&site, self.settings.shards);
+        if home == self.id {
+            self.rate_asked(now, home, &site, (messages, per_second), effects);
+        } else {
+            self.counters.parcels += 1;
+            effects.push(Effect::Parcel { to: home, parcel: Parcel::Ask { site, messages, per_second } });
+        }
     }
 
     /// A shard, perhaps this one, would send so many messages to a site with such a rate whose home this shard is.

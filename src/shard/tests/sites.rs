@@ -13,6 +13,13 @@ fn mail_hosts(address: &str, ttl_s: u32) -> Answer {
     Answer::Mail { hosts: vec![host("a.provider.test", 10), host("b.provider.test", 20)], ttl_s, sts: None }
 }
 
+/// What DNS says of a domain that has moved, to one host at 192.0.2.7.
+fn new_host(ttl_s: u32) -> Answer {
+    let addresses = vec!["192.0.2.7".parse().unwrap()];
+    let host = MailHost { preference: 1, name: "new.test".into(), addresses, tls: Default::default() };
+    Answer::Mail { hosts: vec![host], ttl_s, sts: None }
+}
+
 fn by_mx(more: &[&str]) -> World {
     let mut world = World::new(&[&["route.default="], more].concat());
     world.answer = mail_hosts("192.0.2.1", 60);
@@ -128,16 +135,7 @@ fn a_domain_that_moves_takes_its_mail_along() {
     }
     world.pass(30_000);
     assert!(world.taken.is_empty());
-    world.answer = Answer::Mail {
-        hosts: vec![MailHost {
-            preference: 1,
-            name: "new.test".into(),
-            addresses: vec!["192.0.2.7".parse().unwrap()],
-            tls: Default::default(),
-        }],
-        ttl_s: 60,
-        sts: None,
-    };
+    world.answer = new_host(60);
     world.pass(20_000);
     assert!(world.taken.is_empty(), "the old answer holds as long as it said");
     world.pass(20_000);
@@ -159,16 +157,7 @@ fn a_domain_that_moves_takes_all_of_its_mail_along() {
     }
     assert!(world.taken.is_empty() && world.reports.iter().any(|report| report.contains("paused for")));
     // While the old site pauses the domain moves, for long.
-    world.answer = Answer::Mail {
-        hosts: vec![MailHost {
-            preference: 1,
-            name: "new.test".into(),
-            addresses: vec!["192.0.2.7".parse().unwrap()],
-            tls: Default::default(),
-        }],
-        ttl_s: 86_400,
-        sts: None,
-    };
+    world.answer = new_host(86_400);
     world.pass(10_000);
     world.send(&["late@dest.test"], "x\r\n");
     world.pass(200_000);
