@@ -69,7 +69,8 @@ impl Decision {
     /// The same, for mail with these needs.
     pub fn needing(self, needs: Needs) -> Decision {
         let tls = match self.tls {
-            // Without a proof of who the next hop is, TLS hides nothing (RTL-02).
+            // Without a proof of who the next hop is, TLS hides nothing (RTL-02). What MAIL said goes before what the header says
+            // (RTL-04; RFC 8689 3).
             _ if needs.require_tls => TlsPolicy::Verify,
             // What the domain publishes says nothing then; what the operator wants holds (RTL-04).
             TlsPolicy::Dane | TlsPolicy::Published if needs.tls_optional => TlsPolicy::May,
@@ -311,6 +312,11 @@ impl Router {
             Plan::Try(targets) => {
                 let reachable = |target: &mx::Target| source.address_for(target.address).is_some();
                 let reachable: Vec<_> = targets.into_iter().filter(reachable).collect();
+                if reachable.is_empty() {
+                    let name = &source.name;
+                    let text = format!("4.4.4 source {name:?} has no address of a family of the next hop's").into();
+                    return Ways::Defer { text };
+                }
                 let sts = if let Answer::Mail { sts, .. } = answer { sts.as_deref() } else { None };
                 let known = |target: &mx::Target| {
                     let safety = safety(decision, target, sts)?;
@@ -318,34 +324,28 @@ impl Router {
                     Some(KnownTarget { address, host: (&*target.host).into(), preference: target.preference, safety })
                 };
                 let known: Vec<_> = reachable.iter().filter_map(known).collect();
-                if !known.is_empty() {
-                    return Ways::Try(known);
-                }
-                let failed = reachable.iter().any(|target| target.tls == HostTls::Failed);
-                match sts {
-                    _ if reachable.is_empty() => Ways::Defer {
-                        text: format!("4.4.4 source {:?} has no address of a family of the next hop's", source.name)
-                            .into(),
-                    },
-                    _ if failed => {
-                        Ways::Defer { text: "4.4.3 the TLSA records of no mail host can be looked up".into() }
-                    }
-                    Some(Sts::Unknown { why }) => {
-                        Ways::Defer { text: format!("4.4.3 no MTA-STS policy: {why}").into() }
-                    }
-                    Some(sts) if sts.policy().is_some_and(|policy| policy.mode == Mode::Enforce) => {
-                        Ways::Defer { text: "4.7.5 the MTA-STS policy names no mail host of the domain".into() }
-                    }
-                    // Who answers an unsigned question decides who gets the message (RTL-02; RFC 8689 4.2.1).
-                    _ => Ways::Fail {
-                        code: 0,
-                        text: "5.7.10 REQUIRETLS, and the mail hosts of the domain are not proven to be its own",
-                    },
-                }
+                if known.is_empty() { no_safe_host(&reachable, sts) } else { Ways::Try(known) }
             }
             Plan::Fail { code, text } => Ways::Fail { code, text },
             Plan::Defer { text } => Ways::Defer { text },
         }
+    }
+}
+
+/// What becomes of mail for hosts that can be reached, and of which none may have it.
+fn no_safe_host(reachable: &[mx::Target], sts: Option<&Sts>) -> Ways {
+    let enforced = sts.and_then(Sts::policy).is_some_and(|policy| policy.mode == Mode::Enforce);
+    match sts {
+        _ if reachable.iter().any(|target| target.tls == HostTls::Failed) => {
+            Ways::Defer { text: "4.4.3 the TLSA records of no mail host can be looked up".into() }
+        }
+        Some(Sts::Unknown { why }) => Ways::Defer { text: format!("4.4.3 no MTA-STS policy: {why}").into() },
+        _ if enforced => Ways::Defer { text: "4.7.5 the MTA-STS policy names no mail host of the domain".into() },
+        // Who answers an unsigned question decides who gets the message (RTL-02; RFC 8689 4.2.1).
+        _ => Ways::Fail {
+            code: 0,
+            text: "5.7.10 REQUIRETLS, and the mail hosts of the domain are not proven to be its own",
+        },
     }
 }
 
@@ -705,6 +705,13 @@ mod tests {
         assert_eq!(targets[0].safety, Safety::IfOffered);
         assert_eq!(&*router.site(&decision, &targets).name, "mx mx.test tls=may");
         assert_eq!(router.decide(b"must.test", 0, 0).needing(needs).tls, TlsPolicy::Verify);
+        let both = router.decide(b"a.test", 0, 0).needing(Needs { require_tls: true, ..needs });
+        assert_eq!(both.tls, TlsPolicy::Verify);
+        let asked = router.question(&both).unwrap();
+        assert!(asked.sts && asked.tlsa_port == Some(25));
+        let answer = mail(&[("mx.test", HostTls::Unknown)], known(Mode::Enforce, &["other.test"]));
+        let Ways::Defer { text } = router.ways(&both, &answer) else { panic!("what the domain publishes counts") };
+        assert!(text.starts_with("4.7.5 "), "{text}");
     }
 
     /// RTE-23: a source has sites of its own, and never reaches a host by another address than its own.

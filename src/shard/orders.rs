@@ -24,6 +24,7 @@ use crate::schedule::fair::TenantId;
 use crate::schedule::site::{JobId, NO_SITE};
 use crate::shard::backlog::{Job, JobState, domain_mark};
 use crate::shard::reading::{READS_MAX, Reading};
+use crate::shard::terms;
 use crate::shard::timers::Timer;
 use crate::shard::{Effect, Level, Shard};
 
@@ -364,7 +365,8 @@ impl Shard {
         };
         let view = AcceptView::read(&record).expect("the record was verified when it came");
         let first = view.recipients_from(entry.recipient(0)).next().expect("a job's recipients stand in its record");
-        let domain = domain_of(first.address);
+        let first = first.address;
+        let domain = domain_of(first);
         match &errand.purpose {
             Purpose::Expire(wanted)
                 if wanted.as_ref().is_none_or(|wanted| wanted.as_bytes().eq_ignore_ascii_case(domain)) =>
@@ -383,7 +385,7 @@ impl Shard {
             }
             Purpose::Reroute => {
                 let sender = view.parameters().stretch(entry.recipient(0)).sender(view.sender());
-                self.reroute(now.mono, job, domain, sender);
+                self.reroute(now.mono, job, first, sender);
             }
         }
         self.backlog.jobs[job as usize].errand = false;
@@ -397,12 +399,14 @@ impl Shard {
         if is_there { Progress::Elsewhere } else { Progress::Done }
     }
 
-    /// Gives a job that is in no list the destination that the routes in force have for its domain.
-    fn reroute(&mut self, now: Mono, job: JobId, domain: &[u8], sender: &[u8]) {
+    /// Gives a job that is in no list, and whose first recipient is this, the destination that the routes in force have for its domain.
+    fn reroute(&mut self, now: Mono, job: JobId, first: &[u8], sender: &[u8]) {
         let via = self.sites.router.via(self.backlog.share(job).tenant, sender);
-        let before = self.backlog.jobs[job as usize].destination;
-        let decision = &self.sites.destinations[before as usize].decision;
-        let (source, needs) = (decision.source, decision.needs);
+        let Job { message, destination: before, .. } = self.backlog.jobs[job as usize];
+        let terms = self.backlog.messages[message as usize].terms.as_deref();
+        // Not those of the old decision, which has forgotten what it made of them (RTL-04).
+        let (domain, needs, _) = terms::run(terms, sender, std::iter::once(first), 1);
+        let source = self.sites.destinations[before as usize].decision.source;
         let routed = self.sites.add_job_of(domain, source, via, needs);
         let entry = &mut self.backlog.jobs[job as usize];
         (entry.destination, entry.domain) = (routed.destination, routed.domain);

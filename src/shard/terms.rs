@@ -48,8 +48,7 @@ impl Terms {
             class: said.priority.map(Class::of_priority),
             utf8_header: said.utf8_header,
             require_tls: said.require_tls,
-            // What MAIL said goes before what the header says (RTL-04; RFC 8689 3).
-            tls_optional: said.tls_optional && !said.require_tls,
+            tls_optional: said.tls_optional,
         }))
     }
 

@@ -90,6 +90,15 @@ fn policies_are_kept() {
     }
 }
 
+/// One host, mx.test, of a domain whose policy names one host.
+fn under_policy(mode: Mode, named: &str) -> Answer {
+    let tls = Default::default();
+    let host = MailHost { preference: 1, name: "mx.test".into(), addresses: vec![[192, 0, 2, 1].into()], tls };
+    let policy = Policy { mode, max_age_s: 60, hosts: [named.into()].into() };
+    let sts = Sts::Known { policy: Arc::new(policy), id: "1".into(), from: "fetched".into() };
+    Answer::Mail { hosts: vec![host], ttl_s: 60, sts: Some(Arc::new(sts)) }
+}
+
 /// STS-02: a policy that is being tested stops no mail, and what it would have stopped is counted.
 #[test]
 fn policies_are_tested() {
@@ -102,12 +111,7 @@ fn policies_are_tested() {
     ] {
         let case = format!("named={named} certified={certified} offered={offered} fails={fails}");
         let mut world = World::new(&["route.default=", "site.default.tls=published"]);
-        let tls = Default::default();
-        let host = MailHost { preference: 1, name: "mx.test".into(), addresses: vec![[192, 0, 2, 1].into()], tls };
-        let named = if named { "mx.test" } else { "other.test" };
-        let policy = Policy { mode: Mode::Testing, max_age_s: 60, hosts: [named.into()].into() };
-        let sts = Sts::Known { policy: Arc::new(policy), id: "1".into(), from: "fetched".into() };
-        world.answer = Answer::Mail { hosts: vec![host], ttl_s: 60, sts: Some(Arc::new(sts)) };
+        world.answer = under_policy(Mode::Testing, if named { "mx.test" } else { "other.test" });
         world.rule = if offered { offers_tls } else { accept_all };
         (world.certified, world.fail_tls) = (certified, fails);
         world.send(&["to@dest.test"], "x\r\n");
@@ -129,11 +133,7 @@ fn policies_are_tested() {
 fn a_header_says_that_clear_is_better_than_nothing() {
     let mut world =
         World::new(&["route.default=", "site.default.tls=published", "route.domains.source.test=192.0.2.8:25"]);
-    let tls = Default::default();
-    let host = MailHost { preference: 1, name: "mx.test".into(), addresses: vec![[192, 0, 2, 1].into()], tls };
-    let policy = Policy { mode: Mode::Enforce, max_age_s: 60, hosts: ["other.test".into()].into() };
-    let sts = Sts::Known { policy: Arc::new(policy), id: "1".into(), from: "fetched".into() };
-    world.answer = Answer::Mail { hosts: vec![host], ttl_s: 60, sts: Some(Arc::new(sts)) };
+    world.answer = under_policy(Mode::Enforce, "other.test");
     world.send(&["to@dest.test"], "TLS-Required: Nothing\r\n\r\nx\r\n");
     assert!(world.taken.is_empty());
     world.send(&["to@dest.test"], "TLS-Required: No\r\n\r\nx\r\n");
@@ -145,4 +145,20 @@ fn a_header_says_that_clear_is_better_than_nothing() {
     assert!(world.say(conn, b"TLS-Required: No\r\n\r\nx\r\n.\r\n").starts_with("250"));
     world.pass(1000);
     assert_eq!(world.taken.len(), 1);
+}
+
+/// RTL-04: it says so still when other routes hold, and what waits is routed anew.
+#[test]
+fn what_the_header_says_outlives_a_change_of_routes() {
+    let set = ["route.default=", "site.default.tls=published", "route.domains.source.test=192.0.2.8:25"];
+    let mut world = World::new(&set);
+    world.answer = under_policy(Mode::Enforce, "other.test");
+    world.refuse_dials = true;
+    world.send(&["to@dest.test"], "TLS-Required: No\r\n\r\nx\r\n");
+    assert!(world.taken.is_empty());
+    world.input(Input::Change { settings: settings(&[&set[..], &["route.domains.else.test=192.0.2.7:25"]].concat()) });
+    world.refuse_dials = false;
+    world.pass(400_000);
+    assert_eq!(world.taken.len(), 1, "{:?}", world.reports);
+    world.nothing_left();
 }
