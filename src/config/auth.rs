@@ -181,6 +181,9 @@ pub struct IntrospectionSettings {
     pub secret: PathBuf,
 }
 
+/// In the queue's directory: what was shown once.
+pub(super) const KERBEROS_REPLAYS: &str = "kerberos-replays";
+
 /// Kerberos tickets (RFC 4120), checked with the keys of a keytab.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KerberosSettings {
@@ -224,7 +227,7 @@ pub(super) fn auth(values: &Values) -> Result<AuthSettings, ConfigError> {
         keytab: keytab.into(),
         service: text("auth.kerberos_service").map(Into::into),
         realm: text("auth.kerberos_realm").map(Into::into),
-        replays: Path::new(values.text("queue.dir")).join("kerberos-replays"),
+        replays: Path::new(values.text("queue.dir")).join(KERBEROS_REPLAYS),
     });
     if let (Some(kerberos), None) = (&kerberos, &users) {
         return Err(ConfigError::new(

@@ -5,6 +5,7 @@
 //! Nothing here fails: whoever reads a file has found its errors before.
 
 use super::Settings;
+use super::auth::KERBEROS_REPLAYS;
 
 /// What becomes of a reload.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +53,15 @@ impl Changes {
         } = current;
         let mut settings = wanted;
         let mut kept = Vec::new();
+        let names = |settings: &Settings| settings.tenants.iter().map(|tenant| tenant.name.clone()).collect::<Vec<_>>();
+        if names(&settings) != names(current) {
+            // Both name tenants by number.
+            settings.route.tenants.clone_from(&current.route.tenants);
+            if settings.dkim != current.dkim {
+                kept.push("dkim");
+                settings.dkim.clone_from(&current.dkim);
+            }
+        }
         macro_rules! keep {
             ($($name:literal: $($field:ident).+;)*) => {
                 $(if settings.$($field).+ != current.$($field).+ {
@@ -69,11 +79,16 @@ impl Changes {
             "listen.backlog and socket": socket;
             "dns.servers": dns_servers;
             "dns.trust": dns_trust;
+            "route.sts_port": route.sts_port;
             "tenant": tenants;
             "source": sources;
             "source.pool": pool;
             "user": user;
             "landlock": landlock;
+        }
+        if let Some(kerberos) = &mut settings.auth.kerberos {
+            // It lies in the queue's directory, which stays.
+            kerberos.replays = settings.queue.dir.join(KERBEROS_REPLAYS);
         }
         let mut changed = Vec::new();
         macro_rules! compare {
@@ -154,5 +169,52 @@ mod tests {
         );
         assert_eq!((&settings.relay, &settings.route), (&wanted.relay, &wanted.route));
         assert_eq!((settings.http.listen, &settings.http.watchers), (current.http.listen, &wanted.http.watchers));
+    }
+
+    /// Routes and DKIM keys name tenants by number, which is that of the list that stays.
+    #[test]
+    fn what_names_tenants_stays_with_them() {
+        const B: [&str; 6] = [
+            "tenant.b.networks=192.0.2.2",
+            "tenant.b.route=192.0.2.20:25",
+            "dkim.b.domain=b.test",
+            "dkim.b.selector=s",
+            "dkim.b.key=/b",
+            "dkim.b.tenants=b",
+        ];
+        const A: [&str; 6] = [
+            "tenant.a.networks=192.0.2.1",
+            "tenant.a.route=192.0.2.10:25",
+            "dkim.a.domain=a.test",
+            "dkim.a.selector=s",
+            "dkim.a.key=/a",
+            "dkim.a.tenants=a",
+        ];
+        let current = settings(&B);
+        for wanted in [settings(&[A, B].concat()), settings(&[])] {
+            let Changes { settings, kept, .. } = Changes::between(&current, wanted);
+            assert_eq!(kept, ["dkim", "tenant"]);
+            assert_eq!((&settings.tenants, &settings.dkim), (&current.tenants, &current.dkim));
+            assert_eq!(settings.route.tenants, current.route.tenants);
+        }
+        // Of the same tenants all can change.
+        let others = ["dkim.c.domain=c.test", "dkim.c.selector=s", "dkim.c.key=/c", "dkim.c.tenants=b"];
+        let mut changed = B.to_vec();
+        changed[1] = "tenant.b.route=192.0.2.30:25";
+        changed.extend(others);
+        let wanted = settings(&changed);
+        let Changes { settings, changed, kept } = Changes::between(&current, wanted.clone());
+        assert_eq!((settings, kept.len()), (wanted, 0));
+        assert_eq!(changed, ["route", "dkim"]);
+    }
+
+    /// The queue stays where it is, and what Kerberos keeps in it too.
+    #[test]
+    fn replays_are_kept_in_the_queue_that_stays() {
+        const SET: [&str; 2] = ["auth.kerberos_keytab=/keytab", "auth.users=/users"];
+        let current = settings(&[&SET[..], &["queue.dir=/here"]].concat());
+        let Changes { settings, changed, kept } =
+            Changes::between(&current, settings(&[&SET[..], &["queue.dir=/there"]].concat()));
+        assert_eq!((settings, changed.len(), &kept[..]), (current, 0, &["queue"][..]));
     }
 }

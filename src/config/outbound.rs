@@ -52,8 +52,8 @@ pub(super) static KEYS: &[Key] = &[
     Key {
         name: "route.allow_private",
         kind: Kind::Flag { default: false },
-        manual: "Deliver to mail hosts (MX) with loopback, private or link-local addresses. Next hops named here are \
-                 never checked.",
+        manual: "Deliver to mail hosts (MX) with loopback, private or link-local addresses, and ask web servers there for \
+                 MTA-STS policies, which is decided at the start. Next hops named here are never checked.",
     },
     number(
         "route.connections",
