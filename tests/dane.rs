@@ -48,6 +48,8 @@ fn hosts_prove_themselves_by_dnssec() {
         "bad MX 10 mx.mixed",
         "plain MX 10 mx.plain",
         "mx.plain A 127.0.0.73",
+        "bare MX 10 mx.bare",
+        "mx.bare A 127.0.0.73",
         "useless MX 10 mx.useless",
         "mx.useless A 127.0.0.72",
         "stripped MX 10 mx.stripped",
@@ -69,6 +71,7 @@ fn hosts_prove_themselves_by_dnssec() {
     .chain([
         tlsa("mx.right", 3, &good),
         tlsa("mx.mixed", 3, &good),
+        tlsa("mx.bare", 1, &good),
         tlsa("mx.useless", 1, &good),
         tlsa("mx.stripped", 3, &good),
         tlsa("mx.forged", 3, &forged),
@@ -121,10 +124,10 @@ fn hosts_prove_themselves_by_dnssec() {
         assert!(wait_until(ARRIVAL_LONGEST, || counts() == (right, wrong, clear)), "{domain}: {:?}", counts());
     }
     // A host that does not prove itself, one that takes STARTTLS out of its offer, a record that is forged, and zones that are.
-    // An alias is no way around a proof either: not the end's, nor its own where the end is not signed.
-    let unproved =
-        ["bad.signed.test", "stripped.signed.test", "forged.signed.test", "own.signed.test", "lost.signed.test"];
-    for domain in unproved.into_iter().chain(["missing.test", "expired.test"]) {
+    // An alias is no way around a proof either: not the end's, nor its own where the end is not signed. Where records of usage 1
+    // want TLS, a host without it gets nothing.
+    let unproved = ["bad", "stripped", "forged", "own", "lost", "bare"].map(|name| format!("{name}.signed.test"));
+    for domain in unproved.iter().map(String::as_str).chain(["missing.test", "expired.test"]) {
         deliver(&relay, domain);
     }
     std::thread::sleep(SILENCE);

@@ -174,11 +174,7 @@ fn three_verifiers_agree() {
         let own: String = text.split("\r\nReceived:").next().unwrap().to_owned();
         assert!(own.contains("h=From:From:") && !own.contains("Received") && !own.contains("l="), "{own}");
         if text.contains("Subject: offers") {
-            assert_eq!(
-                own.matches("List-Unsubscribe:").count() + own.matches("\tList-Unsubscribe:").count(),
-                2,
-                "{own}"
-            );
+            assert_eq!(own.matches("List-Unsubscribe:").count(), 2, "{own}");
             assert_eq!(own.matches("List-Unsubscribe-Post").count(), 2, "{own}");
             let exact = "List-Unsubscribe: <https://example.com/u?x=1&y=2>,\r\n\t<mailto:u@example.com>\r\n\
                  List-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n";

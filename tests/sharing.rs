@@ -97,7 +97,8 @@ fn a_source_is_pinned_in_both_families() {
     assert_eq!(from(&sixth.wait_for(1, ARRIVAL_LONGEST)), [of(8, Ipv6Addr::LOCALHOST.into(), "both.out.test")]);
     let expected = [of(8, local(86), "both.out.test"), of(9, local(87), "relay.example.com")];
     assert_eq!(from(&fourth.wait_for(2, ARRIVAL_LONGEST)), expected);
-    // What waits was given first.
+    let waits = "source \"four\" has no address of a family of the next hop's";
+    assert!(wait_until(ARRIVAL_LONGEST, || relay.errors().contains(waits)), "{}", relay.errors());
     assert_eq!(sixth.mails().len(), 1, "mail left from an address that is not its source's");
     relay.stop();
 }

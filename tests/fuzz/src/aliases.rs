@@ -1,9 +1,10 @@
 //! The alias table: any text is read or refused, and what an address stands for enters an envelope whole or not at all, within
 //! the bounds, each address once (FND-04).
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use ringpost::base::limits::{ENVELOPE_PARAMETERS_MAX_BYTES, EXPANDED_RECIPIENTS_MAX, RECIPIENTS_MAX_BYTES};
+use ringpost::mail::address::domain_of;
 use ringpost::mail::aliases::Aliases;
 use ringpost::mail::envelope::Envelope;
 use ringpost::mail::parameters::{ParameterBlock, RecipientParameters};
@@ -17,6 +18,8 @@ pub fn run(data: &[u8]) {
     if rng.below(4) > 0 {
         envelope.set_sender(b"sender@source.example");
     }
+    // How often each address was given, and not expanded.
+    let mut given: HashMap<Vec<u8>, usize> = HashMap::new();
     let words = text.split(|c: char| c == ',' || c.is_ascii_whitespace());
     for word in words.filter(|word| word.contains('@')).take(20) {
         let notify: &[u8] = [&b""[..], b"NEVER", b"SUCCESS", b"SUCCESS,FAILURE,DELAY"][rng.below(4) as usize];
@@ -29,15 +32,24 @@ pub fn run(data: &[u8]) {
             }
             None if rng.below(2) == 0 => {
                 envelope.push_recipient(word.as_bytes());
+                *given.entry(named(word.as_bytes())).or_default() += 1;
                 envelope.set_recipient_parameters(&said);
             }
             None => {}
         }
     }
-    check(&envelope);
+    check(&envelope, &given);
 }
 
-fn check(envelope: &Envelope) {
+/// An address as it is compared: the domain in lower case.
+fn named(address: &[u8]) -> Vec<u8> {
+    let mut address = address.to_vec();
+    let local = address.len() - domain_of(&address).len();
+    address[local..].make_ascii_lowercase();
+    address
+}
+
+fn check(envelope: &Envelope, given: &HashMap<Vec<u8>, usize>) {
     assert!(envelope.len() <= EXPANDED_RECIPIENTS_MAX && envelope.recipients_bytes() <= RECIPIENTS_MAX_BYTES);
     assert!(envelope.parameters_bytes() <= ENVELOPE_PARAMETERS_MAX_BYTES);
     let (mut order, mut block) = (Vec::new(), Vec::new());
@@ -45,18 +57,26 @@ fn check(envelope: &Envelope) {
     envelope.write_parameters(&order, Default::default(), &mut block);
     assert!(block.len() <= ENVELOPE_PARAMETERS_MAX_BYTES);
     let block = ParameterBlock(&block);
-    let mut seen = HashSet::new();
+    let mut seen: HashMap<(bool, Vec<u8>), usize> = HashMap::new();
     let mut number = 0;
     while number < order.len() {
         let stretch = block.stretch(number);
         let end = stretch.end.min(order.len());
         assert!(end > number, "a stretch has recipients");
         for &place in &order[number..end] {
-            let address = envelope.recipient(place.into()).to_ascii_lowercase();
-            // Whom nobody expanded may be there twice.
-            seen.insert((stretch.is_told(), address));
+            let address = named(envelope.recipient(place.into()));
+            *seen.entry((stretch.is_told(), address)).or_default() += 1;
         }
         number = end;
     }
-    assert!(seen.len() <= order.len() && order.len() <= envelope.len());
+    for ((told, address), count) in &seen {
+        // Whom nobody expanded may be there as often as it was given.
+        let most = if *told { 1 } else { given.get(address).copied().unwrap_or(0).max(1) };
+        assert!(*count <= most, "{count} times {:?}", String::from_utf8_lossy(address));
+    }
+    let left_out = envelope
+        .recipients()
+        .map(named)
+        .find(|address| ![false, true].iter().any(|told| seen.contains_key(&(*told, address.clone()))));
+    assert!(left_out.is_none(), "{:?} is lost", left_out.map(|address| String::from_utf8_lossy(&address).into_owned()));
 }
