@@ -23,7 +23,7 @@ pub(crate) enum Command {
     /// Say what would become of mail for a recipient, and which key or DNS answer decides each part of it.
     Explain(Explain),
     /// Print the DNS records of the DKIM keys.
-    Dkim(Dkim),
+    Dkim(Configuration),
     /// Find the settings for this machine by measuring its disk and the relay on it, and write them to a file.
     Tune(Tune),
     /// Look into the queue; works while the relay runs.
@@ -85,12 +85,6 @@ pub(crate) struct Check {
     /// Ask DNS whether it knows each DKIM key, and whether the name that each source says in EHLO belongs to its addresses, and they to it.
     #[arg(long)]
     pub(crate) dns: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Dkim {
-    #[command(flatten)]
-    pub(crate) configuration: Configuration,
 }
 
 #[derive(Debug, Args)]

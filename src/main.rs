@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use clap::Parser as _;
 
-use cli::{At, Check, Cli, Command, Configuration, Dkim, Explain, Ordered, Place, Queue, Spool, Target, Tune, User};
+use cli::{At, Check, Cli, Command, Configuration, Explain, Ordered, Place, Queue, Spool, Target, Tune, User};
 use ringpost::base::ids::MessageId;
 use ringpost::config::{self, Changes, Listener, Machine, Role, Settings, Values};
 use ringpost::control::auth::{self, Authenticator, Keep, Prover};
@@ -57,7 +57,7 @@ fn main() -> ExitCode {
         Command::Demo(wanted) => demo::demo(&wanted).map_err(Trouble::Failed),
         Command::Check(wanted) => check(&wanted),
         Command::Explain(wanted) => explain(&wanted),
-        Command::Dkim(Dkim { configuration }) => dkim_records(&configuration),
+        Command::Dkim(configuration) => dkim_records(&configuration),
         Command::Tune(wanted) => tune(&wanted),
         Command::Queue { what } => queue(what),
         Command::User { what } => add_user(what),
@@ -112,7 +112,7 @@ fn check(wanted: &Check) -> Result<(), Trouble> {
     if wanted.dns { check_dns(&settings) } else { Ok(()) }
 }
 
-/// Reads the DKIM keys, as the user that the relay runs as.
+/// Reads the DKIM keys; in `run` as the user that the relay runs as by then.
 fn read_signing_keys(settings: &mut Settings) -> Result<(), Trouble> {
     let read = settings.dkim.read(runtime::signing::read_key, runtime::signing::new_digest);
     read.map_err(|error| Trouble::Usage(error.to_string()))

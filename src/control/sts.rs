@@ -5,12 +5,11 @@
 //! `route::sts`'s to decide. A file that cannot be read or written costs a look at the web servers after a restart, and no mail.
 
 use std::collections::HashMap;
-use std::io::Write as _;
+use std::fs;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use std::{fs, io};
+use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
 use hickory_resolver::proto::rr::Name;
@@ -22,6 +21,7 @@ use crate::base::limits;
 use crate::config::Settings;
 use crate::route::mx::is_private;
 use crate::route::sts::{Policies, Policy, Sts};
+use crate::runtime::{replace_file, wall};
 
 /// Where policies are kept, in the spool's directory.
 const FILE: &str = "mta-sts-policies";
@@ -170,7 +170,7 @@ impl PolicyDesk {
             let text = lock(&self.0.policies).text();
             let file = self.0.file.clone();
             // What cannot be written is fetched again after a restart.
-            let _ = tokio::task::spawn_blocking(move || store(&file, &text)).await;
+            let _ = tokio::task::spawn_blocking(move || replace_file(&file, text.as_bytes(), 0o666)).await;
         }
     }
 }
@@ -180,15 +180,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 fn now_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
-}
-
-fn store(file: &Path, text: &str) -> io::Result<()> {
-    let unfinished = file.with_extension("new");
-    let mut new = fs::File::create(&unfinished)?;
-    new.write_all(text.as_bytes())?;
-    new.sync_all()?;
-    fs::rename(&unfinished, file)
+    wall().0 / 1000
 }
 
 fn client(settings: &StsSettings, dns: TokioResolver) -> Result<Client, String> {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 use crate::base::limits;
+use crate::config::settings::is_label;
 
 /// What a TXT record of `_mta-sts` begins with if it is one (RFC 8461 3.1).
 const RECORD_HEAD: &str = "v=STSv1;";
@@ -105,12 +106,6 @@ fn read_age(text: &str) -> Option<u32> {
 /// A host's name or a pattern, in lower case.
 fn read_host(text: &str) -> Option<Box<str>> {
     let name = text.strip_prefix("*.").unwrap_or(text);
-    let is_label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
     let fits = name.len() <= 253 && name.split('.').all(is_label);
     fits.then(|| text.to_ascii_lowercase().into())
 }

@@ -8,7 +8,7 @@
 //!   `proxy`: what a load balancer says of one. `gate`: how many handshakes a turn has. `disk`: its segments.
 //! - `survey`: how a disk commits, for `ringpost tune`.
 //! - `tls`: keys, and one connection's records. `signing`: DKIM keys. No other files name rustls.
-//! - `privileges`: what is given up at the start.
+//! - `privileges`: what is given up at the start. `files`: small ones, replaced whole.
 //! - `ring`: how glommio's rings are made. `mesh`: what comes from other threads, through a `mailbox`. `clock`: the moment of a step, and the one timer.
 
 mod balance;
@@ -17,6 +17,7 @@ mod conn;
 mod dial;
 mod disk;
 mod executor;
+mod files;
 mod gate;
 mod listen;
 mod mailbox;
@@ -59,8 +60,10 @@ use crate::route::{Answer, QueryId, Question};
 use crate::shard::{Level, Shard};
 use crate::smtp::auth::{AuthAnswer, AuthRequest, ProofAnswer, ProofRequest};
 use balance::Loads;
+pub(crate) use clock::wall;
 use executor::Berth;
 pub use executor::allowed_cores;
+pub(crate) use files::replace_file;
 use listen::Door;
 pub use mesh::{Injection, InjectionReply, Operation, OperationReply, ReportReply, Shards};
 use mesh::{Letter, Mailbox};

@@ -7,8 +7,8 @@ use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::clock::wall;
 use crate::shard::Level;
 
 /// Lines that may wait for standard error.
@@ -89,8 +89,7 @@ fn write_line(out: &mut String, level: Level, report: &str) {
         Level::Info => "info",
         Level::Debug => "debug",
     };
-    let ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
-    let _ = write!(out, "{} {level} ", utc(ms));
+    let _ = write!(out, "{} {level} ", utc(wall().0));
     // One line each, whatever the text brings.
     out.extend(report.chars().map(|c| if c.is_control() { ' ' } else { c }));
     out.push('\n');
@@ -98,8 +97,7 @@ fn write_line(out: &mut String, level: Level, report: &str) {
 
 /// The moment, as `2026-01-31T23:59:59Z`.
 pub fn utc_now() -> String {
-    let ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
-    let mut text = utc(ms);
+    let mut text = utc(wall().0);
     text.replace_range(text.len() - ".123Z".len().., "Z");
     text
 }

@@ -11,11 +11,10 @@
 mod binding;
 mod dane;
 
-use std::io::{self, IoSlice, Write as _};
+use std::io::{self, IoSlice};
 use std::net::IpAddr;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, UnbufferedClientConnection, WebPkiServerVerifier};
@@ -29,6 +28,7 @@ use rustls::{
 };
 
 use super::Failure;
+use super::files::replace_file;
 use crate::base::limits;
 use crate::config::{Role, Settings};
 use crate::route::safety::{Dane, Identity};
@@ -103,12 +103,12 @@ impl Keys {
                 let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
                     .build()
                     .map_err(|error| trouble("tls.roots", &tls.roots, error))?;
-                Some(Proven { config: client_config(verifier.clone())?, verifier })
+                Some(Proven { config: shared_config(verifier.clone())?, verifier })
             }
             Err(error) if settings.verifies() => return Err(error),
             Err(_) => None,
         };
-        Ok((Keys { server, any: client_config(Arc::new(AnyCertificate(provider())))?, proven }, note))
+        Ok((Keys { server, any: shared_config(Arc::new(AnyCertificate(provider())))?, proven }, note))
     }
 
     /// Looks whether the files that the settings name can be used, and makes none.
@@ -183,7 +183,8 @@ fn own_files(dir: &Path) -> (PathBuf, PathBuf) {
 }
 
 fn provider() -> Arc<CryptoProvider> {
-    Arc::new(aws_lc_rs::default_provider())
+    static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(aws_lc_rs::default_provider()));
+    PROVIDER.clone()
 }
 
 fn trouble(what: &str, path: &Path, error: impl std::fmt::Display) -> Failure {
@@ -233,22 +234,24 @@ fn roots(key: &str, path: &Path) -> Result<RootCertStore, Failure> {
 }
 
 /// Each configuration has sessions of its own, so that none made with an unproven next hop stands in for a proof.
-fn client_config(verifier: Arc<dyn ServerCertVerifier>) -> Result<Arc<ClientConfig>, Failure> {
-    let builder = ClientConfig::builder_with_provider(provider())
-        .with_protocol_versions(&VERSIONS)
-        .map_err(|error| Failure(format!("no TLS: {error}")))?;
+fn client_config(
+    verifier: Arc<dyn ServerCertVerifier>,
+    resumption: Resumption,
+) -> Result<Arc<ClientConfig>, rustls::Error> {
+    let builder = ClientConfig::builder_with_provider(provider()).with_protocol_versions(&VERSIONS)?;
     let mut config = builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
-    config.resumption = Resumption::in_memory_sessions(limits::TLS_SESSIONS_MAX);
+    config.resumption = resumption;
     Ok(Arc::new(config))
 }
 
+fn shared_config(verifier: Arc<dyn ServerCertVerifier>) -> Result<Arc<ClientConfig>, Failure> {
+    client_config(verifier, Resumption::in_memory_sessions(limits::TLS_SESSIONS_MAX))
+        .map_err(|error| Failure(format!("no TLS: {error}")))
+}
+
 /// For one connection: a session that was proved by other records is not taken up again.
-fn dane_config(dane: Arc<Dane>) -> Result<Arc<ClientConfig>, Broken> {
-    let verifier = Arc::new(DaneVerifier::new(dane, provider()));
-    let builder = ClientConfig::builder_with_provider(provider()).with_protocol_versions(&VERSIONS)?;
-    let mut config = builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
-    config.resumption = Resumption::disabled();
-    Ok(Arc::new(config))
+fn dane_config(dane: Arc<Dane>) -> Result<Arc<ClientConfig>, rustls::Error> {
+    client_config(Arc::new(DaneVerifier::new(dane, provider())), Resumption::disabled())
 }
 
 /// Makes a self-signed certificate and its key. Each takes its name when it is whole and synced, the certificate last:
@@ -263,12 +266,7 @@ fn make_own(hostname: &str, certificate: &Path, key: &Path) -> Result<(), Failur
         _ => {}
     }
     let write = |path: &Path, text: String, mode: u32| {
-        let unfinished = path.with_extension("new");
-        let file = std::fs::OpenOptions::new().create(true).truncate(true).write(true).mode(mode).open(&unfinished);
-        file.and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
-            .and_then(|()| std::fs::rename(&unfinished, path))
-            .and_then(|()| path.parent().map_or(Ok(()), |dir| std::fs::File::open(dir)?.sync_all()))
-            .map_err(|error| failed(path, error))
+        replace_file(path, text.as_bytes(), mode).map_err(|error| failed(path, error))
     };
     write(key, made.signing_key.serialize_pem(), 0o600)?;
     write(certificate, made.cert.pem(), 0o644)

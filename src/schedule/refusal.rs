@@ -7,7 +7,7 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use crate::schedule::throttle::asks_for_less;
+use crate::schedule::throttle::{asks_for_less, contains};
 use crate::smtp::reply_parser::enhanced_code;
 
 /// What a reply is about.
@@ -107,10 +107,6 @@ pub fn reason(code: u16, text: &[u8]) -> Reason {
     } else {
         Reason::Other
     }
-}
-
-fn contains(text: &[u8], lower: &[u8]) -> bool {
-    text.windows(lower.len()).any(|window| window.eq_ignore_ascii_case(lower))
 }
 
 #[cfg(test)]

@@ -22,7 +22,8 @@ pub fn asks_for_less(code: u16, text: &[u8]) -> bool {
     code == 421 || security || contains(text, b"[ts0")
 }
 
-fn contains(text: &[u8], lower: &[u8]) -> bool {
+/// True if the text has these words, in any case.
+pub(super) fn contains(text: &[u8], lower: &[u8]) -> bool {
     text.windows(lower.len()).any(|window| window.eq_ignore_ascii_case(lower))
 }
 

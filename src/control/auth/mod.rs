@@ -21,13 +21,14 @@ mod users;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, mpsc};
 use zeroize::Zeroizing;
 
 use crate::base::limits;
 use crate::config::{AuthSettings, KerberosSettings, LogLevel};
+use crate::runtime::wall;
 use crate::smtp::auth::{AuthAnswer, AuthRequest, ExchangeState, Mechanism, User};
 use crate::smtp::ntlm::{Response, authenticate};
 use crate::smtp::sasl::{self, Bearer};
@@ -334,9 +335,7 @@ impl Checker {
     }
 
     fn ntlm_first(&self, message: &[u8]) -> Judged {
-        let now_ms =
-            SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
-        match ntlm::Pending::begin(message, &self.hostname, now_ms) {
+        match ntlm::Pending::begin(message, &self.hostname, wall().0) {
             Some((text, pending)) => challenge(text, Memory::Ntlm(pending)),
             None => AuthAnswer::Malformed.into(),
         }
@@ -355,7 +354,7 @@ impl Checker {
             _ => None,
         });
         // Nobody's hash takes as long and fits nothing.
-        let judged_by = hash.as_ref().cloned().unwrap_or_else(ntlm::NtHash::of_nobody);
+        let judged_by = hash.clone().unwrap_or_else(ntlm::NtHash::of_nobody);
         let proof = match &read.response {
             Response::Older => {
                 told(LogLevel::Info, "the client knows no version 2");

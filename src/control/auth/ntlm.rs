@@ -6,12 +6,13 @@
 
 use std::fmt;
 
-use aws_lc_rs::{constant_time, rand};
+use aws_lc_rs::constant_time;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use md4::{Digest as _, Md4};
 use md5::Md5;
 use zeroize::Zeroizing;
 
+use super::scram::random;
 use crate::smtp::auth::ChannelBinding;
 use crate::smtp::ntlm::{self, Second};
 
@@ -33,9 +34,7 @@ impl NtHash {
 
     /// The hash of nobody's password.
     pub(super) fn of_nobody() -> NtHash {
-        let mut hash = Zeroizing::new([0; 16]);
-        rand::fill(&mut hash[..]).expect("the system has randomness");
-        NtHash(hash)
+        NtHash(Zeroizing::new(random()))
     }
 
     /// Reads `$3$$` and 32 hexadecimal digits.
@@ -93,8 +92,7 @@ impl Pending {
     /// The challenge that answers a first message, and what to remember; `None`: it is no first message. `now_ms` since 1970.
     pub(super) fn begin(first: &[u8], hostname: &str, now_ms: u64) -> Option<(Vec<u8>, Pending)> {
         let abilities = ntlm::negotiate(first)?;
-        let mut nonce = [0; 8];
-        rand::fill(&mut nonce).expect("the system has randomness");
+        let nonce = random();
         let time = (FROM_1601_TO_1970_S * 1000 + now_ms) * 10_000;
         let challenge = ntlm::challenge(abilities, nonce, hostname, time);
         Some((challenge.clone(), Pending { nonce, first: first.to_vec(), challenge }))

@@ -4,7 +4,7 @@
 //! mail is held that should be sent, never sent that should be held.
 
 use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use tokio::sync::Mutex;
 use super::answer::Problem;
 use super::{Desk, ask_all};
 use crate::base::limits;
-use crate::runtime::Operation;
+use crate::runtime::{Operation, replace_file};
 use crate::shard::orders::{Order, Target};
 
 /// Beside the shards' directories in the spool.
@@ -29,7 +29,7 @@ const FILE: &str = "holds.json";
 /// Shards are waited for so long.
 const ANSWER_PAUSE: Duration = Duration::from_secs(10);
 
-/// A target as it is written: exactly one member is there.
+/// A target as it is written: exactly one member is there; and the rate of one that is not held but slowed.
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct Written {
@@ -41,26 +41,8 @@ struct Written {
     site: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     tenant: Option<String>,
-}
-
-/// An order that stands: a target, and its rate if it is not held but slowed.
-#[derive(Debug, Deserialize, Serialize)]
-struct Standing {
-    #[serde(flatten)]
-    target: Written,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     messages_per_second: Option<u32>,
-}
-
-impl Standing {
-    fn hold(target: &Target) -> Standing {
-        Standing { target: Written::of(target), messages_per_second: None }
-    }
-
-    fn rate((tenant, messages_per_second): &(Box<str>, u32)) -> Standing {
-        let target = Written { tenant: Some(tenant.to_string()), ..Written::default() };
-        Standing { target, messages_per_second: Some(*messages_per_second) }
-    }
 }
 
 impl Written {
@@ -76,8 +58,13 @@ impl Written {
         written
     }
 
+    fn rate((tenant, messages_per_second): &(Box<str>, u32)) -> Written {
+        let (tenant, messages_per_second) = (Some(tenant.to_string()), Some(*messages_per_second));
+        Written { tenant, messages_per_second, ..Written::default() }
+    }
+
     fn target(self) -> Result<Target, String> {
-        let Written { message, domain, site, tenant } = self;
+        let Written { message, domain, site, tenant, messages_per_second: _ } = self;
         match (message, domain, site, tenant) {
             (Some(id), None, None, None) => {
                 id.parse().map(Target::Message).map_err(|error| format!("message: {error}"))
@@ -99,7 +86,7 @@ impl Written {
 struct Wanted {
     order: String,
     #[serde(flatten)]
-    standing: Standing,
+    standing: Written,
 }
 
 /// The orders to hold that stand, and where they are kept.
@@ -113,14 +100,15 @@ impl Holds {
     /// What an earlier run left in the spool. A file that cannot be read is an error: mail that is to be held would be sent.
     pub fn load(spool: &Path) -> Result<Holds, String> {
         let path = spool.join(FILE);
-        let written: Vec<Standing> = match fs::read(&path) {
+        let written: Vec<Written> = match fs::read(&path) {
             Ok(text) => serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", path.display()))?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(format!("cannot read {}: {error}", path.display())),
         };
         let mut holds = Holds { path, targets: Vec::new(), rates: Vec::new() };
-        for Standing { target, messages_per_second } in written {
-            match (target.target(), messages_per_second) {
+        for standing in written {
+            let messages_per_second = standing.messages_per_second;
+            match (standing.target(), messages_per_second) {
                 (Ok(target), None) => holds.targets.push(target),
                 (Ok(Target::Tenant(tenant)), Some(rate)) => holds.rates.push((tenant, rate)),
                 (Ok(_), Some(_)) => return Err(format!("{}: only tenants have rates", holds.path.display())),
@@ -140,8 +128,8 @@ impl Holds {
         &self.rates
     }
 
-    fn written(targets: &[Target], rates: &[(Box<str>, u32)]) -> Vec<Standing> {
-        targets.iter().map(Standing::hold).chain(rates.iter().map(Standing::rate)).collect()
+    fn written(targets: &[Target], rates: &[(Box<str>, u32)]) -> Vec<Written> {
+        targets.iter().map(Written::of).chain(rates.iter().map(Written::rate)).collect()
     }
 
     fn store(&mut self, targets: Vec<Target>, rates: Vec<(Box<str>, u32)>) -> Result<(), Problem> {
@@ -149,19 +137,10 @@ impl Holds {
             let most = limits::HOLDS_MAX;
             return Err(Problem::senseless(format!("more than {most} orders that stand; release some")));
         }
-        let written = Holds::written(&targets, &rates);
-        self.replace_file(&written).map_err(not_stored)?;
+        let written = serde_json::to_vec(&Holds::written(&targets, &rates)).map_err(io::Error::from);
+        written.and_then(|text| replace_file(&self.path, &text, 0o666)).map_err(not_stored)?;
         (self.targets, self.rates) = (targets, rates);
         Ok(())
-    }
-
-    fn replace_file(&self, written: &[Standing]) -> io::Result<()> {
-        let unfinished = self.path.with_extension("new");
-        let mut file = fs::File::create(&unfinished)?;
-        file.write_all(&serde_json::to_vec(&written)?)?;
-        file.sync_all()?;
-        fs::rename(&unfinished, &self.path)?;
-        self.path.parent().map_or(Ok(()), |dir| fs::File::open(dir)?.sync_all())
     }
 
     fn add(&mut self, target: &Target) -> Result<(), Problem> {
@@ -220,7 +199,7 @@ async fn obey(desk: &Desk, headers: &HeaderMap, body: &[u8]) -> Result<u64, Prob
         }
         other => return Err(Problem::senseless(format!("want hold, release, expire, retry or rate, not {other:?}"))),
     };
-    let target = wanted.standing.target.target().map_err(Problem::senseless)?;
+    let target = wanted.standing.target().map_err(Problem::senseless)?;
     check(desk, order, &target)?;
     // One order at a time, so that the file and the shards agree.
     let mut holds = desk.holds.lock().await;
@@ -244,8 +223,7 @@ async fn obey(desk: &Desk, headers: &HeaderMap, body: &[u8]) -> Result<u64, Prob
 fn check(desk: &Desk, order: Order, target: &Target) -> Result<(), Problem> {
     match target {
         Target::Tenant(name) => {
-            let settings = desk.settings();
-            let known = settings.tenants.iter().any(|tenant| tenant.name.eq_ignore_ascii_case(name));
+            let known = desk.settings().tenant_named(name).is_some();
             // What was held before a tenant left the configuration can be released.
             let lifts = matches!(order, Order::Release | Order::Rate { messages_per_second: 0 });
             if known || lifts { Ok(()) } else { Err(Problem::senseless(format!("{name:?} is no tenant"))) }
@@ -300,7 +278,7 @@ mod tests {
         assert_eq!(kept.rates(), [("other".into(), 3), ("shop".into(), 20)]);
         holds.set_rate("other", 0).unwrap();
         assert_eq!(Holds::load(dir.path()).unwrap().rates(), [("shop".into(), 20)]);
-        for bad in ["[{}]", r#"[{"site":"x","messages_per_second":1}]"#] {
+        for bad in ["[{}]", r#"[{"site":"x","messages_per_second":1}]"#, r#"[{"site":"x","odd":1}]"#] {
             fs::write(dir.path().join(FILE), bad).unwrap();
             assert!(Holds::load(dir.path()).is_err(), "{bad}");
         }
