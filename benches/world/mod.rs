@@ -12,7 +12,9 @@ use ringpost::base::ids::{ConnId, ShardId};
 use ringpost::base::time::{Mono, Now, UnixMs};
 use ringpost::config::{self, Machine, Role, Settings};
 use ringpost::queue::ShardStart;
-use ringpost::shard::{Effect, Input, Setup, Shard};
+use ringpost::route::safety::HostTls;
+use ringpost::route::{Answer, MailHost};
+use ringpost::shard::{CloseReason, Effect, Input, Setup, Shard};
 
 /// What a client says before a message for one recipient.
 pub(crate) const ENVELOPE: &[u8] = b"MAIL FROM:<a@source.test>\r\nRCPT TO:<b@dest.test>\r\nDATA\r\n";
@@ -30,6 +32,8 @@ pub(crate) struct World {
     envelope_taken: &'static [u8],
     /// And to a body with the next envelope behind it.
     both_taken: &'static [u8],
+    /// Next hops refuse connections.
+    pub(crate) away: bool,
     /// Messages that the next hops took.
     pub(crate) delivered: u64,
 }
@@ -62,6 +66,7 @@ impl World {
             effects: Vec::new(),
             client: None,
             hops: HashMap::new(),
+            away: false,
             both_taken: format!("250 taken\r\n{envelope_taken}").leak().as_bytes(),
             envelope_taken: envelope_taken.leak().as_bytes(),
             delivered: 0,
@@ -98,6 +103,19 @@ impl World {
                     None
                 }
                 Effect::Flush { conn } => self.flush(conn),
+                Effect::Dial { conn, .. } if self.away => {
+                    Some(Input::Closed { conn, reason: CloseReason::Failed { errno: 111 } })
+                }
+                Effect::Resolve { query, question } => {
+                    let host = MailHost {
+                        preference: 0,
+                        name: question.name,
+                        addresses: vec![[192, 0, 2, 9].into()],
+                        tls: HostTls::default(),
+                    };
+                    let answer = Answer::Mail { hosts: vec![host], ttl_s: 3600, sts: None };
+                    Some(Input::Resolved { query, answer })
+                }
                 Effect::Dial { conn, .. } => {
                     self.hops.insert(conn, false);
                     self.shard.step(self.now, Input::Connected { conn }, &mut self.effects);

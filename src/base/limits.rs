@@ -247,7 +247,7 @@ pub const TLS_KEPT_MAX_BYTES: usize = 96 << 10;
 /// QUIT's reply is not waited for longer (RTE-18).
 pub const QUIT_TIMEOUT_MS: u64 = 2_000;
 /// Addresses of a site tried in vain, one after the other, before the site pauses (RTE-04).
-pub const ADDRESSES_TRIED_MAX: usize = 6;
+pub const ADDRESSES_TRIED_MAX: u32 = 6;
 /// Addresses kept of one site, the best; the rest is ignored (RTE-04, RTE-09).
 pub const SITE_ADDRESSES_MAX: usize = 32;
 /// While one connection tries an address that failed before, the others leave it aside at most so long.

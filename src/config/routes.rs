@@ -187,7 +187,7 @@ pub enum Host {
     /// Taken as it is.
     Address(IpAddr),
     /// A name in lower case, to be resolved (addresses only, no MX).
-    Name(Box<str>),
+    Name(Arc<str>),
 }
 
 impl fmt::Display for HostPort {
@@ -212,7 +212,7 @@ impl HostPort {
             None => match host.parse::<IpAddr>() {
                 Ok(IpAddr::V6(_)) => return Err("a v6 address stands in brackets, for instance [2001:db8::1]:25"),
                 Ok(address) => Host::Address(address),
-                Err(_) => Host::Name(domain_name(host).ok_or(REMEDY)?),
+                Err(_) => Host::Name(domain_name(host).ok_or(REMEDY)?.into()),
             },
         };
         Ok(HostPort { host, port })

@@ -532,7 +532,7 @@ fn parse_name(domain: &str) -> Option<Name> {
 }
 
 /// Lower case, without the final dot.
-fn host_name(name: &Name) -> Box<str> {
+fn host_name(name: &Name) -> Arc<str> {
     name.to_lowercase().to_ascii().trim_end_matches('.').into()
 }
 

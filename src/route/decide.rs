@@ -222,7 +222,7 @@ impl Router {
 
     /// The name of what was decided: two domains of one name share the answer of DNS and the site.
     pub fn name(&self, decision: &Decision) -> SiteName {
-        self.named(decision, &decision.next_hop.name())
+        self.named(decision, decision.next_hop.name())
     }
 
     /// The site that these targets of a decision's next hop make: one for all domains with the same mail hosts.
@@ -243,11 +243,11 @@ impl Router {
             NextHop::Configured(_) => decision.next_hop.name(),
             NextHop::Mx { .. } => {
                 let provider = rule.filter(|rule| matches!(rule.of, SiteMatch::MailHosts(_)));
-                mail_hosts_name(provider.map_or("mx", |rule| &rule.name), targets)
+                mail_hosts_name(provider.map_or("mx", |rule| &rule.name), targets).into()
             }
         };
         SiteKind {
-            name: self.named(decision, &format!("{base}{}", proved_name(decision, targets))),
+            name: self.named(decision, format!("{base}{}", proved_name(decision, targets)).into()),
             limits: rule.map_or_else(|| self.default_limits.clone(), |rule| rule.settings.clone()),
             rule: rule.map(|rule| rule.name.clone()),
         }
@@ -255,21 +255,21 @@ impl Router {
 
     /// A connection has one source and serves one policy and one kind of needs, and a domain with limits of its own shares
     /// none: the name says so.
-    fn named(&self, decision: &Decision, base: &str) -> SiteName {
-        let mut name = base.to_owned();
+    fn named(&self, decision: &Decision, base: SiteName) -> SiteName {
+        let mut more = String::new();
         if let Some(rule) = decision.rule {
-            name += &format!(" for {}", self.rules[rule].name);
+            more += &format!(" for {}", self.rules[rule].name);
         }
         if decision.tls != self.default_tls {
-            name += &format!(" tls={}", decision.tls);
+            more += &format!(" tls={}", decision.tls);
         }
         if decision.needs != Needs::default() {
-            name += &format!(" needs={}", decision.needs);
+            more += &format!(" needs={}", decision.needs);
         }
         if decision.source != 0 {
-            name += &format!(" from {}", self.sources[usize::from(decision.source)].name);
+            more += &format!(" from {}", self.sources[usize::from(decision.source)].name);
         }
-        name.into()
+        if more.is_empty() { base } else { format!("{base}{more}").into() }
     }
 
     /// The key that decides the next hop of a domain in lower case.
@@ -291,7 +291,7 @@ impl Router {
     pub fn question(&self, decision: &Decision) -> Option<Question> {
         let (name, address_only) = decision.next_hop.question()?;
         let tlsa_port = decision.is_published(false).then(|| self.port(&decision.next_hop));
-        Some(Question { name: name.into(), address_only, tlsa_port, sts: decision.is_published(true) })
+        Some(Question { name: name.clone(), address_only, tlsa_port, sts: decision.is_published(true) })
     }
 
     fn port(&self, next_hop: &NextHop) -> u16 {
@@ -321,7 +321,7 @@ impl Router {
                 let known = |target: &mx::Target| {
                     let safety = safety(decision, target, sts)?;
                     let address = SocketAddr::new(target.address, port);
-                    Some(KnownTarget { address, host: (&*target.host).into(), preference: target.preference, safety })
+                    Some(KnownTarget { address, host: target.host.clone(), preference: target.preference, safety })
                 };
                 let known: Vec<_> = reachable.iter().filter_map(known).collect();
                 if known.is_empty() { no_safe_host(&reachable, sts) } else { Ways::Try(known) }
@@ -366,7 +366,7 @@ fn proved_name(decision: &Decision, targets: &[KnownTarget]) -> String {
             Safety::Always(Identity::Name) => verified = true,
             Safety::Tested { named } => {
                 tested = true;
-                domain = domain.or(decision.next_hop.question().map(|(name, _)| name).filter(|_| !named));
+                domain = domain.or(decision.next_hop.question().map(|(name, _)| &**name).filter(|_| !named));
             }
             Safety::Never | Safety::IfOffered => {}
         }

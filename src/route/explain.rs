@@ -96,7 +96,7 @@ pub fn explain(
     match next_hop {
         NextHop::Mx { domain } => say("route", format!("the mail hosts of {domain}"), by(&route_key)),
         NextHop::Configured(hop) => {
-            say("route", next_hop.name(), by(&route_key));
+            say("route", next_hop.name().to_string(), by(&route_key));
             if !hop.name.is_empty() {
                 say("next hop", hop.to.to_string(), by(&format!("next_hop.{}.address", hop.name)));
             }

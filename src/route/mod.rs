@@ -31,7 +31,7 @@ pub struct QueryId(pub u64);
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Question {
     /// The domain in lower case, or a host name.
-    pub name: Box<str>,
+    pub name: Arc<str>,
     /// Only the addresses of the name matter, no MX.
     pub address_only: bool,
     /// Whether the answer is proved matters too, and what TLSA records the hosts have for this port (DAN-01).
@@ -76,7 +76,7 @@ pub struct MailHost {
     /// Lower is tried first.
     pub preference: u16,
     /// Its name, lower case, without the final dot.
-    pub name: Box<str>,
+    pub name: Arc<str>,
     /// Its addresses in the resolver's order, at most `limits::HOST_ADDRESSES_MAX`.
     pub addresses: Vec<IpAddr>,
     /// What DNS proves about its TLS, where that was asked.
@@ -91,29 +91,30 @@ pub enum NextHop {
     /// The domain's own mail hosts, port 25.
     Mx {
         /// The domain in lower case; may be an address literal, see [`mx::literal_answer`].
-        domain: Box<str>,
+        domain: Arc<str>,
     },
 }
 
 impl NextHop {
     /// What it is called, on all shards: `smarthost 127.0.0.1:2602`, `lmtp NAME`, or `example.org` for its mail hosts.
-    pub fn name(&self) -> String {
+    pub fn name(&self) -> Arc<str> {
         match self {
             NextHop::Configured(hop) => {
-                format!("{} {hop}", if hop.protocol == Protocol::Lmtp { "lmtp" } else { "smarthost" })
+                format!("{} {hop}", if hop.protocol == Protocol::Lmtp { "lmtp" } else { "smarthost" }).into()
             }
-            NextHop::Mx { domain } => domain.to_string(),
+            // There may be very many domains, and one name of each will do.
+            NextHop::Mx { domain } => domain.clone(),
         }
     }
 
     /// What to ask the resolver: the name, and whether only its addresses matter. `None`: see [`NextHop::known_answer`].
-    pub fn question(&self) -> Option<(&str, bool)> {
+    pub fn question(&self) -> Option<(&Arc<str>, bool)> {
         match self {
             NextHop::Configured(hop) => match &hop.to {
                 HopAddress::Host(HostPort { host: Host::Name(name), .. }) => Some((name, true)),
                 HopAddress::Host(_) | HopAddress::Socket(_) => None,
             },
-            NextHop::Mx { domain } => (!domain.starts_with('[')).then_some((&**domain, false)),
+            NextHop::Mx { domain } => (!domain.starts_with('[')).then_some((domain, false)),
         }
     }
 
@@ -161,8 +162,8 @@ mod tests {
             (NextHop::Mx { domain: "[192.0.2.1]".into() }, "[192.0.2.1]", None),
         ];
         for (hop, site, question) in hops {
-            assert_eq!(hop.name(), site);
-            assert_eq!(hop.question(), question);
+            assert_eq!(&*hop.name(), site);
+            assert_eq!(hop.question().map(|(name, address_only)| (&**name, address_only)), question);
             assert_eq!(hop.known_answer().is_none(), question.is_some());
         }
     }

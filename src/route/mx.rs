@@ -5,6 +5,7 @@
 //! lead us to refused (RTE-11); families of a host taking turns, so that a broken IPv6 path costs one try (RTE-10).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use super::safety::HostTls;
 use super::{Answer, MailHost, NextHop};
@@ -46,7 +47,7 @@ pub struct Target {
     /// Where to connect; the port is the next hop's.
     pub address: IpAddr,
     /// The host's name, for logs and reports.
-    pub host: Box<str>,
+    pub host: Arc<str>,
     /// The host's preference; equals share the connections.
     pub preference: u16,
     /// What DNS proves about the host's TLS.
@@ -170,7 +171,6 @@ mod tests {
     use super::*;
     use crate::config::HostPort;
     use proptest::prelude::*;
-    use std::sync::Arc;
 
     fn mx() -> NextHop {
         NextHop::Mx { domain: "example.org".into() }

@@ -44,7 +44,7 @@ pub struct Dane {
     pub records: Arc<[Tlsa]>,
     /// Beside the base domain, a name that a certificate may be for where usage 2 has names checked: the recipient domain's
     /// (RFC 7672 3.2.2).
-    pub domain: Option<Box<str>>,
+    pub domain: Option<Arc<str>>,
 }
 
 /// One TLSA record (RFC 6698 2.1).

@@ -57,18 +57,18 @@ enum Trial {
 #[derive(Debug, Default)]
 pub struct Hosts {
     /// By preference; those of one host stand together.
-    targets: Vec<KnownTarget>,
+    targets: Box<[KnownTarget]>,
     /// Each is one of the targets.
     aside: Vec<Aside>,
-    /// An address that a connection was ended for, to be tried by the next one.
-    trial: Option<SocketAddr>,
+    /// The target that a connection was ended for, to be tried by the next one.
+    trial: Option<u16>,
 }
 
 impl Hosts {
     /// Takes over what DNS says now, in order of preference. What is known of an address that is still there stays.
     pub fn set(&mut self, targets: Vec<KnownTarget>) {
         assert!(targets.is_sorted_by_key(|target| target.preference), "targets come in order of preference");
-        self.targets = targets;
+        self.targets = targets.into();
         let targets = &self.targets;
         self.aside.retain(|aside| targets.iter().any(|target| target.address == aside.address));
         self.trial = None;
@@ -98,7 +98,7 @@ impl Hosts {
     /// Where the next connection goes. If all addresses are left aside, the one whose time is up first.
     pub fn choose(&mut self, now: Mono, rng: &mut Rng) -> Option<SocketAddr> {
         let chosen = match (self.trial.take(), self.best(now)) {
-            (Some(trial), _) => trial,
+            (Some(trial), _) => self.targets[usize::from(trial)].address,
             (None, Some(best)) => self.draw(now, best, rng),
             (None, None) => self.targets.iter().min_by_key(|target| self.aside_until(target.address))?.address,
         };
@@ -127,14 +127,10 @@ impl Hosts {
             return false;
         }
         let Some(own) = self.targets.iter().find(|target| target.address == address) else { return false };
-        let Some(better) =
-            self.targets.iter().find(|t| t.preference < own.preference && !self.is_aside(now, t.address))
-        else {
-            return false;
-        };
-        let better = better.address;
-        if self.begin_trial(now, better) {
-            self.trial = Some(better);
+        let is_better = |t: &KnownTarget| t.preference < own.preference && !self.is_aside(now, t.address);
+        let Some(better) = self.targets.iter().position(is_better) else { return false };
+        if self.begin_trial(now, self.targets[better].address) {
+            self.trial = Some(better as u16);
         }
         true
     }
@@ -146,6 +142,8 @@ impl Hosts {
             return false;
         }
         let at = self.aside.iter().position(|aside| aside.address == address).unwrap_or_else(|| {
+            // There may be very many sites, and most have one address or two.
+            self.aside.reserve_exact(1);
             self.aside.push(Aside { address, failures: 0, until: now, trial: Trial::None });
             self.aside.len() - 1
         });
@@ -377,7 +375,7 @@ mod tests {
                     2 => drop(hosts.makes_way(now, address)),
                     3 => hosts.answered(now, address),
                     _ => {
-                        let trial = hosts.trial;
+                        let trial = hosts.trial.map(|trial| hosts.targets[usize::from(trial)].address);
                         let well = |a: SocketAddr| !hosts.is_aside(now, a);
                         let best = list.iter().filter(|(_, _, a)| well(*a)).map(|(p, ..)| *p).min();
                         let chosen = hosts.choose(now, &mut rng).expect("there are targets");

@@ -78,7 +78,7 @@ pub struct Site {
     /// The addresses, and which of them failed lately.
     pub hosts: Hosts,
     /// Addresses tried in vain since the last success or pause.
-    pub tried: usize,
+    pub tried: u32,
     /// Pauses in a row.
     pub failures: u32,
     /// An operator wants nothing sent.
@@ -97,15 +97,22 @@ pub struct Site {
     pub throttle: Throttle,
     /// Connections that take no more transactions and are not gone yet.
     pub ending: u32,
-    /// Addresses whose TLS handshake failed, and until when they are tried in clear (TLS-06).
-    clear: Vec<(SocketAddr, Mono)>,
     /// Messages that may be sent, where the site has a rate.
     pub purse: Purse,
     /// What all of its mail needs a host to be able to do.
     pub needs: Needs,
     /// No host can, and what waits is on its way back to where it came from.
     pub given_up: bool,
-    /// Addresses whose hosts cannot, as their last session showed.
+    /// What sessions with its addresses showed, if that is anything.
+    shown: Option<Box<Shown>>,
+}
+
+/// What sessions with the addresses of a site showed; there may be very many sites, and of most nothing.
+#[derive(Debug, Default)]
+struct Shown {
+    /// Addresses whose TLS handshake failed, and until when they are tried in clear (TLS-06).
+    clear: Vec<(SocketAddr, Mono)>,
+    /// Addresses whose hosts cannot do what its mail needs, as their last session showed.
     lacking: Vec<SocketAddr>,
 }
 
@@ -145,11 +152,10 @@ impl Site {
             login_in_doubt: decision.next_hop.configured().is_some_and(|hop| hop.credentials.is_some()),
             throttle: Throttle::default(),
             ending: 0,
-            clear: Vec::new(),
             purse: Purse::default(),
             needs: decision.needs,
             given_up: false,
-            lacking: Vec::new(),
+            shown: None,
         }
     }
 
@@ -221,7 +227,8 @@ impl Site {
         match safety {
             Safety::Never => TlsWish::Never,
             Safety::IfOffered | Safety::Tested { .. } => {
-                let failed = self.clear.iter().any(|&(at, until)| at == address && now < until);
+                let mut clear = self.shown.iter().flat_map(|shown| &shown.clear);
+                let failed = clear.any(|&(at, until)| at == address && now < until);
                 if failed { TlsWish::Never } else { TlsWish::IfOffered }
             }
             Safety::Always(_) => TlsWish::Always,
@@ -251,17 +258,18 @@ impl Site {
 
     /// The TLS handshake with an address failed: it is tried in clear for a while. For what is opportunistic only.
     pub fn go_clear(&mut self, now: Mono, address: SocketAddr) {
-        self.clear.retain(|&(at, until)| at != address && now < until);
-        if self.clear.len() == limits::TLS_FALLBACKS_MAX {
-            self.clear.remove(0);
+        let clear = &mut self.shown.get_or_insert_default().clear;
+        clear.retain(|&(at, until)| at != address && now < until);
+        if clear.len() == limits::TLS_FALLBACKS_MAX {
+            clear.remove(0);
         }
-        self.clear.push((address, now.plus_ms(limits::TLS_FALLBACK_MS)));
+        clear.push((address, now.plus_ms(limits::TLS_FALLBACK_MS)));
     }
 
     /// A connection to an address failed before it was of any use: the address is left aside for a while. When no other
     /// is left, or enough were tried, the site pauses, longer each time. Gives the end of the pause if one began.
     pub fn failed(&mut self, now: Mono, address: SocketAddr, backoff: &Backoff, rng: &mut Rng) -> Option<Mono> {
-        self.tried += usize::from(self.hosts.failed(now, address, backoff, rng));
+        self.tried += u32::from(self.hosts.failed(now, address, backoff, rng));
         if self.paused(now) || (self.tried < limits::ADDRESSES_TRIED_MAX && self.hosts.any_left(now)) {
             return None;
         }
@@ -270,11 +278,15 @@ impl Site {
 
     /// The host at an address can, or cannot, do what the site's mail needs. True if none of its hosts can (EXT-06, RTL-02).
     pub fn note_ability(&mut self, address: SocketAddr, able: bool) -> bool {
-        self.lacking.retain(|&other| other != address && self.hosts.name(other).is_some());
-        if !able {
-            self.lacking.push(address);
+        if able && self.shown.is_none() {
+            return false;
         }
-        !able && self.hosts.targets().len() == self.lacking.len()
+        let lacking = &mut self.shown.get_or_insert_default().lacking;
+        lacking.retain(|&other| other != address && self.hosts.name(other).is_some());
+        if !able {
+            lacking.push(address);
+        }
+        !able && self.hosts.targets().len() == lacking.len()
     }
 
     /// The site as a whole pauses, longer each time in a row. Gives the end of the pause.

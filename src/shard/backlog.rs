@@ -23,6 +23,9 @@ use crate::shard::terms::Terms;
 /// Index of a message in its shard's table.
 pub(super) type MessageSlot = u32;
 
+/// No record is at hand.
+const NO_RECORD: u32 = u32::MAX;
+
 /// Recipients of one job: the mask's width.
 pub(super) const JOB_RECIPIENTS_MAX: usize = 128;
 
@@ -41,7 +44,7 @@ pub(super) struct Message {
     /// What was asked for beside delivery.
     pub(super) terms: Option<Box<Terms>>,
     /// The jobs that are not over.
-    pub(super) open_jobs: u32,
+    pub(super) open_jobs: u16,
     /// Head of the list of its jobs, through `Job::next`.
     pub(super) first_job: JobId,
     /// Its accepting record is durable.
@@ -100,8 +103,8 @@ pub(super) struct Job {
     pub(super) open: u128,
     pub(super) state: JobState,
     pub(super) timer: Option<TimerId>,
-    /// The accepting record, while it is needed.
-    pub(super) record: Option<Slice>,
+    /// Its accepting record's place among the backlog's, while it is needed; else `NO_RECORD`.
+    record: u32,
     pub(super) next: JobId,
 }
 
@@ -129,6 +132,8 @@ pub(super) struct Backlog {
     pub(super) jobs: Slab<Job>,
     /// What stands before and behind each job in the list it is in.
     pub(super) links: Links,
+    /// The accepting records that jobs need: of few at a time, and so not in the jobs themselves.
+    records: Slab<Slice>,
     /// Recipients that are not settled.
     pub(super) open_recipients: u64,
 }
@@ -158,7 +163,7 @@ impl Backlog {
             open,
             state: JobState::Held,
             timer: None,
-            record: None,
+            record: NO_RECORD,
             next: entry.first_job,
         }) as JobId;
         entry.first_job = job;
@@ -175,13 +180,32 @@ impl Backlog {
         }
         job.open &= !rest;
         let (message, destination, first, attempts) = (job.message, job.destination, job.first, job.attempts);
-        let (state, site, record, told) = (job.state, job.site, job.record.clone(), job.delay_reported);
+        let (state, site, told) = (job.state, job.site, job.delay_reported);
         let routed = Routed { destination, domain: job.domain };
         self.open_recipients -= u64::from(rest.count_ones());
         let other = self.add_job(message, routed, first, rest, attempts);
         let job = &mut self.jobs[other as usize];
-        (job.state, job.site, job.record, job.delay_reported) = (state, site, record, told);
+        (job.state, job.site, job.delay_reported) = (state, site, told);
+        if let Some(record) = self.record(id).cloned() {
+            self.keep_record(other, record);
+        }
         other
+    }
+
+    /// The accepting record of a job, if it is at hand.
+    pub(super) fn record(&self, job: JobId) -> Option<&Slice> {
+        self.records.get(self.jobs[job as usize].record as usize)
+    }
+
+    /// Has a job's accepting record at hand until it is dropped.
+    pub(super) fn keep_record(&mut self, job: JobId, record: Slice) {
+        self.drop_record(job);
+        self.jobs[job as usize].record = self.records.insert(record) as u32;
+    }
+
+    /// A job needs its record no more; harmless if it is not at hand.
+    pub(super) fn drop_record(&mut self, job: JobId) {
+        self.records.try_remove(std::mem::replace(&mut self.jobs[job as usize].record, NO_RECORD) as usize);
     }
 
     /// Of whose part of a site a job is.
@@ -204,6 +228,7 @@ impl Backlog {
     /// Removes a job that is over. Gives the message back if it was its last.
     pub(super) fn remove_job(&mut self, job: JobId) -> Option<Message> {
         let id = job;
+        self.drop_record(id);
         let job = self.jobs.remove(id as usize);
         assert!(job.timer.is_none(), "a job that is over waits for nothing");
         self.open_recipients -= u64::from(job.open.count_ones());

@@ -70,7 +70,7 @@ impl Shard {
         if !entries.iter().any(worth_a_look) {
             return Reported::Needless;
         }
-        let record = job.record.clone().expect("a job is judged with its record at hand");
+        let record = self.backlog.record(job_id).cloned().expect("a job is judged with its record at hand");
         let view = AcceptView::read(&record).expect("the record was verified when it came");
         let failures = entries.iter().filter(|entry| entry.outcome == Outcome::Failed).count();
         let number = job.recipient(0);

@@ -55,7 +55,7 @@ struct Hand<'a> {
 impl ClientHandler for Hand<'_> {
     fn push_body(&mut self, handle: u32, form: Form, out: &mut Outbox) {
         let job = &self.backlog.jobs[handle as usize];
-        let record = job.record.as_ref().expect("a job is offered with its record at hand");
+        let record = self.backlog.record(handle).expect("a job is offered with its record at hand");
         let message = &self.backlog.messages[job.message as usize];
         *self.view = body::push_body(self.log, record, &message.chunks, message.text, form, out);
     }
@@ -145,7 +145,7 @@ impl Shard {
     fn next_job(&mut self, now: Now, site: SiteId, effects: &mut Vec<Effect>) -> Option<JobId> {
         loop {
             let job = self.first_known(now.mono, site)?;
-            if self.backlog.jobs[job as usize].record.is_none() && self.reads.len() >= READS_MAX {
+            if self.backlog.record(job).is_none() && self.reads.len() >= READS_MAX {
                 self.wait_for_reads(site);
                 return None;
             }
@@ -195,7 +195,7 @@ impl Shard {
         let message = &self.backlog.messages[entry.message as usize];
         let (body_bytes, text) = (message.body_bytes, message.text);
         let entry = &self.backlog.jobs[job as usize];
-        let record = entry.record.clone().expect("next_job gives it at hand");
+        let record = self.backlog.record(job).cloned().expect("next_job gives it at hand");
         let view = AcceptView::read(&record).expect("the record was verified when it came");
         // Our own fields go out too, and no line of theirs begins with a dot (EXT-02; RFC 1870 6.2).
         let size_bytes = body_bytes + view.prefix.len() as u64;

@@ -259,7 +259,7 @@ impl Shard {
         let entry = &mut self.backlog.jobs[job as usize];
         entry.state = JobState::OnHold;
         if !entry.errand {
-            entry.record = None;
+            self.backlog.drop_record(job);
         }
         self.leave_site(job);
     }
@@ -355,7 +355,7 @@ impl Shard {
         let entry = &self.backlog.jobs[job as usize];
         assert_eq!(entry.site, NO_SITE, "what is on hold is no site's");
         let place = self.backlog.messages[entry.message as usize].place;
-        let Some(record) = entry.record.clone().or_else(|| self.log.record(&place)) else {
+        let Some(record) = self.backlog.record(job).cloned().or_else(|| self.log.record(&place)) else {
             if self.reads.len() < READS_MAX {
                 self.backlog.jobs[job as usize].state = JobState::Loading;
                 let what = Reading::Record { job, position: place.position };
@@ -371,7 +371,7 @@ impl Shard {
             Purpose::Expire(wanted)
                 if wanted.as_ref().is_none_or(|wanted| wanted.as_bytes().eq_ignore_ascii_case(domain)) =>
             {
-                self.backlog.jobs[job as usize].record = Some(record);
+                self.backlog.keep_record(job, record);
                 self.fail_job(now, job, 0, "5.4.7 Given up by the operator of the relay", effects);
                 return self.told_or_waiting(job);
             }
@@ -379,7 +379,7 @@ impl Shard {
             // At the start the log takes nothing yet.
             Purpose::Tell if !self.log.ready() => return Progress::Elsewhere,
             Purpose::Tell => {
-                self.backlog.jobs[job as usize].record = Some(record);
+                self.backlog.keep_record(job, record);
                 self.settle_expanded(now, job, effects);
                 return self.told_or_waiting(job);
             }

@@ -226,7 +226,6 @@ impl Shard {
         self.backlog.settle(job_id, settled);
         let job = &mut self.backlog.jobs[job_id as usize];
         if job.open == 0 {
-            job.record = None;
             let destination = job.destination;
             self.leave_site(job_id);
             self.leave_destination(now.mono, destination);
@@ -234,11 +233,11 @@ impl Shard {
                 self.forget_message(message);
             }
         } else if deferred {
-            job.record = None;
             job.attempts = attempts;
             job.delay_reported |= entries.iter().any(|entry| matches!(entry.told, Some(Action::Delayed { .. })));
             job.state = JobState::Deferred;
             job.timer = Some(self.wheel.insert(now.mono.plus_ms(delay_ms), Timer::Job(job_id)));
+            self.backlog.drop_record(job_id);
             self.leave_site(job_id);
         } else {
             self.make_ready_again(job_id);

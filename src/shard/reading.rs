@@ -55,13 +55,13 @@ impl Shard {
 
     /// True if the job's record is at hand. If not, a read is begun and the job leaves its list until it ends.
     pub(super) fn have_record(&mut self, job: JobId, effects: &mut Vec<Effect>) -> bool {
-        let entry = &self.backlog.jobs[job as usize];
-        if entry.record.is_some() {
+        if self.backlog.record(job).is_some() {
             return true;
         }
+        let entry = &self.backlog.jobs[job as usize];
         let place = self.backlog.messages[entry.message as usize].place;
         if let Some(record) = self.log.record(&place) {
-            self.backlog.jobs[job as usize].record = Some(record);
+            self.backlog.keep_record(job, record);
             return true;
         }
         self.take_from_list(job);
@@ -123,7 +123,7 @@ impl Shard {
                 }
                 match payload {
                     Ok(record) => {
-                        self.backlog.jobs[job as usize].record = Some(record);
+                        self.backlog.keep_record(job, record);
                         self.make_ready_again(job);
                     }
                     Err(_) => self.defer_unread(now, job),
