@@ -133,7 +133,7 @@ pub(super) struct Backlog {
     /// What stands before and behind each job in the list it is in.
     pub(super) links: Links,
     /// The accepting records that jobs need: of few at a time, and so not in the jobs themselves.
-    records: Slab<Slice>,
+    pub(super) records: Slab<Slice>,
     /// Recipients that are not settled.
     pub(super) open_recipients: u64,
 }
