@@ -96,23 +96,32 @@ fn load_values(configuration: &Configuration) -> Result<(Settings, Values), Trou
         cores: runtime::allowed_cores().map_err(failed)?.len(),
     };
     let wrong = |error: config::ConfigError| Trouble::Usage(error.to_string());
-    let (mut settings, values) = config::load_values(text.as_deref(), &configuration.set, &machine).map_err(wrong)?;
-    settings.aliases.read(|file| std::fs::read_to_string(file)).map_err(wrong)?;
-    Ok((settings, values))
+    config::load_values(text.as_deref(), &configuration.set, &machine).map_err(wrong)
 }
 
 fn check(wanted: &Check) -> Result<(), Trouble> {
     let mut settings = load(&wanted.configuration)?;
     runtime::probe::io_uring().map_err(Trouble::Failed)?;
     Keys::check(&settings).map_err(failed)?;
-    read_signing_keys(&mut settings)?;
+    read_files(&mut settings)?;
     Prover::check(&settings.route.next_hops).map_err(Trouble::Failed)?;
     runtime::placement(&settings).map_err(|error| Trouble::Usage(error.to_string()))?;
     say(&format!("the configuration is right, and this machine can run it with {} shards\n", settings.shards))?;
     if wanted.dns { check_dns(&settings) } else { Ok(()) }
 }
 
-/// Reads the DKIM keys; in `run` as the user that the relay runs as by then.
+/// Reads the files that the settings hold the content of. `run` does so as the user that the relay runs as by then, like every
+/// reload: what only root can read is noticed at the start.
+fn read_files(settings: &mut Settings) -> Result<(), Trouble> {
+    read_aliases(settings)?;
+    read_signing_keys(settings)
+}
+
+fn read_aliases(settings: &mut Settings) -> Result<(), Trouble> {
+    let read = settings.aliases.read(|file| std::fs::read_to_string(file));
+    read.map_err(|error| Trouble::Usage(error.to_string()))
+}
+
 fn read_signing_keys(settings: &mut Settings) -> Result<(), Trouble> {
     let read = settings.dkim.read(runtime::signing::read_key, runtime::signing::new_digest);
     read.map_err(|error| Trouble::Usage(error.to_string()))
@@ -150,7 +159,8 @@ fn check_dns(settings: &Settings) -> Result<(), Trouble> {
 }
 
 fn explain(wanted: &Explain) -> Result<(), Trouble> {
-    let (settings, values) = load_values(&wanted.configuration)?;
+    let (mut settings, values) = load_values(&wanted.configuration)?;
+    read_aliases(&mut settings)?;
     let domain = domain_asked(&wanted.recipient).map_err(Trouble::Usage)?;
     let tenant = match &wanted.tenant {
         None => 0,
@@ -228,7 +238,7 @@ fn run(configuration: &Configuration) -> Result<(), Trouble> {
     if settings.landlock {
         privileges::confine(&settings, configuration.config.as_deref()).map_err(failed)?;
     }
-    read_signing_keys(&mut settings)?;
+    read_files(&mut settings)?;
     let mut settings = Arc::new(settings);
     let reporter = Reporter::start(settings.log_level).map_err(failed)?;
     note.into_iter().for_each(|note| reporter.report(Level::Warning, note));
@@ -276,7 +286,7 @@ fn reload(
     reporter: &Reporter,
 ) {
     let loaded = load(configuration).and_then(|mut wanted| {
-        read_signing_keys(&mut wanted)?;
+        read_files(&mut wanted)?;
         let changes = Changes::between(settings, wanted);
         // Always: the files may hold others than before under the same names.
         let (keys, note) = Keys::load(&changes.settings).map_err(failed)?;

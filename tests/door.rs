@@ -5,6 +5,7 @@
 
 mod common;
 
+use std::fs::Permissions;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -299,11 +300,20 @@ fn rights_are_given_up() {
         sink.wait_for(life, ARRIVAL_LONGEST);
         relay.stop();
     }
-    let wrong = Setup::to(sink.address()).set("user", "no-such-user").arguments();
-    let output = run(Command::new(program()).args(wrong), PROGRAM_LONGEST);
-    let text = shown(&output.stdout, &output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{text}");
-    assert!(text.contains("no-such-user"), "{text}");
+    let secret = home.path().join("aliases");
+    std::fs::write(&secret, "all@example.org: one@example.org\n").unwrap();
+    std::fs::set_permissions(&secret, Permissions::from_mode(0o600)).unwrap();
+    let wrong = [
+        (Setup::to(sink.address()).set("user", "no-such-user"), 1, "no-such-user"),
+        // What the user cannot read stops the start, not the first reload.
+        (setup.set("aliases.file", secret.display()), 2, "Permission denied"),
+    ];
+    for (setup, code, word) in wrong {
+        let output = run(Command::new(program()).args(setup.arguments()), PROGRAM_LONGEST);
+        let text = shown(&output.stdout, &output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{text}");
+        assert!(text.contains(word), "{text}");
+    }
 }
 
 /// With landlock the relay works as before, and reads no file that lies elsewhere, whatever leads there.
