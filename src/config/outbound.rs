@@ -239,4 +239,9 @@ pub(super) static KEYS: &[Key] = &[
          `route.default`.",
     ),
     text("tenant.*.priority", "", "Class of its messages: `urgent`, `normal` or `bulk`. Not set: `normal`."),
+    Key {
+        name: "tenant.*.one_click",
+        kind: Kind::Flag { default: false },
+        manual: "Take its mail only if it is signed and receivers can offer to unsubscribe with one click: [dkim.md](dkim.md#marketing).",
+    },
 ];

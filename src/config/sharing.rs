@@ -26,6 +26,8 @@ pub struct TenantSettings {
     pub class: Class,
     /// Where its mail comes from, and never from anywhere else (RTE-23); none: from `Settings::pool`.
     pub pool: Vec<SourceId>,
+    /// Its mail is taken only if receivers can offer to unsubscribe from it with one click (BLK-05).
+    pub one_click: bool,
 }
 
 /// Index of a source; 0 is the one without a name.
@@ -89,9 +91,19 @@ pub(super) fn tenants(values: &Values) -> Result<Vec<TenantSettings>, ConfigErro
             networks: networks.iter().map(network).collect::<Result<_, _>>()?,
             weight: values.named_number("tenant.*.weight", name).unwrap_or(1) as u16,
             class,
+            one_click: one_click(values, name)?,
         })
     };
     names.iter().map(tenant).collect()
+}
+
+fn one_click(values: &Values, tenant: &str) -> Result<bool, ConfigError> {
+    let wanted = values.named_flag("tenant.*.one_click", tenant).unwrap_or_default();
+    if wanted && values.named("dkim.*.").is_empty() {
+        let remedy = "wants a signature, and there is no key: set dkim.NAME.domain, selector and key";
+        return Err(ConfigError::new(&format!("tenant.{tenant}.one_click"), "true".to_owned(), remedy));
+    }
+    Ok(wanted)
 }
 
 /// The sources: first the one without a name, then the others in order of their names.

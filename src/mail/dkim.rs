@@ -25,7 +25,7 @@ use crate::base::limits::{DKIM_FIELD_MAX_BYTES, DKIM_HEADER_MAX_BYTES};
 use crate::base::time::UnixMs;
 
 pub use canonical::{RelaxedBody, relax_field};
-pub use fields::{Selection, author_domain};
+pub use fields::{Selection, author_domain, offers_one_click};
 
 /// Hashes with SHA-256.
 pub trait Digest {
@@ -300,6 +300,11 @@ pub struct Signed {
 }
 
 impl Signed {
+    /// True if receivers can offer to unsubscribe from it with one click; the fields for that are among those signed (BLK-05).
+    pub fn offers_one_click(&self) -> bool {
+        offers_one_click(&self.header)
+    }
+
     /// Puts a field for each key on top of `prefix`, which is what else we put on top of the message (BLK-02, BLK-03). False, with
     /// nothing put there, if the header holds more than can be signed, or if a signature could not be made.
     pub fn write(&self, prefix: &mut Vec<u8>, when: UnixMs) -> bool {

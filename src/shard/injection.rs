@@ -71,9 +71,10 @@ impl Shard {
         header.feed(body);
         let settings = &self.server_settings[Role::Relay as usize];
         text_refusal(settings, plain.bare_line_end(), plain.long_line(), plain.bytes(), header).map_or(Ok(()), Err)?;
-        self.counters.body_bytes += body.len() as u64;
         let share = self.settings.share_of(peer);
         let signed = self.sign_whole(body, share.tenant);
+        self.one_click_refusal(share.tenant, signed.as_ref()).map_or(Ok(()), Err)?;
+        self.counters.body_bytes += body.len() as u64;
         let tail_bytes =
             if body.len() > limits::CHUNK_MAX_BYTES { body.len() % limits::CHUNK_MAX_BYTES } else { body.len() };
         let (chunked, tail) = body.split_at(body.len() - tail_bytes);

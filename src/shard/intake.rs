@@ -27,7 +27,8 @@ use crate::shard::commit::{Committing, Waiter};
 use crate::shard::conns::{Conn, Inbound, Side};
 use crate::shard::terms::{self, Terms};
 use crate::shard::{Effect, Shard, TlsRole, etrn};
-use crate::smtp::server::{AuthSettings, Peer, Server, ServerEvent, ServerSettings, Waiting};
+use crate::smtp::reply::Reply;
+use crate::smtp::server::{AuthSettings, Peer, Server, ServerEvent, ServerSettings, Waiting, storage_reply};
 
 pub(super) fn server_settings(settings: &Settings, role: Role) -> ServerSettings {
     let submission = role.is_submission();
@@ -307,9 +308,14 @@ impl Shard {
 
     /// The log does not take a whole message: says so, and forgets it.
     fn refuse(&mut self, conn: &mut Conn, why: LogRefusal) {
+        self.counters.refused_by_log += 1;
+        self.turn_away(conn, storage_reply(why));
+    }
+
+    /// A whole message is not taken: says so, and forgets it.
+    fn turn_away(&mut self, conn: &mut Conn, why: Reply) {
         let Conn { outbox, side: Side::In(inbound), .. } = conn else { unreachable!("only clients send messages") };
         outbox.write(|out| inbound.server.refused(why, out));
-        self.counters.refused_by_log += 1;
         self.forget_body(inbound);
     }
 
@@ -327,6 +333,10 @@ impl Shard {
         let Conn { side: Side::In(inbound), .. } = conn else { unreachable!("only clients send messages") };
         inbound.data_since = Mono::NEVER;
         let signed = self.end_signing(inbound.signing.take());
+        if let Some(refusal) = self.one_click_refusal(inbound.share.tenant, signed.as_ref()) {
+            self.turn_away(conn, refusal);
+            return false;
+        }
         let facts = inbound.server.facts();
         let mut tail: [&[u8]; 9] = [&[]; 9];
         tail[0] = &inbound.gathered;

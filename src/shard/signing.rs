@@ -1,4 +1,5 @@
-//! DKIM in the shard: which messages are signed, and how their text gets to whoever signs (BLK-03, BLK-04).
+//! DKIM in the shard: which messages are signed, how their text gets to whoever signs (BLK-03, BLK-04), and which are not taken for
+//! want of what is to be signed (BLK-05).
 //!
 //! Signed is what comes from clients that may relay, users included, and the shard's own reports; never what strangers send
 //! through the alias table. Without keys a message costs one look at the settings.
@@ -11,6 +12,7 @@ use crate::schedule::fair::TenantId;
 use crate::shard::Shard;
 use crate::shard::conns::Inbound;
 use crate::smtp::data::Unstuffer;
+use crate::smtp::reply::{self, Reply};
 
 /// A message that is signed while it comes.
 pub(super) struct Incoming {
@@ -54,6 +56,14 @@ impl Shard {
         let signed = incoming?.signing.end();
         self.counters.unsigned_messages += u64::from(signed.is_none());
         signed
+    }
+
+    /// Why a message of a tenant is not taken, now that its signature is known: it sends marketing, and receivers could not offer to
+    /// unsubscribe from this with one click (BLK-05).
+    pub(super) fn one_click_refusal(&self, tenant: TenantId, signed: Option<&Signed>) -> Option<Reply> {
+        let tenant = self.settings.tenants.get(usize::from(tenant).checked_sub(1)?)?;
+        let offered = signed.is_some_and(Signed::offers_one_click);
+        (tenant.one_click && !offered).then_some(reply::NO_ONE_CLICK)
     }
 
     /// Puts signatures on top of a whole text of our own in wire form.

@@ -118,6 +118,8 @@ replies! {
     SENDER_NOT_OWNED = "550 5.7.1 Sender address is not yours";
     /// A submitted message without From, or with several (BLK-07; RFC 6409 8).
     FROM_FIELDS = "550 5.6.0 Want exactly one From field";
+    /// Marketing that cannot be unsubscribed from with one click (BLK-05; RFC 8058).
+    NO_ONE_CLICK = "550 5.7.1 Want a signed List-Unsubscribe with an https URI, and List-Unsubscribe-Post: List-Unsubscribe=One-Click";
 
     /// BDAT, not the last: the chunk is there (BDT-01).
     CHUNK_TAKEN = "250 2.0.0 Chunk taken";

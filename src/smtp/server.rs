@@ -401,9 +401,9 @@ impl Server {
         self.verdict_given(out);
     }
 
-    /// The log did not take the message (QUE-07, QUE-08).
-    pub fn refused(&mut self, why: LogRefusal, out: &mut Vec<u8>) {
-        storage_reply(why).write(out);
+    /// The message is not taken, for instance because the log has no room for it (QUE-07, QUE-08).
+    pub fn refused(&mut self, why: Reply, out: &mut Vec<u8>) {
+        why.write(out);
         self.verdict_given(out);
     }
 

@@ -129,6 +129,25 @@ impl Selection<'_> {
     }
 }
 
+/// True if receivers of a message with this header can offer to unsubscribe with one click (BLK-05; RFC 8058 3.1): it has one
+/// List-Unsubscribe, with an https URI, and one List-Unsubscribe-Post that says so.
+pub fn offers_one_click(header: &[u8]) -> bool {
+    let only = |name: &str| {
+        let mut found = fields(header).flatten().filter(|field| field.is(name));
+        found.next().filter(|_| found.next().is_none()).map(|field| field.value())
+    };
+    let (Some(uris), Some(post)) = (only("List-Unsubscribe"), only("List-Unsubscribe-Post")) else { return false };
+    // Each URI stands in angle brackets, and may hold commas (RFC 2369 2).
+    let https = uris.split(|&byte| byte == b'<').skip(1).any(|uri| {
+        let uri = memchr(b'>', uri).map_or(&b""[..], |end| uri[..end].trim_ascii());
+        uri.split_at_checked(HTTPS.len())
+            .is_some_and(|(scheme, rest)| scheme.eq_ignore_ascii_case(HTTPS) && !rest.is_empty())
+    });
+    https && post.trim_ascii().eq_ignore_ascii_case(b"List-Unsubscribe=One-Click")
+}
+
+const HTTPS: &[u8] = b"https://";
+
 /// The domain of the only From of a header, in lower case and as DNS has it; `None` if there is no such (BLK-04). Several
 /// authors must have one domain in common, since a signature has only one.
 pub fn author_domain(header: &[u8]) -> Option<String> {

@@ -315,3 +315,32 @@ fn pieces<'a>(text: &'a [u8], cuts: &[usize]) -> Vec<&'a [u8]> {
     cuts.sort();
     cuts.windows(2).map(|pair| &text[pair[0]..pair[1]]).collect()
 }
+
+/// BLK-05.
+#[test]
+fn what_can_be_unsubscribed_from() {
+    let post = "List-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n";
+    for (uris, post, offers) in [
+        ("List-Unsubscribe: <https://a.test/u,1>\r\n", post, true),
+        ("LIST-UNSUBSCRIBE:\r\n <mailto:u@a.test>,\r\n\t< HTTPS://a.test/u >\r\n", post, true),
+        (
+            "List-Unsubscribe: <https://a.test/u>\r\n",
+            "list-unsubscribe-post:\r\n list-unsubscribe=one-click \r\n",
+            true,
+        ),
+        ("List-Unsubscribe: <https://a.test/u>\r\n", "", false),
+        ("List-Unsubscribe: <https://a.test/u>\r\n", "List-Unsubscribe-Post: yes\r\n", false),
+        ("List-Unsubscribe: <mailto:u@a.test>\r\n", post, false),
+        ("List-Unsubscribe: <http://a.test/u>\r\n", post, false),
+        ("List-Unsubscribe: <https://>\r\n", post, false),
+        ("List-Unsubscribe: <https://a.test/u\r\n", post, false),
+        ("List-Unsubscribe: https://a.test/u\r\n", post, false),
+        ("List-Unsubscribe: <https://a.test/u>\r\nList-Unsubscribe: <https://b.test/u>\r\n", post, false),
+        ("List-Unsubscribe: <https://a.test/u>\r\n", &post.repeat(2), false),
+        ("", post, false),
+    ] {
+        for header in [format!("From: a@a.test\r\n{uris}{post}"), format!("{post}{uris}\r\n")] {
+            assert_eq!(offers_one_click(header.as_bytes()), offers, "{header}");
+        }
+    }
+}

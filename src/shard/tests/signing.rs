@@ -132,3 +132,40 @@ fn reports_are_signed() {
     assert!(world.last_is_signed(), "{:?}", world.taken);
     assert_eq!(world.signatures(), (1, 1));
 }
+
+/// BLK-05: of a tenant that sends marketing only what is signed and can be unsubscribed from with one click is taken, whichever way it comes.
+#[test]
+fn marketing_can_be_unsubscribed_from() {
+    let shop = ["tenant.shop.networks=192.0.2.0/28", "tenant.shop.one_click=true", "relay.networks=192.0.2.0/24"];
+    let mut world = World::new(&[&KEY[..], &shop].concat());
+    world.change_to(with_keys(&shop));
+    let fields = "List-Unsubscribe: <https://one.test/u>\r\nList-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n";
+    let (shop, other) = ("192.0.2.3", "192.0.2.77");
+    for (peer, author, fields, taken) in [
+        (shop, "a@one.test", fields, true),
+        (shop, "a@one.test", "", false),
+        (shop, "a@two.test", fields, false),
+        (other, "a@two.test", "", true),
+    ] {
+        let text = format!("From: {author}\r\n{fields}\r\ntext\r\n");
+        let client = world.client_from(&format!("{peer}:4000"));
+        let envelope = "MAIL FROM:<x@y.test>\r\nRCPT TO:<to@dest.test>\r\n";
+        world.say(client, format!("EHLO c\r\n{envelope}DATA\r\n").as_bytes());
+        let dot = world.say(client, format!("{text}.\r\n").as_bytes());
+        let last = world.say(client, format!("{envelope}BDAT {} LAST\r\n{text}", text.len()).as_bytes());
+        let code = if taken { "250 2.0.0" } else { "550 5.7.1" };
+        for replies in [dot, last] {
+            assert!(replies.lines().last().unwrap().starts_with(code), "{peer} {author} {fields}: {replies}");
+        }
+        let mut envelope = crate::mail::envelope::Envelope::new();
+        envelope.set_sender(b"x@y.test");
+        envelope.push_recipient(b"to@dest.test");
+        let before = world.taken.len();
+        let (injection, peer) = (InjectionId(0), peer.parse().unwrap());
+        world.input(Input::Inject { injection, peer, envelope: &envelope, body: text.as_bytes() });
+        assert_eq!(world.taken.len() > before, taken);
+    }
+    assert_eq!(world.taken.len(), 6);
+    let counters = world.shard.counters();
+    assert_eq!((counters.refused_injections, counters.refused_by_log, counters.messages_live), (2, 0, 0));
+}

@@ -10,10 +10,9 @@ use ringpost::base::ids::{MessageId, Position, ShardId};
 use ringpost::base::limits::COMMAND_LINE_MAX_BYTES;
 use ringpost::base::time::{Mono, UnixMs};
 use ringpost::mail::text::Text;
-use ringpost::queue::{
-    CommitSettings, DiskOrder, Draft, DraftRecipient, Log, LogRefusal, LogSettings, Proof, ShardStart,
-};
+use ringpost::queue::{CommitSettings, DiskOrder, Draft, DraftRecipient, Log, LogSettings, Proof, ShardStart};
 use ringpost::smtp::command::{Command, parse};
+use ringpost::smtp::reply;
 use ringpost::smtp::server::{Asking, AuthSettings, Peer, Server, ServerEvent, ServerSettings, Waiting};
 
 /// Who may relay, if nobody else.
@@ -171,7 +170,7 @@ impl Session {
             body,
         });
         if self.stored.len().is_multiple_of(2) {
-            self.server.refused(LogRefusal::Full, &mut self.out);
+            self.server.refused(reply::STORAGE_FULL, &mut self.out);
         } else {
             let id = MessageId { shard: ShardId(0), position: Position::new(1, 8) };
             self.server.accepted(proof(), id, &mut self.out);
