@@ -22,14 +22,16 @@ use ringpost::config::{self, Changes, Listener, Machine, Role, Settings, Values}
 use ringpost::control::auth::{self, Authenticator, Keep, Prover};
 use ringpost::control::http::{Holds, Server, client};
 use ringpost::control::resolver::{Resolver, ResolverSettings, check_names};
+use ringpost::control::warm_up::{self, Keeper};
 use ringpost::mail::address::parse_forward_path;
+use ringpost::mail::date::Day;
 use ringpost::queue::ShardStart;
 use ringpost::queue::spool::{self, SpoolSettings};
-use ringpost::route::explain::{Fact, Whose};
+use ringpost::route::explain::{Fact, Present, Whose};
 use ringpost::route::{self, Answer, QueryId};
 use ringpost::runtime::report::Reporter;
 use ringpost::runtime::tls::Keys;
-use ringpost::runtime::{self, Ask, Authenticate, Build, Crew, Options, Prove, Request, Sockets, privileges};
+use ringpost::runtime::{self, Ask, Authenticate, Build, Crew, Lend, Options, Prove, Request, Sockets, privileges};
 use ringpost::shard::{Level, Setup, Shard};
 use ringpost::smtp::auth::AuthAnswer;
 use ringpost::tune::topology::Topology;
@@ -183,7 +185,9 @@ fn explain(wanted: &Explain) -> Result<(), Trouble> {
         }
     };
     let holds = Holds::load(&settings.queue.dir).map_err(Trouble::Failed)?;
-    let mut explanation = route::explain::explain(&settings, &values, domain, whose, answer.as_ref(), holds.targets());
+    let book = warm_up::load(&settings.queue.dir).map_err(Trouble::Failed)?;
+    let present = Present { holds: holds.targets(), book: &book, today: Day::of(runtime::wall()) };
+    let mut explanation = route::explain::explain(&settings, &values, domain, whose, answer.as_ref(), present);
     let table = settings.aliases.table.as_ref();
     if let Some(entry) = table.and_then(|table| table.find(wanted.recipient.as_bytes())) {
         let from = "aliases.file".to_owned();
@@ -257,7 +261,9 @@ fn run(configuration: &Configuration) -> Result<(), Trouble> {
     let ask = resolver(&settings, &reporter);
     let users: Users = Arc::new(RwLock::new(authenticator(&settings, &reporter)?));
     let prove = prover(&settings)?;
-    let options = options(&settings, sockets, keys, authenticate(users.clone()), prove);
+    let book = warm_up::load(&settings.queue.dir).map_err(Trouble::Failed)?;
+    let keeper = Keeper::start(book, &settings.queue.dir, reporter.clone()).map_err(failed)?;
+    let options = options(&settings, sockets, keys, authenticate(users.clone()), (prove, keeper.lend()));
     let mut crew = Crew::start(options, builds(&settings, starts, &holds), &ask, reporter.clone()).map_err(failed)?;
     runtime::watch_signals(crew.events()).map_err(failed)?;
     let mut server = None;
@@ -271,6 +277,7 @@ fn run(configuration: &Configuration) -> Result<(), Trouble> {
     }
     reporter.report(Level::Info, "draining".to_owned());
     crew.finish();
+    keeper.stop();
     server.into_iter().for_each(Server::stop);
     reporter.report(Level::Info, "stopped".to_owned());
     reporter.flush();
@@ -317,12 +324,19 @@ fn reload(
     );
 }
 
-fn options(settings: &Settings, sockets: Sockets, keys: Keys, authenticate: Authenticate, prove: Prove) -> Options {
+fn options(
+    settings: &Settings,
+    sockets: Sockets,
+    keys: Keys,
+    authenticate: Authenticate,
+    (prove, lend): (Prove, Lend),
+) -> Options {
     Options {
         sockets,
         authenticate,
         proxies: settings.relay.proxies.clone(),
         prove,
+        lend,
         keys,
         queue_dir: settings.queue.dir.clone(),
         segment_bytes: settings.queue.segment_bytes,
@@ -582,6 +596,9 @@ fn sites(at: &At) -> Result<(), Trouble> {
     said["sites"].as_array().into_iter().flatten().try_for_each(|site| {
         let paused = match site["paused_ms"].as_u64() {
             _ if site["suspended"] == true => "held".to_owned(),
+            _ if site["day_limit"].is_u64() && site["day_used"].as_u64() >= site["day_limit"].as_u64() => {
+                "day full".to_owned()
+            }
             Some(ms @ 1..) => format!("{} s", ms.div_ceil(1000)),
             _ => "-".to_owned(),
         };

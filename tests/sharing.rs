@@ -16,6 +16,8 @@ use common::relay::{Setup, ringpost};
 use common::sink::{Act, Sink};
 use common::zones::{Bed, Signing, Zone};
 use common::{free_address, wait_until};
+use ringpost::mail::date::Day;
+use ringpost::runtime::wall;
 
 const ARRIVAL_LONGEST: Duration = Duration::from_secs(60);
 
@@ -256,5 +258,91 @@ fn mail_goes_through_haproxy() {
     }
     let mails = sink.wait_for(5, ARRIVAL_LONGEST);
     assert!(mails.iter().all(|mail| mail.peer == local(92)), "{mails:?}");
+    relay.stop();
+}
+
+/// Today, with time enough before the next day begins.
+fn today() -> Day {
+    let left_ms = Day::left_ms(wall());
+    if left_ms < 120_000 {
+        std::thread::sleep(Duration::from_millis(left_ms));
+    }
+    Day::of(wall())
+}
+
+/// A new source sends as many a day as its list says and no more, from two shards, over a SIGKILL; what is above waits, until a
+/// reload names a source that takes it. Everything arrives, from one of the two.
+#[test]
+fn a_new_source_keeps_its_days_limit() {
+    const LIMIT: usize = 40;
+    const ALL: usize = 100;
+    /// What two shards were lent ahead, an eighth at most, and what was under way over four connections.
+    const WASTED: usize = LIMIT / 8 + 2 * 4;
+    // The next hop is slow enough for the relay to be killed in the middle.
+    let sink = Sink::at(common::relay::any_port(), |verb, _| {
+        if verb == "." {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Act::Usual
+    });
+    let began = today();
+    let file = |more: &str| {
+        format!(
+            "[source.new]\naddress = \"127.0.0.82\"\n[source.old]\naddress = \"127.0.0.83\"\n\
+             [source.new.warm_up]\nbegan = \"{began}\"\nmessages.default = [{LIMIT}]\n{more}"
+        )
+    };
+    let setup = Setup::to(sink.address())
+        .set("shards", 2)
+        .set("source.pool", "new")
+        .set("site.default.connections", 4)
+        .set("site.default.recipients", 1)
+        .config();
+    let config = setup.dir().join("ringpost.toml");
+    std::fs::write(&config, file("")).unwrap();
+    let relay = setup.start();
+    // Clients enough for both shards to have some.
+    let mut clients: Vec<Client> = (0..4).map(|_| relay.client()).collect();
+    for number in 0..ALL / 2 {
+        let recipients = [format!("a{number}@example.org"), format!("b{number}@example.org")];
+        let recipients = [&*recipients[0], &*recipients[1]];
+        assert!(clients[number % 4].deliver("s@example.com", &recipients, &plain("warm-up")).is("250 2.0.0"));
+    }
+    assert!(wait_until(ARRIVAL_LONGEST, || sink.mails().len() >= LIMIT / 3));
+    relay.kill();
+    let relay = setup.start();
+    let report = format!("all {LIMIT} messages of {began} for smarthost {} are used up", sink.address());
+    assert!(wait_until(ARRIVAL_LONGEST, || relay.errors().contains(&report)), "{}", relay.errors());
+    let explain = || {
+        let mut arguments = setup.arguments();
+        arguments[0] = "explain".to_owned();
+        arguments.push("r@example.org".to_owned());
+        let output = ringpost(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+        String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
+    };
+    let fact = format!("day 1 of 1: {LIMIT} messages for smarthost {}, ", sink.address());
+    assert!(explain().contains(&fact), "{}", explain());
+    assert!(explain().contains("source.new.warm_up.messages.default (configuration file)"), "{}", explain());
+    // What each shard was lent ahead is back by then, or used.
+    let is_full = || sink.mails().len() + WASTED >= LIMIT;
+    assert!(wait_until(ARRIVAL_LONGEST, is_full), "{} arrived", sink.mails().len());
+    std::thread::sleep(Duration::from_millis(500));
+    let mails = sink.mails();
+    assert!(mails.len() <= LIMIT, "{} of {LIMIT}", mails.len());
+    assert!(mails.iter().all(|mail| mail.peer == local(82)), "{mails:?}");
+    std::fs::write(&config, file("overflow = [\"old\"]\n")).unwrap();
+    relay.signal(libc::SIGHUP);
+    let arrived = |sink: &Sink| {
+        let mails = sink.mails();
+        mails.into_iter().flat_map(|mail| mail.recipients).collect::<std::collections::BTreeSet<_>>().len()
+    };
+    assert!(wait_until(ARRIVAL_LONGEST, || arrived(&sink) == ALL), "{} arrived, {}", arrived(&sink), relay.errors());
+    assert!(relay.errors().contains("reload: changed source.NAME.warm_up;"), "{}", relay.errors());
+    let mails = sink.mails();
+    let from = |number| mails.iter().filter(|mail| mail.peer == local(number)).count();
+    assert!(from(82) <= LIMIT && from(82) + WASTED >= LIMIT, "{} from the new source", from(82));
+    assert_eq!(from(82) + from(83), mails.len());
+    // The kill may have doubled what was under way over four connections, and nothing else.
+    assert!(mails.len() <= ALL + 8, "{} for {ALL}", mails.len());
     relay.stop();
 }

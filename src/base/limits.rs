@@ -195,6 +195,20 @@ pub const CONNECTION_IDLE_MS: u64 = 5_000;
 pub const CONNECTION_AGE_MS: u64 = 600_000;
 /// What a site's home allows is of no use any more after so long, so that no shard saves up messages (RTE-24).
 pub const RATE_KEEP_MS: u64 = 200;
+/// Days that `source.NAME.warm_up.messages` may list for one receiver. More: it is an error of the configuration.
+pub const WARM_UP_DAYS_MAX: usize = 366;
+/// What shards are lent ahead of a day's limit of a source that is warmed up, all together, is one in so many of it.
+pub const WARM_UP_BATCHES: u32 = 8;
+/// What a shard was lent of a day's limit and did not use for so long goes back.
+pub const WARM_UP_KEEP_MS: u64 = 10_000;
+/// What waits for another day is looked at so often: it may be too old, and the clock may have been set.
+pub const WARM_UP_LOOK_MS: u64 = 60_000;
+/// After what was to be lent could not be written down, a shard asks again no sooner.
+pub const WARM_UP_RETRY_MS: u64 = 1_000;
+/// Dates whose counts are kept of one source and receiver, those asked about last: one that comes again goes on where it stopped.
+pub const WARM_UP_DAYS_KEPT: usize = 4;
+/// Sources and receivers that are counted on one day. More: their mail waits for the next.
+pub const WARM_UP_COUNTS_MAX: usize = 20_000;
 /// A next hop's complaints that it gets too much count as one for so long, and no connection is opened (RTE-25).
 pub const THROTTLE_HOLD_MS: u64 = 1_000;
 /// A site that was throttled is allowed one connection more each time mail was taken for so long without a complaint (RTE-25).

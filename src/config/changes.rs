@@ -45,6 +45,7 @@ impl Changes {
             dns_servers: _,
             dns_trust: _,
             sources: _,
+            warm_ups: _,
             pool: _,
             log_level: _,
             drain_ms: _,
@@ -61,6 +62,12 @@ impl Changes {
                 kept.push("dkim");
                 settings.dkim.clone_from(&current.dkim);
             }
+        }
+        let sources =
+            |settings: &Settings| settings.sources.iter().map(|source| source.name.clone()).collect::<Vec<_>>();
+        if sources(&settings) != sources(current) {
+            // They stand in the order of sources, and name some.
+            settings.warm_ups.clone_from(&current.warm_ups);
         }
         macro_rules! keep {
             ($($name:literal: $($field:ident).+;)*) => {
@@ -113,6 +120,7 @@ impl Changes {
             "report": report;
             "timeout": timeout;
             "log.level": log_level;
+            "source.NAME.warm_up": warm_ups;
             "drain_ms": drain_ms;
         }
         Changes { settings, changed, kept }
@@ -216,5 +224,26 @@ mod tests {
         let Changes { settings, changed, kept } =
             Changes::between(&current, settings(&[&SET[..], &["queue.dir=/there"]].concat()));
         assert_eq!((settings, changed.len(), &kept[..]), (current, 0, &["queue"][..]));
+    }
+
+    /// Warm-ups change while the sources stay, which they name by number.
+    #[test]
+    fn warm_ups_change_with_the_same_sources() {
+        const SOURCES: [&str; 4] = [
+            "source.a.address=192.0.2.1",
+            "source.b.address=192.0.2.2",
+            "source.b.warm_up.began=2026-11-28",
+            "source.b.warm_up.messages.default=50",
+        ];
+        let current = settings(&SOURCES);
+        let other = [&SOURCES[..], &["source.b.warm_up.messages.default=70", "source.b.warm_up.overflow=a"]].concat();
+        let Changes { settings: changed, changed: names, kept } = Changes::between(&current, settings(&other));
+        assert_eq!(
+            (&changed.warm_ups, names, kept.len()),
+            (&settings(&other).warm_ups, vec!["source.NAME.warm_up"], 0)
+        );
+        let more = [&other[..], &["source.aa.address=192.0.2.3"]].concat();
+        let Changes { settings: changed, changed: names, kept } = Changes::between(&current, settings(&more));
+        assert_eq!((changed, names.len(), kept), (current, 0, vec!["source"]));
     }
 }

@@ -41,6 +41,13 @@ pub enum Kind {
     },
     /// A table from names to texts, empty if not set.
     Names,
+    /// A table from names to lists of whole numbers, empty if not set. A list may be one text with commas between.
+    Lists {
+        /// The least that a number may be.
+        least: u64,
+        /// The most.
+        most: u64,
+    },
 }
 
 /// One key.
@@ -340,6 +347,7 @@ enum Raw {
     Number(u64),
     Flag(bool),
     Names(BTreeMap<String, String>),
+    Lists(BTreeMap<String, Vec<u64>>),
 }
 
 /// What was set, by key.
@@ -426,11 +434,17 @@ impl Values {
                 return self.put(key, None, &Value::Table(entry));
             }
         }
+        for key in keys().filter(|key| matches!(key.kind, Kind::Lists { .. })) {
+            if let Some((inner, list)) = list_named(key, name) {
+                let entry = Table::from_iter([(list.to_owned(), plain_or_toml(value, |_| true))]);
+                return self.put(key, Some(inner), &Value::Table(entry));
+            }
+        }
         let (key, inner) = find(name).ok_or_else(|| unknown(name))?;
         let fits: fn(&Value) -> bool = match key.kind {
             Kind::Text { .. } => Value::is_str,
             Kind::Texts { .. } => |value| value.is_str() || value.is_array(),
-            Kind::Number { .. } | Kind::Flag { .. } | Kind::Names => |_| true,
+            Kind::Number { .. } | Kind::Flag { .. } | Kind::Names | Kind::Lists { .. } => |_| true,
         };
         self.put(key, inner, &plain_or_toml(value, fits))
     }
@@ -442,8 +456,18 @@ impl Values {
         })?;
         if let Some(inner) = inner {
             let inner = inner.to_ascii_lowercase();
-            self.origins.insert(key.name.replace('*', &inner), self.reading);
-            self.named.insert((key.name, inner), raw);
+            let name = key.name.replace('*', &inner);
+            match &raw {
+                Raw::Lists(lists) => {
+                    self.origins.extend(lists.keys().map(|list| (format!("{name}.{list}"), self.reading)));
+                }
+                _ => drop(self.origins.insert(name, self.reading)),
+            }
+            match (self.named.get_mut(&(key.name, inner.clone())), raw) {
+                // Lists add up, as domains do.
+                (Some(Raw::Lists(old)), Raw::Lists(new)) => old.extend(new),
+                (_, raw) => drop(self.named.insert((key.name, inner), raw)),
+            }
             return Ok(());
         }
         match &raw {
@@ -546,6 +570,15 @@ impl Values {
         }
     }
 
+    /// The lists of a key with a `*`, in order of their names; none if it was not set for that name.
+    pub(super) fn named_lists(&self, key: &str, name: &str) -> Vec<(&str, &[u64])> {
+        match self.raw_named(key, name) {
+            Some(Raw::Lists(lists)) => lists.iter().map(|(list, numbers)| (list.as_str(), &numbers[..])).collect(),
+            None => Vec::new(),
+            _ => panic!("{key} holds no lists"),
+        }
+    }
+
     /// The entries of a key, in order of their names.
     pub(super) fn names(&self, name: &str) -> Vec<(&str, &str)> {
         match (self.set.get(name), kind_of(name)) {
@@ -566,6 +599,13 @@ fn find(name: &str) -> Option<(&'static Key, Option<&str>)> {
         let inner = name.strip_prefix(before)?.strip_suffix(behind)?;
         (!matches!(inner, "" | "default")).then_some((key, Some(inner)))
     })
+}
+
+/// What stands for the `*` of a key of lists, and the list's name, where `name` is that of one list.
+fn list_named<'a>(key: &Key, name: &'a str) -> Option<(&'a str, &'a str)> {
+    let (before, behind) = key.name.split_once('*')?;
+    let (inner, list) = name.strip_prefix(before)?.split_once(behind)?;
+    Some((inner, list.strip_prefix('.')?)).filter(|(inner, list)| !matches!(*inner, "" | "default") && !list.is_empty())
 }
 
 fn kind_of(name: &str) -> &'static Kind {
@@ -644,7 +684,47 @@ fn raw_of(key: &Key, value: &Value) -> Result<Raw, ConfigError> {
             Ok(Raw::Names(names))
         }
         (Kind::Names, _) => Err(wrong("must be a table, for instance { \"example.org\" = \"127.0.0.1:2602\" }")),
+        (Kind::Lists { least, most }, Value::Table(table)) => {
+            let mut lists = BTreeMap::new();
+            read_lists(key, "", table, (*least, *most), &mut lists)?;
+            Ok(Raw::Lists(lists))
+        }
+        (Kind::Lists { .. }, _) => Err(wrong("must be a table of lists, for instance { default = [50, 100, 500] }")),
     }
+}
+
+/// As `flatten`, for lists; their names in lower case.
+fn read_lists(
+    key: &Key,
+    prefix: &str,
+    table: &Table,
+    (least, most): (u64, u64),
+    lists: &mut BTreeMap<String, Vec<u64>>,
+) -> Result<(), ConfigError> {
+    for (name, value) in table {
+        let name = name.to_ascii_lowercase();
+        let name = if prefix.is_empty() { name } else { format!("{prefix}.{name}") };
+        let number = |number: Option<u64>| number.filter(|number| (least..=most).contains(number));
+        let numbers: Option<Vec<u64>> = match value {
+            Value::Table(inner) => {
+                read_lists(key, &name, inner, (least, most), lists)?;
+                continue;
+            }
+            Value::Array(values) => values
+                .iter()
+                .map(|value| number(value.as_integer().and_then(|number| u64::try_from(number).ok())))
+                .collect(),
+            Value::String(text) => text.split(',').map(|part| number(part.trim().parse().ok())).collect(),
+            value => number(value.as_integer().and_then(|n| u64::try_from(n).ok())).map(|number| vec![number]),
+        };
+        let numbers = numbers.filter(|numbers| !numbers.is_empty()).ok_or_else(|| {
+            let remedy = format!("must be a list of whole numbers from {least} to {most}, at least one");
+            // `put` names the `*`.
+            ConfigError::new(&format!("{}.{name}", key.name), shown(value), remedy)
+        })?;
+        lists.insert(name, numbers);
+    }
+    Ok(())
 }
 
 /// Domains written without quotes, `example.org = ...`, are nested tables to TOML; they are meant as names.

@@ -35,7 +35,7 @@ pub use settings::{
     DnsTrust, Endpoint, HttpSettings, Listener, LogLevel, QueueSettings, RelaySettings, ReportSettings, RetrySettings,
     Role, Settings, SiteMatch, SiteRule, SiteSettings, SocketSettings, TimeoutSettings, parse_cores,
 };
-pub use sharing::{SourceId, SourceSettings, TenantSettings};
+pub use sharing::{SourceId, SourceSettings, TenantSettings, WarmUpSettings};
 
 /// What the defaults need to know of the machine; the shell finds it out.
 #[derive(Clone, Debug, PartialEq, Eq)]

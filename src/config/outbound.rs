@@ -108,6 +108,25 @@ pub(super) static KEYS: &[Key] = &[
         1000,
         "How often the source is drawn from a pool, beside the others in it. Not set: 1. 0: not any more.",
     ),
+    text(
+        "source.*.warm_up.began",
+        "",
+        "The first day of the lists in `source.NAME.warm_up.messages`, as `2026-11-28`, in UTC. Any day before it counts as the \
+         first.",
+    ),
+    Key {
+        name: "source.*.warm_up.messages",
+        kind: Kind::Lists { least: 1, most: u32::MAX as u64 },
+        manual: "Messages a day from this source for each receiver, the first day's first; behind the last there is no limit: \
+                 `default = [50, 100, 500]`, and `google = [20, 50]` for the sites of a rule. Each recipient of a transaction \
+                 counts: [pacing.md](pacing.md).",
+    },
+    texts(
+        "source.*.warm_up.overflow",
+        &[],
+        "Names of sources, one of which sends what is above, also for tenants whose source this is. Empty: it waits for the \
+         next day.",
+    ),
     // ---- delivering ----
     number(
         "site.default.connections",

@@ -14,7 +14,7 @@ impl Kind {
             Kind::Texts { default } => Value::from(default.to_vec()).to_string(),
             Kind::Number { default, .. } => default.to_string(),
             Kind::Flag { default } => default.to_string(),
-            Kind::Names => "{}".to_owned(),
+            Kind::Names | Kind::Lists { .. } => "{}".to_owned(),
         }
     }
 
@@ -25,6 +25,7 @@ impl Kind {
             Kind::Number { least, most, .. } => format!("{least} to {most}"),
             Kind::Flag { .. } => "true or false".to_owned(),
             Kind::Names => "table".to_owned(),
+            Kind::Lists { .. } => "table of lists".to_owned(),
         }
     }
 }

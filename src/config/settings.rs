@@ -15,7 +15,7 @@ use super::auth::{AuthSettings, auth};
 use super::dkim::{DkimSettings, dkim};
 use super::file::{HTTP_DEFAULT, Values};
 use super::routes::{HostPort, RouteSettings, TlsPolicy, TlsSettings, route, tls};
-use super::sharing::{SourceId, SourceSettings, TenantSettings, pool, sources, tenants};
+use super::sharing::{SourceId, SourceSettings, TenantSettings, WarmUpSettings, pool, sources, tenants, warm_ups};
 use super::{ConfigError, Machine};
 use crate::base::limits;
 use crate::queue::CommitSettings;
@@ -68,6 +68,8 @@ pub struct Settings {
     pub dns_trust: DnsTrust,
     /// Where outbound connections come from; the first is the one without a name.
     pub sources: Vec<SourceSettings>,
+    /// How each of them is warmed up, where it is.
+    pub warm_ups: Vec<Option<Arc<WarmUpSettings>>>,
     /// Those that tenants without a pool of their own use.
     pub pool: Vec<SourceId>,
     /// What is logged.
@@ -515,6 +517,7 @@ impl Settings {
             dns_trust: dns_trust(values)?,
             pool: pool(values, "source.pool", &values.texts("source.pool"))?,
             sources: sources(values, &hostname)?,
+            warm_ups: warm_ups(values)?,
             log_level: log_level(values)?,
             drain_ms: values.number("drain_ms"),
             user: optional(values, "user", |name| Ok(name.into()))?,

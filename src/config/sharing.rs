@@ -3,6 +3,7 @@
 //! As in [`settings`](super::settings): every failure is a [`ConfigError`] with key, value and remedy.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
@@ -10,6 +11,7 @@ use super::ConfigError;
 use super::file::Values;
 use super::settings::{domain_name, network};
 use crate::base::limits;
+use crate::mail::date::Day;
 use crate::route::egress::Proxy;
 use crate::schedule::fair::Class;
 
@@ -48,6 +50,27 @@ pub struct SourceSettings {
     pub hello: Box<str>,
     /// How often it is drawn from a pool, beside the others there.
     pub weight: u16,
+}
+
+/// How a source begins (`source.NAME.warm_up.*`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WarmUpSettings {
+    /// The first day of all lists.
+    pub began: Day,
+    /// Messages a day for each receiver, by a rule's name or `default`, in order of the names; each at least one day long.
+    pub lists: Vec<(Box<str>, Arc<[u32]>)>,
+    /// The sources, one of which sends what is above; none: it waits.
+    pub overflow: Arc<[SourceId]>,
+}
+
+impl WarmUpSettings {
+    /// What the list of receivers that no rule's list is for is called.
+    pub const DEFAULT: &str = "default";
+
+    /// The list of a name.
+    pub fn list(&self, name: &str) -> Option<&Arc<[u32]>> {
+        self.lists.iter().find(|(list, _)| **list == *name).map(|(_, messages)| messages)
+    }
 }
 
 impl SourceSettings {
@@ -149,6 +172,63 @@ pub(super) fn sources(values: &Values, hostname: &str) -> Result<Vec<SourceSetti
         sources.push(SourceSettings { name: name.into(), v4, v6, proxy, hello, weight });
     }
     Ok(sources)
+}
+
+/// How each of the sources is warmed up, where it is; in the order of [`sources`].
+pub(super) fn warm_ups(values: &Values) -> Result<Vec<Option<Arc<WarmUpSettings>>>, ConfigError> {
+    let of = |name: &&str| warm_up(values, name).map(|found| found.map(Arc::new));
+    std::iter::once("").chain(values.named("source.*.")).map(|name| of(&name)).collect()
+}
+
+fn warm_up(values: &Values, name: &str) -> Result<Option<WarmUpSettings>, ConfigError> {
+    let key = |part: &str| format!("source.{name}.warm_up.{part}");
+    let began = values.named_text("source.*.warm_up.began", name).filter(|text| !text.is_empty());
+    let lists = values.named_lists("source.*.warm_up.messages", name);
+    let others = values.named_texts("source.*.warm_up.overflow", name).unwrap_or_default();
+    if lists.is_empty() {
+        return match (began, &others[..]) {
+            (None, []) => Ok(None),
+            (Some(began), _) => {
+                let remedy = "needs messages a day beside it, for instance source.NAME.warm_up.messages.default = [50, 100, 500]";
+                Err(ConfigError::new(&key("began"), began.to_owned(), remedy))
+            }
+            (None, _) => {
+                let remedy = "needs source.NAME.warm_up.began and source.NAME.warm_up.messages beside it";
+                Err(ConfigError::new(&key("overflow"), others.join(", "), remedy))
+            }
+        };
+    }
+    let began = began.unwrap_or_default();
+    let day = Day::parse(began).ok_or_else(|| {
+        ConfigError::new(
+            &key("began"),
+            began.to_owned(),
+            "must be the first day of the warm-up, for instance 2026-11-28",
+        )
+    })?;
+    let rules = values.named("site.*.");
+    let list = |(list, messages): &(&str, &[u64])| {
+        let full_name = key(&format!("messages.{list}"));
+        if *list != WarmUpSettings::DEFAULT && !rules.contains(list) {
+            let remedy = "is for no rule; name default, or a rule (site.NAME), for instance google";
+            return Err(ConfigError::new(&full_name, None, remedy));
+        }
+        if messages.len() > limits::WARM_UP_DAYS_MAX {
+            let remedy = format!("lists {} days; {} are possible", messages.len(), limits::WARM_UP_DAYS_MAX);
+            return Err(ConfigError::new(&full_name, None, remedy));
+        }
+        let messages = messages.iter().map(|&number| u32::try_from(number).expect("the key's bounds fit"));
+        Ok(((*list).into(), messages.collect()))
+    };
+    let overflow = pool(values, &key("overflow"), &others)?;
+    if let Some(own) = others.iter().find(|other| other.eq_ignore_ascii_case(name)) {
+        return Err(ConfigError::new(&key("overflow"), own.to_string(), "is this source itself; name another"));
+    }
+    Ok(Some(WarmUpSettings {
+        began: day,
+        lists: lists.iter().map(list).collect::<Result<_, _>>()?,
+        overflow: overflow.into(),
+    }))
 }
 
 /// Sources by name.

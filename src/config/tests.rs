@@ -214,6 +214,16 @@ fn messages_say_what_to_do() {
         ("", "cores=3-1", r#"cores = "3-1": must be a list of cores, for instance 0-3,8"#),
         ("", "log.level=trace", r#"log.level = "trace": must be one of error, warning, info and debug"#),
         ("relay = 1", "shards=1", "relay: no such key; docs/configuration.md lists them all"),
+        (
+            "[source.a]\nwarm_up.messages = [5]",
+            "source.a.address=192.0.2.1",
+            r#"source.a.warm_up.messages = "[5]": must be a table of lists, for instance { default = [50, 100, 500] }"#,
+        ),
+        (
+            "",
+            "source.a.warm_up.messages.default=5,0",
+            r#"source.a.warm_up.messages.default = "5,0": must be a list of whole numbers from 1 to 4294967295, at least one"#,
+        ),
     ] {
         assert_eq!(with(file, &[set]), Err(message.to_owned()), "{file} {set}");
     }
@@ -221,6 +231,48 @@ fn messages_say_what_to_do() {
     assert!(broken.starts_with("the configuration file is no valid TOML") && broken.contains("line 2"), "{broken}");
     let twice = with("[route.domains]\n'A.example' = 'x:1'\n'a.example' = 'x:2'", &[]).unwrap_err();
     assert!(twice.contains("is there twice"), "{twice}");
+}
+
+/// Sources that are warmed up: lists by rule, from a file and by overrides, and what is missing or makes no sense.
+#[test]
+fn sources_may_be_warmed_up() {
+    let file = "[source.new]\naddress = '192.0.2.1'\n[source.new.warm_up]\nbegan = '2026-11-28'\noverflow = 'Old'\n\
+                [source.new.warm_up.messages]\ndefault = [5, 10]\nGoogle = '2, 4'\n[source.old]\naddress = '192.0.2.2'";
+    let settings =
+        with(file, &["source.new.warm_up.messages.default=7", "source.new.warm_up.messages.yahoo=[1]"]).unwrap();
+    let [None, Some(new), None] = &settings.warm_ups[..] else { panic!("{:?}", settings.warm_ups) };
+    assert_eq!((new.began.to_string(), &new.overflow[..]), ("2026-11-28".to_owned(), &[2][..]));
+    let lists: Vec<(&str, &[u32])> = new.lists.iter().map(|(name, list)| (&**name, &list[..])).collect();
+    assert_eq!(lists, [("default", &[7][..]), ("google", &[2, 4]), ("yahoo", &[1])]);
+    for (sets, message) in [
+        (&["began=2026-11-28"][..], r#"source.new.warm_up.began = "2026-11-28": needs messages a day beside it"#),
+        (&["overflow=new"], r#"source.new.warm_up.overflow = "new": needs source.NAME.warm_up.began"#),
+        (&["messages.default=5"], r#"source.new.warm_up.began = "": must be the first day of the warm-up"#),
+        (
+            &["messages.default=5", "began=28.11.2026"],
+            r#"source.new.warm_up.began = "28.11.2026": must be the first day"#,
+        ),
+        (
+            &["messages.nobody=5", "began=2026-11-28"],
+            "source.new.warm_up.messages.nobody: is for no rule; name default",
+        ),
+        (
+            &["messages.default=5", "began=2026-11-28", "overflow=new"],
+            r#"source.new.warm_up.overflow = "new": is this source itself"#,
+        ),
+        (
+            &["messages.default=5", "began=2026-11-28", "overflow=else"],
+            r#"source.new.warm_up.overflow = "else": is no source"#,
+        ),
+    ] {
+        let sets: Vec<String> = sets.iter().map(|set| format!("source.new.warm_up.{set}")).collect();
+        let sets: Vec<&str> = sets.iter().map(String::as_str).chain(["source.new.address=192.0.2.1"]).collect();
+        let wrong = with("", &sets).unwrap_err();
+        assert!(wrong.starts_with(message), "{wrong}");
+    }
+    let many = format!("source.new.warm_up.messages.default={}", vec!["1"; 367].join(","));
+    let wrong = with(file, &[&many]).unwrap_err();
+    assert_eq!(wrong, "source.new.warm_up.messages.default: lists 367 days; 366 are possible");
 }
 
 /// Rules of sites: named in any part of the configuration, and built in for providers.

@@ -1,9 +1,45 @@
-//! Date and time as the Internet writes them in commands: `2026-11-28T12:00:00Z` (RFC 3339). Pure.
+//! Date and time as the Internet writes them in commands: `2026-11-28T12:00:00Z`; and days alone, `2026-11-28` (RFC 3339). Pure.
 
+use std::fmt;
 use std::io::Write;
 
 use super::trace::civil_date;
 use crate::base::time::UnixMs;
+
+const DAY_MS: u64 = 86_400_000;
+
+/// A day of the calendar, in UTC, counted from 1970-01-01.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Day(pub u32);
+
+impl Day {
+    /// The day of a moment.
+    pub fn of(when: UnixMs) -> Day {
+        Day(u32::try_from(when.0 / DAY_MS).unwrap_or(u32::MAX))
+    }
+
+    /// Milliseconds until the next day begins, at least 1.
+    pub fn left_ms(when: UnixMs) -> u64 {
+        DAY_MS - when.0 % DAY_MS
+    }
+
+    /// Reads `2026-11-28`; `None` if it is no day since 1970.
+    pub fn parse(text: &str) -> Option<Day> {
+        let [year, month, day] = text.split('-').collect::<Vec<_>>().try_into().ok()?;
+        if [year, month, day].map(str::len) != [4, 2, 2] {
+            return None;
+        }
+        let days = days_of(number(year.as_bytes())?, number(month.as_bytes())?, number(day.as_bytes())?)?;
+        u32::try_from(days).ok().map(Day)
+    }
+}
+
+impl fmt::Display for Day {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (year, month, day) = civil_date(self.0.into());
+        write!(f, "{year:04}-{month:02}-{day:02}")
+    }
+}
 
 /// Reads a date and time; `None` if it is none, or before 1970. Fractions of a second are dropped, a leap second counts as
 /// the one before.
@@ -121,5 +157,21 @@ mod tests {
         fn any_bytes_are_read(text in proptest::collection::vec(any::<u8>(), 0..40)) {
             parse_internet(&text);
         }
+    }
+
+    #[test]
+    fn days_are_read_and_written() {
+        assert_eq!(Day::parse("1970-01-01"), Some(Day(0)));
+        for text in ["2024-02-29", "2026-11-28", "9999-12-31"] {
+            assert_eq!(Day::parse(text).unwrap().to_string(), text);
+        }
+        for text in ["", "2026-11", "2026-2-28", "2026-02-30", "1969-12-31", "2026-11-28-", "+026-11-28", "2026/11/28"]
+        {
+            assert_eq!(Day::parse(text), None, "{text}");
+        }
+        let midnight = UnixMs(20_000 * DAY_MS);
+        assert_eq!((Day::of(midnight), Day::left_ms(midnight)), (Day(20_000), DAY_MS));
+        let before = UnixMs(midnight.0 - 1);
+        assert_eq!((Day::of(before), Day::left_ms(before)), (Day(19_999), 1));
     }
 }

@@ -16,10 +16,12 @@ use super::{Answer, NextHop, Question};
 use crate::base::checksum::crc32c;
 use crate::config::{
     HopAddress, HostPort, Route, Settings, SiteMatch, SiteRule, SiteSettings, SourceId, SourceSettings, TlsPolicy,
+    WarmUpSettings,
 };
 use crate::mail::address::domain_of;
 use crate::schedule::fair::TenantId;
 use crate::schedule::hosts::KnownTarget;
+use crate::schedule::warm_up::{Count, Steps, WarmUp};
 use crate::shard::parcel::SiteName;
 use crate::smtp::client::Needs;
 
@@ -48,6 +50,7 @@ pub struct Router {
     by_next_hop: FxHashMap<HostPort, usize>,
     default_limits: Arc<SiteSettings>,
     sources: Vec<SourceSettings>,
+    warm_ups: Vec<Option<Arc<WarmUpSettings>>>,
 }
 
 /// What was decided about a domain.
@@ -66,6 +69,11 @@ pub struct Decision {
 }
 
 impl Decision {
+    /// The same, for mail that comes from another source.
+    pub fn from_source(&self, source: SourceId) -> Decision {
+        Decision { source, ..self.clone() }
+    }
+
     /// The same, for mail with these needs.
     pub fn needing(self, needs: Needs) -> Decision {
         let tls = match self.tls {
@@ -99,6 +107,8 @@ pub struct SiteKind {
     pub limits: Arc<SiteSettings>,
     /// The rule that they come from; `None`: `site.default`.
     pub rule: Option<Box<str>>,
+    /// How its source is warmed up for it, if it is.
+    pub warm_up: Option<Arc<WarmUp>>,
 }
 
 /// Where to connect, or what to do with the mail instead.
@@ -144,6 +154,7 @@ impl Router {
             by_next_hop: FxHashMap::default(),
             default_limits: Arc::new(settings.site.clone()),
             sources: settings.sources.clone(),
+            warm_ups: settings.warm_ups.clone(),
         };
         for (domain, to) in &settings.route.domains {
             router.routes.insert(domain, to.clone());
@@ -247,10 +258,45 @@ impl Router {
             }
         };
         SiteKind {
+            warm_up: self.warm_up(decision, rule, targets, &base),
             name: self.named(decision, format!("{base}{}", proved_name(decision, targets)).into()),
             limits: rule.map_or_else(|| self.default_limits.clone(), |rule| rule.settings.clone()),
             rule: rule.map(|rule| rule.name.clone()),
         }
+    }
+
+    /// How the source of a decision is warmed up for the site that these targets make, of which the nearest rule and the name are known.
+    /// Whoever has limits or a policy of its own is at the same provider still, and is counted there.
+    fn warm_up(
+        &self,
+        decision: &Decision,
+        rule: Option<&SiteRule>,
+        targets: &[KnownTarget],
+        site: &str,
+    ) -> Option<Arc<WarmUp>> {
+        let settings = self.warm_ups[usize::from(decision.source)].as_ref()?;
+        let by_mx = matches!(decision.next_hop, NextHop::Mx { .. });
+        let best = targets.first().filter(|_| by_mx).map(|target| target.host.as_bytes());
+        let provider = best.and_then(|host| self.by_mail_host.get(host)).map(|(_, provider)| &self.rules[*provider]);
+        let own = [rule, provider].into_iter().flatten().find(|rule| settings.list(&rule.name).is_some());
+        let (receiver, list) = match (own, provider) {
+            (Some(rule), _) => (&*rule.name, &*rule.name),
+            (None, Some(provider)) => (&*provider.name, WarmUpSettings::DEFAULT),
+            (None, None) => (site, WarmUpSettings::DEFAULT),
+        };
+        let messages = settings.list(list)?;
+        let name_of = |source: &SourceId| &*self.sources[usize::from(*source)].name;
+        let above = match &*settings.overflow {
+            [] => "waits for the next day".into(),
+            others => format!("goes from {}", others.iter().map(name_of).collect::<Vec<_>>().join(" or ")).into(),
+        };
+        Some(Arc::new(WarmUp {
+            count: Count::new(name_of(&decision.source), receiver),
+            list: list.into(),
+            steps: Steps { began: settings.began, messages: messages.clone() },
+            overflow: settings.overflow.clone(),
+            above,
+        }))
     }
 
     /// A connection has one source and serves one policy and one kind of needs, and a domain with limits of its own shares

@@ -11,8 +11,10 @@ use super::safety::HostTls;
 use super::sts::{Mode, Sts};
 use super::{Answer, NextHop, Question};
 use crate::config::{Origin, Settings, Values};
+use crate::mail::date::Day;
 use crate::schedule::fair::TenantId;
 use crate::schedule::hosts::KnownTarget;
+use crate::schedule::warm_up::Book;
 use crate::shard::orders::Target;
 
 /// One thing that was decided.
@@ -61,6 +63,17 @@ pub struct Whose<'a> {
     pub sender: &'a str,
 }
 
+/// How things are at the moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Present<'a> {
+    /// The orders to hold that stand.
+    pub holds: &'a [Target],
+    /// What was lent of days' limits.
+    pub book: &'a Book,
+    /// Today.
+    pub today: Day,
+}
+
 /// The question that the explanation of a domain needs answered, if DNS has a say.
 pub fn question(settings: &Settings, domain: &str, whose: Whose<'_>) -> Option<Question> {
     let router = Router::new(settings);
@@ -69,14 +82,14 @@ pub fn question(settings: &Settings, domain: &str, whose: Whose<'_>) -> Option<Q
 }
 
 /// Explains a domain for somebody's mail. `answer` is the one to [`question`]; not looked at if there is none.
-/// Where a pool has several sources it is explained for the first. `holds` are the orders to hold that stand.
+/// Where a pool has several sources it is explained for the first.
 pub fn explain(
     settings: &Settings,
     values: &Values,
     domain: &str,
     whose: Whose<'_>,
     answer: Option<&Answer>,
-    holds: &[Target],
+    present: Present<'_>,
 ) -> Explanation {
     let domain = domain.to_ascii_lowercase();
     let router = Router::new(settings);
@@ -131,7 +144,7 @@ pub fn explain(
         say("site", site.name.to_string(), rule);
     }
     let tenant_name = usize::from(tenant).checked_sub(1).map(|number| &settings.tenants[number].name);
-    for held in holds {
+    for held in present.holds {
         let what = match held {
             Target::Domain(held) if **held == *domain => format!("domain {held}"),
             Target::Site(held) if *site.name == **held || *router.name(&decision) == **held => format!("site {held}"),
@@ -150,8 +163,8 @@ pub fn explain(
         Some(tenant) if !tenant.pool.is_empty() => format!("tenant.{}.sources", tenant.name),
         _ => "source.pool".to_owned(),
     };
-    for &source in pool {
-        let source = &settings.sources[usize::from(source)];
+    for &id in pool {
+        let source = &settings.sources[usize::from(id)];
         let mut addresses: Vec<String> = source.v4.iter().map(ToString::to_string).collect();
         addresses.extend(source.v6.iter().map(ToString::to_string));
         let addresses = if addresses.is_empty() { "chosen by the system".to_owned() } else { addresses.join(", ") };
@@ -162,6 +175,22 @@ pub fn explain(
         }
         let hello_key = if values.origin(&hello_key) == Origin::Default { "relay.hostname" } else { &hello_key };
         say("ehlo name", source.hello.to_string(), by(hello_key));
+        if let Some(plan) = router.site(&decision.from_source(id), targets).warm_up {
+            let (key, Present { book, today, .. }) =
+                (format!("source.{}.warm_up.messages.{}", source.name, plan.list), present);
+            let (number, receiver) = (plan.steps.number(today), &plan.count.receiver);
+            let value = match plan.steps.limit(today) {
+                None => format!("over since day {}, no limit", plan.steps.messages.len() + 1),
+                Some(limit) => {
+                    let (days, lent) = (plan.steps.messages.len(), book.lent(&plan.count, today));
+                    format!(
+                        "day {number} of {days}: {limit} messages for {receiver}, {lent} lent, what is above {}",
+                        plan.above
+                    )
+                }
+            };
+            say("warm-up", value, by(&key));
+        }
     }
     if let Some(tenant) = tenant {
         say("class", format!("{:?}", tenant.class).to_lowercase(), by(&format!("tenant.{}.priority", tenant.name)));
@@ -271,11 +300,15 @@ mod tests {
     use crate::config::{Machine, load_values};
     use crate::route::MailHost;
 
+    fn present<'a>(holds: &'a [Target], book: &'a Book) -> Present<'a> {
+        Present { holds, book, today: Day(20_000) }
+    }
+
     fn explained(sets: &[&str], domain: &str, answer: &Answer) -> Explanation {
         let sets: Vec<String> = sets.iter().map(ToString::to_string).collect();
         let machine = Machine { hostname: "relay.example.org".into(), cores: 1 };
         let (settings, values) = load_values(Some("[site.default]\nconnections = 7\n"), &sets, &machine).unwrap();
-        explain(&settings, &values, domain, Whose::default(), Some(answer), &[])
+        explain(&settings, &values, domain, Whose::default(), Some(answer), present(&[], &Book::default()))
     }
 
     fn fact<'a>(explanation: &'a Explanation, about: &str) -> (&'a str, &'a str) {
@@ -331,7 +364,14 @@ mod tests {
             ("other.test", "own.test", [false, false]),
         ] {
             for (holds, held) in holds(name).iter().zip(held) {
-                let it = explain(&settings, &values, domain, Whose::default(), Some(&answer), holds);
+                let it = explain(
+                    &settings,
+                    &values,
+                    domain,
+                    Whose::default(),
+                    Some(&answer),
+                    present(holds, &Book::default()),
+                );
                 let about_it = it.facts.iter().any(|fact| fact.about == "held");
                 assert_eq!((it.outcome, about_it), (if held { "hold" } else { "deliver" }, held), "{domain} {holds:?}");
             }
@@ -358,7 +398,7 @@ mod tests {
         let (settings, values) = load_values(None, &sets, &machine).unwrap();
         let whose = Whose { tenant: 0, sender: "a@news.test" };
         assert_eq!(question(&settings, "x.test", whose), None);
-        let it = explain(&settings, &values, "x.test", whose, None, &[]);
+        let it = explain(&settings, &values, "x.test", whose, None, present(&[], &Book::default()));
         assert_eq!(fact(&it, "route"), ("smarthost smart", "route.senders.@news.test (--set)"));
         assert_eq!(fact(&it, "next hop"), ("192.0.2.7:587", "next_hop.smart.address (--set)"));
         assert_eq!(fact(&it, "tls"), ("verify", "next_hop.smart.tls (default)"));
@@ -368,5 +408,60 @@ mod tests {
         let (settings, _) = load_values(None, &sets, &machine).unwrap();
         let asked = Question { name: "smart.test".into(), address_only: true, tlsa_port: None, sts: false };
         assert_eq!(question(&settings, "x.test", Whose::default()), Some(asked));
+    }
+
+    /// What a source that is warmed up may send today, for whom, and what says so.
+    #[test]
+    fn warm_ups_are_told() {
+        use crate::base::ids::ShardId;
+        use crate::schedule::warm_up::{Count, Request};
+        let sets = [
+            "source.new.address=192.0.2.1",
+            "source.old.address=192.0.2.2",
+            "source.pool=new,old",
+            "source.new.warm_up.began=2026-11-28",
+            "source.new.warm_up.messages.default=5,10,20",
+            "source.new.warm_up.messages.google=2",
+            "source.new.warm_up.overflow=old",
+        ]
+        .map(String::from);
+        let machine = Machine { hostname: String::new(), cores: 1 };
+        let (settings, values) = load_values(None, &sets, &machine).unwrap();
+        let told = |host: &str, day: &str| {
+            let answer = Answer::Mail {
+                hosts: vec![MailHost {
+                    preference: 1,
+                    name: host.into(),
+                    addresses: vec!["198.51.100.1".parse().unwrap()],
+                    tls: HostTls::Unknown,
+                }],
+                ttl_s: 60,
+                sts: None,
+            };
+            let (mut book, today) = (Book::default(), Day::parse(day).unwrap());
+            let (count, above) = (Count::new("new", "mx h.test"), "".into());
+            book.serve(
+                ShardId(0),
+                Request::Lend { count, day: today, recipients: 3, limit: 9, above },
+                &mut Vec::new(),
+            );
+            let present = Present { holds: &[], book: &book, today };
+            let it = explain(&settings, &values, "d.test", Whose::default(), Some(&answer), present);
+            let facts: Vec<_> = it.facts.iter().filter(|fact| fact.about == "warm-up").collect();
+            let [fact] = facts[..] else { panic!("{facts:?}") };
+            format!("{} [{}]", fact.value, fact.from)
+        };
+        assert_eq!(
+            told("h.test", "2026-11-29"),
+            "day 2 of 3: 10 messages for mx h.test, 3 lent, what is above goes from old [source.new.warm_up.messages.default (--set)]"
+        );
+        assert_eq!(
+            told("aspmx.l.google.com", "2026-11-28"),
+            "day 1 of 1: 2 messages for google, 0 lent, what is above goes from old [source.new.warm_up.messages.google (--set)]"
+        );
+        assert_eq!(
+            told("aspmx.l.google.com", "2026-11-29"),
+            "over since day 2, no limit [source.new.warm_up.messages.google (--set)]"
+        );
     }
 }

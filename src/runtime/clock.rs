@@ -43,7 +43,7 @@ impl Clock {
 }
 
 /// The wall clock, as the system has it.
-pub(crate) fn wall() -> UnixMs {
+pub fn wall() -> UnixMs {
     UnixMs(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64))
 }
 

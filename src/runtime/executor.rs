@@ -28,7 +28,7 @@ use super::listen::Door;
 use super::mesh::{Injection, InjectionReply, Letter, Mailbox, Operation, OperationReply, Shards};
 use super::report::Reporter;
 use super::tls::{Broken, Keys};
-use super::{Ask, Authenticate, Event, Prove, listen, proxy};
+use super::{Ask, Authenticate, Event, Lend, Prove, listen, proxy};
 use crate::base::bytes::{BlockSource, Outbox};
 use crate::base::ids::{ConnId, InjectionId, OperationId, ShardId};
 use crate::base::limits;
@@ -55,6 +55,7 @@ pub(crate) struct Berth {
     pub(crate) ask: Ask,
     pub(crate) authenticate: Authenticate,
     pub(crate) prove: Prove,
+    pub(crate) lend: Lend,
     pub(crate) events: std::sync::mpsc::Sender<Event>,
     pub(crate) reporter: Reporter,
     pub(crate) keys: Keys,
@@ -92,6 +93,7 @@ pub(crate) struct Shell {
     ask: Ask,
     authenticate: Authenticate,
     prove: Prove,
+    lend: Lend,
     loads: Loads,
     pub(super) proxies: RefCell<Vec<IpNet>>,
     /// Connections whose PROXY header is awaited.
@@ -134,6 +136,7 @@ pub(crate) async fn live(berth: Berth) {
         ask: berth.ask,
         authenticate: berth.authenticate,
         prove: berth.prove,
+        lend: berth.lend,
         loads: berth.loads,
         proxies: RefCell::new(berth.proxies),
         headers_awaited: Cell::new(0),
@@ -179,6 +182,7 @@ async fn read_mail(shell: &Rc<Shell>) {
                 Letter::Operate(operation) => shell.operate(*operation),
                 Letter::Report(reply) => reply(shell.report()),
                 Letter::Authenticated { conn, answer } => shell.give(Input::Authenticated { conn, answer }),
+                Letter::Allowance(notice) => shell.give(Input::Allowance(notice)),
                 Letter::Ordered { conn, jobs } => shell.give(Input::Ordered { conn, jobs }),
                 Letter::Proven { conn, answer } => shell.give(Input::Proven { conn, answer }),
                 Letter::Client { socket, role, proxied, seat } => {
@@ -274,6 +278,11 @@ impl Shell {
                 let mailbox = self.mailboxes[self.id.0 as usize].clone();
                 let reply = Box::new(move |answer| mailbox.post([Letter::Proven { conn, answer }]));
                 (self.prove)(request, reply);
+            }
+            Effect::Allowance(request) => {
+                let mailbox = self.mailboxes[self.id.0 as usize].clone();
+                let reply = Arc::new(move |notice| mailbox.post([Letter::Allowance(notice)]));
+                (self.lend)(self.id, request, reply);
             }
             Effect::OrderAll { conn, order, target } => {
                 let mailbox = self.mailboxes[self.id.0 as usize].clone();

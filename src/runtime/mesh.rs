@@ -16,6 +16,7 @@ use crate::base::ids::{ConnId, ShardId};
 use crate::config::{Role, Settings};
 use crate::mail::envelope::Envelope;
 use crate::route::{Answer, QueryId};
+use crate::schedule::warm_up::Notice;
 use crate::shard::orders::{Order, Target};
 use crate::shard::parcel::Parcel;
 use crate::shard::{Receipt, ShardReport};
@@ -38,6 +39,8 @@ pub(crate) enum Letter {
     Authenticated { conn: ConnId, answer: AuthAnswer },
     /// From whoever has our credentials.
     Proven { conn: ConnId, answer: ProofAnswer },
+    /// From the keeper of the book of days' limits.
+    Allowance(Notice),
     /// From whichever shard was the last to obey: an order to all was obeyed, and concerned so many jobs.
     Ordered { conn: ConnId, jobs: u64 },
     /// From another shard: a fresh connection, nothing of which was read.

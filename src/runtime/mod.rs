@@ -57,10 +57,11 @@ use crate::base::ids::ShardId;
 use crate::base::time::Now;
 use crate::config::{Listener, Settings, SocketSettings};
 use crate::route::{Answer, QueryId, Question};
+use crate::schedule::warm_up::{self, Notice};
 use crate::shard::{Level, Shard};
 use crate::smtp::auth::{AuthAnswer, AuthRequest, ProofAnswer, ProofRequest};
 use balance::Loads;
-pub(crate) use clock::wall;
+pub use clock::wall;
 use executor::Berth;
 pub use executor::allowed_cores;
 pub(crate) use files::replace_file;
@@ -88,6 +89,10 @@ pub type Authenticate = Arc<dyn Fn(Box<AuthRequest>, AuthReply) + Send + Sync>;
 pub type ProofReply = Box<dyn FnOnce(ProofAnswer) + Send>;
 /// Asks what to tell a next hop of who we are; the answer comes once.
 pub type Prove = Arc<dyn Fn(Box<ProofRequest>, ProofReply) + Send + Sync>;
+/// Takes what the book of days' limits has to say to a shard, whenever it has, on any thread.
+pub type LendReply = Arc<dyn Fn(Notice) + Send + Sync>;
+/// Carries what a shard has to say to the book; what the book says to it from then on goes to the reply.
+pub type Lend = Arc<dyn Fn(ShardId, warm_up::Request, LendReply) + Send + Sync>;
 /// Makes a shard on its thread.
 pub type Build = Box<dyn FnOnce(ShardId, Box<dyn BlockSource>, Now) -> Shard + Send>;
 
@@ -99,6 +104,8 @@ pub struct Options {
     pub authenticate: Authenticate,
     /// Who has our credentials.
     pub prove: Prove,
+    /// Who keeps the book of days' limits.
+    pub lend: Lend,
     /// For TLS, both ways.
     pub keys: Keys,
     /// The spool.
@@ -225,6 +232,7 @@ impl Crew {
                 proxies: options.proxies.clone(),
                 authenticate: options.authenticate.clone(),
                 prove: options.prove.clone(),
+                lend: options.lend.clone(),
                 socket: options.socket,
                 mailboxes: mailboxes.clone(),
                 ask: ask.clone(),

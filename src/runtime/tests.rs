@@ -51,6 +51,7 @@ impl Relay {
             proxies: Vec::new(),
             authenticate: Arc::new(|_, reply| reply(AuthAnswer::Refused)),
             prove: Arc::new(|_, _| {}),
+            lend: Arc::new(|_, _, _| {}),
             keys: keys(dir.path()),
             queue_dir: dir.path().to_owned(),
             segment_bytes: SEGMENT_MIN_BYTES,

@@ -13,4 +13,5 @@ pub mod rate;
 pub mod refusal;
 pub mod site;
 pub mod throttle;
+pub mod warm_up;
 pub mod wheel;

@@ -20,6 +20,7 @@ use crate::schedule::fair::Fair;
 use crate::schedule::hosts::Hosts;
 use crate::schedule::rate::Purse;
 use crate::schedule::throttle::Throttle;
+use crate::schedule::warm_up::WarmUp;
 use crate::shard::parcel::SiteName;
 use crate::smtp::client::{Login, Needs, TlsWish};
 
@@ -99,6 +100,10 @@ pub struct Site {
     pub ending: u32,
     /// Messages that may be sent, where the site has a rate.
     pub purse: Purse,
+    /// How its source is warmed up for it, if it is.
+    pub warm_up: Option<Arc<WarmUp>>,
+    /// It waits until its source may offer more to it.
+    pub waits_for_allowance: bool,
     /// What all of its mail needs a host to be able to do.
     pub needs: Needs,
     /// No host can, and what waits is on its way back to where it came from.
@@ -119,7 +124,7 @@ struct Shown {
 impl Site {
     /// A site that nothing is known of.
     pub fn new(kind: SiteKind, decision: &Decision) -> Site {
-        let SiteKind { name, limits, rule } = kind;
+        let SiteKind { name, limits, rule, warm_up } = kind;
         Site {
             name,
             rule,
@@ -153,6 +158,8 @@ impl Site {
             throttle: Throttle::default(),
             ending: 0,
             purse: Purse::default(),
+            warm_up,
+            waits_for_allowance: false,
             needs: decision.needs,
             given_up: false,
             shown: None,
@@ -166,7 +173,7 @@ impl Site {
             self.login_in_doubt = next_hop.is_some_and(|hop| hop.credentials.is_some());
             self.next_hop = next_hop.cloned();
         }
-        (self.limits, self.rule) = (kind.limits, kind.rule);
+        (self.limits, self.rule, self.warm_up) = (kind.limits, kind.rule, kind.warm_up);
     }
 
     /// True while nothing may be tried, by itself or by an operator's order.

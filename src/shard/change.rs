@@ -9,21 +9,24 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::config::{Role, RouteSettings, Settings, SiteMatch, TlsPolicies};
-use crate::shard::{Shard, delivery, intake};
+use crate::shard::{Effect, Shard, delivery, intake};
 
 impl Shard {
     /// New settings hold, with the shards, tenants and sources as they were.
-    pub(super) fn change(&mut self, settings: Arc<Settings>) {
+    pub(super) fn change(&mut self, settings: Arc<Settings>, effects: &mut Vec<Effect>) {
         let kept = |settings: &Settings| (settings.shards, settings.tenants.len(), settings.sources.len());
         assert_eq!(kept(&settings), kept(&self.settings), "a relay keeps its shards, tenants and sources");
         self.server_settings = Role::ALL.map(|role| Rc::new(intake::server_settings(&settings, role)));
         self.client_settings = delivery::client_settings(&settings);
         let before = std::mem::replace(&mut self.settings, settings);
+        if before.warm_ups != self.settings.warm_ups || before.sites != self.settings.sites {
+            self.change_warm_ups(effects);
+        }
         let now = &*self.settings;
         if Ways::of(&before) != Ways::of(now) {
             self.sites.change(&self.settings);
             self.reroute_all();
-        } else if (&before.site, &before.sites) != (&now.site, &now.sites) {
+        } else if (&before.site, &before.sites, &before.warm_ups) != (&now.site, &now.sites, &now.warm_ups) {
             for site in self.sites.change_limits(&self.settings) {
                 self.want_pump(site);
             }

@@ -209,6 +209,7 @@ impl Shard {
         {
             if self.log.durable() >= self.log.appended() {
                 self.drained = true;
+                self.return_allowances(effects);
                 effects.push(Effect::Report(Level::Info, format!("shard {}: {}", self.id.0, self.counters())));
                 effects.push(Effect::Drained);
             } else {

@@ -149,6 +149,10 @@ impl Shard {
                 self.wait_for_reads(site);
                 return None;
             }
+            let allowed = self.may_offer(now, site, self.recipients_at_once(site, job), effects);
+            if allowed == 0 {
+                return None;
+            }
             if !self.have_record(job, effects) {
                 continue;
             }
@@ -165,17 +169,19 @@ impl Shard {
                 self.fail_job(now, job, 0, "5.4.7 not delivered in the time that its sender gave", effects);
                 continue;
             }
-            self.leave_the_rest(job);
+            self.leave_the_rest(job, allowed);
+            self.take_allowance(now, site, job);
             let (share, recipients) = (self.backlog.share(job), self.backlog.jobs[job as usize].open.count_ones());
             self.sites.table[site as usize].ready.charge(share, recipients);
             return Some(job);
         }
     }
 
-    /// A transaction has no more recipients than the site takes: what a job has beyond that goes back as another.
-    fn leave_the_rest(&mut self, job: JobId) {
+    /// A transaction has no more recipients than the site takes, and than may be offered: what a job has beyond that goes back as
+    /// another.
+    fn leave_the_rest(&mut self, job: JobId, allowed: u32) {
         let entry = &self.backlog.jobs[job as usize];
-        let most = self.sites.table[entry.site as usize].limits.recipients;
+        let most = self.sites.table[entry.site as usize].limits.recipients.min(allowed as usize);
         if entry.open.count_ones() as usize > most {
             let rest = self.backlog.split(job, most);
             let entry = &self.backlog.jobs[rest as usize];

@@ -13,6 +13,7 @@ use crate::config::Endpoint;
 use crate::schedule::backoff::Backoff;
 use crate::schedule::site::{JobId, SiteId};
 use crate::shard::conns::{Conn, Outbound, Race, Side};
+use crate::shard::finding::UNREACHED;
 use crate::shard::timers::Timer;
 use crate::shard::{Effect, Level, Shard};
 
@@ -118,8 +119,11 @@ impl Shard {
             let Some(id) = self.sites.table[site as usize].idle.pop() else { break };
             self.use_idle(now, id, effects);
         }
-        let entry = &mut self.sites.table[site as usize];
-        if self.draining.is_none() && !entry.ready.is_empty() && !entry.paused(now.mono) && !entry.given_up {
+        let entry = &self.sites.table[site as usize];
+        let has_work = self.draining.is_none() && !entry.ready.is_empty() && !entry.paused(now.mono) && !entry.given_up;
+        let goes_on = has_work && self.may_begin(now, site, effects);
+        if goes_on {
+            let entry = &self.sites.table[site as usize];
             if entry.hosts.trial_due() {
                 // Connections at rest would take all there is, and the better host never be tried.
                 self.dial_one(now, site, effects);
@@ -138,7 +142,7 @@ impl Shard {
         }
         let entry = &self.sites.table[site as usize];
         // What is not used at once keeps others from it: a site that pauses wants no more than it has.
-        let more = !entry.paused(now.mono) && self.draining.is_none();
+        let more = !entry.paused(now.mono) && self.draining.is_none() && has_work == goes_on;
         let useful = entry.useful_connections().min(entry.allowed());
         let wanted = if more { useful.max(entry.connections) } else { entry.connections };
         self.want_permits(site, wanted, effects);
@@ -166,7 +170,8 @@ impl Shard {
     fn dial_more(&mut self, now: Now, site: SiteId, effects: &mut Vec<Effect>) {
         loop {
             let entry = &self.sites.table[site as usize];
-            if entry.opening as usize >= entry.unclaimed(now.mono) || !self.dial_one(now, site, effects) {
+            let useful = entry.unclaimed(now.mono).min(self.allowance_of(now, site));
+            if entry.opening as usize >= useful || !self.dial_one(now, site, effects) {
                 return;
             }
         }
@@ -315,7 +320,7 @@ impl Shard {
         ));
         let ready = entry.ready.iter(&self.backlog.links);
         let old = ready.filter(|&job| self.is_old(now, job)).take(limits::EXPIRED_AT_ONCE_MAX).collect();
-        self.look_after_old(now, old, effects);
+        self.look_after_old(now, old, UNREACHED, effects);
     }
 
     /// It is to be given up, or its sender to be told that it takes long.

@@ -12,6 +12,7 @@ use crate::config::Role;
 use crate::queue::{Proof, ReadId, SegmentSlot, WriteId};
 use crate::route::safety::Identity;
 use crate::route::{QueryId, Question};
+use crate::schedule::warm_up::Request;
 use crate::shard::orders::{Order, Target};
 use crate::shard::parcel::Parcel;
 use crate::smtp::auth::{AuthRequest, ProofRequest};
@@ -120,6 +121,8 @@ pub enum Effect {
         /// The source address to bind, if not any.
         source: Option<IpAddr>,
     },
+    /// Carry this to the book of what was lent of days' limits, in order; what the book says comes back as `Allowance`.
+    Allowance(Request),
     /// The fate of an injected message.
     Injected {
         /// Its name, which is dead afterwards.

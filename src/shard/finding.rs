@@ -17,7 +17,10 @@ use crate::shard::timers::Timer;
 use crate::shard::{Effect, Level, Shard};
 
 /// Jobs sent back to their destinations at one look at a site; the rest follows at the next.
-const SENT_BACK_MAX: usize = 64;
+pub(super) const SENT_BACK_MAX: usize = 64;
+
+/// Why mail waited for a next hop.
+pub(super) const UNREACHED: &str = "the next hop could not be reached";
 
 impl Shard {
     /// A job may be sent: to its site's list, or to its destination's if DNS must be asked first.
@@ -237,7 +240,7 @@ impl Shard {
                 effects.push(Effect::Report(Level::Warning, format!("{}: {text}; its mail waits", entry.name)));
                 let waiting = entry.waiting.iter(&self.backlog.links);
                 let old = waiting.filter(|&job| self.is_old(now, job)).take(limits::EXPIRED_AT_ONCE_MAX).collect();
-                self.look_after_old(now, old, effects);
+                self.look_after_old(now, old, UNREACHED, effects);
             }
         }
     }
@@ -295,8 +298,8 @@ impl Shard {
         self.wheel.insert(now.mono.plus_ms(1), Timer::Destination(destination));
     }
 
-    /// Fails jobs that waited too long for a next hop that could not be reached, and tells of those that wait long.
-    pub(super) fn look_after_old(&mut self, now: Now, old: Vec<JobId>, effects: &mut Vec<Effect>) {
+    /// Fails jobs that waited too long, and says why; tells of those that wait long.
+    pub(super) fn look_after_old(&mut self, now: Now, old: Vec<JobId>, why: &str, effects: &mut Vec<Effect>) {
         for job in old {
             if !self.have_record(job, effects) {
                 continue;
@@ -305,7 +308,7 @@ impl Shard {
                 self.report_delay(now, job, effects);
             } else {
                 self.take_from_list(job);
-                self.fail_job(now, job, 0, "4.4.7 Delivery time expired: the next hop could not be reached", effects);
+                self.fail_job(now, job, 0, &format!("4.4.7 Delivery time expired: {why}"), effects);
             }
         }
     }

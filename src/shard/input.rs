@@ -11,6 +11,7 @@ use crate::config::{Role, Settings};
 use crate::mail::envelope::Envelope;
 use crate::queue::{DiskError, ReadId, SegmentSlot, WriteId};
 use crate::route::{Answer, QueryId};
+use crate::schedule::warm_up::Notice;
 use crate::shard::orders::{Order, Target};
 use crate::shard::parcel::Parcel;
 use crate::smtp::auth::{AuthAnswer, ChannelBinding, ProofAnswer};
@@ -113,6 +114,8 @@ pub enum Input<'a> {
         /// The answer; failures too.
         answer: Answer,
     },
+    /// The book of what was lent of days' limits has something to say, and has it on disk.
+    Allowance(Notice),
     /// Another shard sent something.
     Parcel {
         /// Who.

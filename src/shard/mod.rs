@@ -13,7 +13,7 @@
 //! - `auth`: who a client is, asked and answered; `etrn`: what it would have started; `tls`: when a connection goes inside TLS, either way.
 //! - `crowd`: how many connections somebody has.
 //! - `change`: what other settings mean for what there is.
-//! - `orders`: what operators hold, give up and try at once; `paced`: tenants that they gave a rate.
+//! - `orders`: what operators hold, give up and try at once; `paced`: tenants that they gave a rate. `warm_up`: sources that send so many a day.
 //! - `backlog`: the live messages; `conns`: the connections; `reclaim`: moving stragglers; `bounce`: reports.
 //!
 //! Panics mean a broken invariant of our own, never something from outside; errors are answered to the peer
@@ -50,6 +50,7 @@ mod sites;
 mod terms;
 mod timers;
 mod tls;
+mod warm_up;
 
 #[cfg(test)]
 mod tests;
@@ -156,6 +157,7 @@ pub struct Shard {
     asked_wake: Mono,
     standing: orders::Orders,
     paced: paced::Paced,
+    warm_ups: warm_up::WarmUps,
     /// Clients that wait for the answer to ETRN, some of them gone.
     nodes_starting: usize,
     counters: Counters,
@@ -215,6 +217,7 @@ impl Shard {
             asked_wake: Mono::NEVER,
             standing: orders::Orders::default(),
             paced: paced::Paced::default(),
+            warm_ups: warm_up::WarmUps::default(),
             nodes_starting: 0,
             counters: Counters::default(),
             latencies: Latencies::default(),
@@ -271,7 +274,8 @@ impl Shard {
             Input::Tick => {}
             Input::Operate { operation, order, target } => self.operate(now, operation, order, target, effects),
             Input::Ordered { conn, jobs } => self.all_ordered(now, conn, jobs, effects),
-            Input::Change { settings } => self.change(settings),
+            Input::Allowance(notice) => self.allowance_told(now, notice, effects),
+            Input::Change { settings } => self.change(settings, effects),
             Input::Drain => self.drain(now, effects),
         }
         self.finish_step(now, effects);

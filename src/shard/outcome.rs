@@ -127,6 +127,8 @@ impl Shard {
     }
 
     fn conclude(&mut self, now: Now, job_id: JobId, entries: &mut [Entry], passed: Passed, effects: &mut Vec<Effect>) {
+        let untried = entries.iter().filter(|entry| entry.outcome == Outcome::NotTried).count();
+        self.settle_allowance(now, job_id, untried as u32);
         let expired = self.expired(now, job_id);
         for entry in entries.iter_mut() {
             self.counters.unknown_outcome += u64::from(entry.outcome == Outcome::Unknown);

@@ -46,10 +46,12 @@ pub struct SiteReport {
     pub suspended: bool,
     /// Connections that it allows itself because its next hop asked for less; none: as many as its limit.
     pub ceiling: Option<u32>,
+    /// Messages of today's limit that are used, as the shard knows, and the limit, where its source is warmed up.
+    pub day: Option<(u32, u32)>,
 }
 
 impl SiteReport {
-    fn of(site: &Site, now: Mono) -> SiteReport {
+    fn of(site: &Site, now: Mono, day: Option<(u32, u32)>) -> SiteReport {
         SiteReport {
             name: site.name.clone(),
             jobs: site.jobs,
@@ -59,6 +61,7 @@ impl SiteReport {
             paused_ms: site.paused_until.ms_since(now),
             suspended: site.suspended,
             ceiling: site.throttle.ceiling(),
+            day,
         }
     }
 }
@@ -78,7 +81,10 @@ impl Shard {
             latencies: self.latencies,
             sites_known: table.len(),
             sites_paused: table.iter().filter(|(_, site)| site.paused(now.mono)).count(),
-            sites: busiest.into_iter().map(|(_, at)| SiteReport::of(&table[at], now.mono)).collect(),
+            sites: busiest
+                .into_iter()
+                .map(|(_, at)| SiteReport::of(&table[at], now.mono, self.day_of_site(now, at as u32)))
+                .collect(),
         }
     }
 }

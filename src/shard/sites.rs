@@ -11,11 +11,12 @@ use slab::Slab;
 
 use crate::base::ids::ShardId;
 use crate::base::limits;
+use crate::base::rng::Rng;
 use crate::base::time::{Mono, Now};
 use crate::config::{Settings, SourceId};
 use crate::mail::address::ascii_domain;
 use crate::route::cache::Cache;
-use crate::route::decide::{Router, Via};
+use crate::route::decide::{Decision, Router, Via};
 use crate::schedule::destination::{Answered, Destination, DestinationId};
 use crate::schedule::fair::TenantId;
 use crate::schedule::hosts::KnownTarget;
@@ -110,8 +111,8 @@ impl Sites {
             let place = &mut self.table[destination.site as usize];
             let kind = self.router.site(&destination.decision, place.hosts.targets());
             // One that leads elsewhere by now gives the limits when it is asked about.
-            if kind.name == place.name && place.limits != kind.limits {
-                place.limits = kind.limits;
+            if kind.name == place.name && (&place.limits, &place.warm_up) != (&kind.limits, &kind.warm_up) {
+                (place.limits, place.warm_up) = (kind.limits, kind.warm_up);
                 changed.insert(destination.site);
             }
         }
@@ -151,6 +152,19 @@ impl Sites {
         // A domain without such a form was refused at its RCPT; in DNS it is found as little as any that is not there.
         let ascii = ascii_domain(domain);
         let decision = self.router.decide(ascii.as_deref().unwrap_or(domain), source, via).needing(needs);
+        self.of_decision(decision)
+    }
+
+    /// The destination to which mail of another goes from a source. It has one job more.
+    pub(super) fn add_job_from(&mut self, other: DestinationId, source: SourceId) -> DestinationId {
+        let decision = self.destinations[other as usize].decision.from_source(source);
+        let destination = self.of_decision(decision);
+        self.destinations[destination as usize].jobs += 1;
+        destination
+    }
+
+    /// The destination of a decision, made if it is new.
+    fn of_decision(&mut self, decision: Decision) -> DestinationId {
         let name = self.router.name(&decision);
         match self.destinations_by_name.get(&name) {
             Some(&destination) => destination,
@@ -262,24 +276,28 @@ fn is_suspended(suspended: &FxHashSet<Box<str>>, site: &Site) -> bool {
     suspended.contains(&*site.name) || site.rule.as_ref().is_some_and(|rule| suspended.contains(rule))
 }
 
+/// Draws one of some sources by weight.
+pub(super) fn draw(settings: &Settings, pool: &[SourceId], rng: &mut Rng) -> SourceId {
+    if let [only] = pool {
+        return *only;
+    }
+    let weight = |source: &SourceId| u64::from(settings.sources[usize::from(*source)].weight);
+    let all: u64 = pool.iter().map(weight).sum();
+    // With all weights 0 the operator wants none of them any more, and none but them.
+    let mut drawn = if all == 0 { 0 } else { rng.below(all) };
+    for source in pool {
+        match drawn.checked_sub(weight(source)) {
+            Some(rest) if all > 0 => drawn = rest,
+            _ => return *source,
+        }
+    }
+    unreachable!("what is drawn is less than all weights")
+}
+
 impl Shard {
     /// Draws the source that a message of a tenant comes from.
     pub(super) fn draw_source(&mut self, tenant: TenantId) -> SourceId {
-        let pool = self.settings.pool_of(tenant);
-        if let [only] = pool {
-            return *only;
-        }
-        let weight = |source: &SourceId| u64::from(self.settings.sources[usize::from(*source)].weight);
-        let all: u64 = pool.iter().map(weight).sum();
-        // With all weights 0 the operator wants none of them any more, and none but them.
-        let mut drawn = if all == 0 { 0 } else { self.rng.below(all) };
-        for source in pool {
-            match drawn.checked_sub(weight(source)) {
-                Some(rest) if all > 0 => drawn = rest,
-                _ => return *source,
-            }
-        }
-        unreachable!("what is drawn is less than all weights")
+        draw(&self.settings, self.settings.pool_of(tenant), &mut self.rng)
     }
 
     /// The jobs of what a name stands for: a site, all sites of a rule (a provider), a destination.

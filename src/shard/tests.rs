@@ -14,6 +14,7 @@ mod sharing;
 mod signing;
 mod sites;
 mod tls;
+mod warm_up;
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
@@ -91,6 +92,8 @@ struct World {
     to_prove: VecDeque<(ConnId, Box<ProofRequest>)>,
     /// Sockets in the file system that were dialled.
     sockets: Vec<std::path::PathBuf>,
+    /// Who keeps the book of days' limits.
+    keeper: warm_up::Keeper,
     reports: Vec<String>,
     wake: Mono,
     drained: bool,
@@ -198,6 +201,7 @@ impl World {
             asked: VecDeque::new(),
             to_prove: VecDeque::new(),
             sockets: Vec::new(),
+            keeper: warm_up::Keeper::default(),
             reports: Vec::new(),
             wake: Mono::NEVER,
             drained: false,
@@ -301,6 +305,7 @@ impl World {
                 self.nested(Input::Ordered { conn, jobs });
             }
             Effect::Operated { operation, jobs } => self.operated.push((operation, jobs)),
+            Effect::Allowance(request) => self.tell_book(request),
             Effect::Injected { injection, outcome } => self.injected.push((injection, outcome)),
             Effect::Report(_, text) => self.reports.push(text),
             Effect::Drained => self.drained = true,

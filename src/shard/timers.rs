@@ -27,6 +27,8 @@ pub(super) enum Timer {
     Lingering,
     /// Messages to a site whose home this is may be allowed again.
     Rate(BucketId),
+    /// What days' limits hold up is to be looked at.
+    WarmUp,
     /// What an operator gives up is to be looked at.
     Orders,
     /// The drain took long enough.
@@ -71,6 +73,7 @@ impl Shard {
                 Timer::Destination(destination) => self.want_finding(destination),
                 Timer::Lingering => self.lingering_due(now.mono),
                 Timer::Rate(bucket) => self.rate_due(now, bucket, effects),
+                Timer::WarmUp => self.warm_ups_due(now, effects),
                 Timer::Orders => self.orders_due(),
                 Timer::Drain => self.end_drain(now, effects),
             }

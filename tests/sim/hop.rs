@@ -1,6 +1,7 @@
 //! A next hop: an SMTP server that answers by the book or, while faults are on, as bad ones do.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 
 use ringpost::config::TlsPolicy;
 
@@ -42,6 +43,8 @@ const MANY: [u8; 3000] = {
 
 pub struct Hop {
     pub site: usize,
+    /// Where the connection comes from.
+    source: Option<IpAddr>,
     ways: HopWays,
     input: Vec<u8>,
     /// How far `input` was searched for the end of data.
@@ -69,9 +72,10 @@ pub struct Hop {
 }
 
 impl Hop {
-    pub fn new(site: usize, ways: HopWays) -> Hop {
+    pub fn new(site: usize, source: Option<IpAddr>, ways: HopWays) -> Hop {
         Hop {
             site,
+            source,
             ways,
             input: Vec::new(),
             searched: 0,
@@ -375,6 +379,7 @@ impl Hop {
         if dice.fault("reply_421", faults.reply_421) {
             return self.last_words("421 4.3.2 not now", say);
         }
+        ledger.take_from(plan, self.site, self.source, recipients.len());
         let takes = ledger.take(plan, now_us, (self.site, self.orphan), &sender, &recipients, data);
         if dice.fault("drop_after_dot", faults.drop_after_dot) {
             self.dead = true;

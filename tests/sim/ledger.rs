@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use ringpost::base::ids::MessageId;
 use ringpost::base::time::Now;
+use ringpost::mail::date::Day;
 use ringpost::queue::record::{self, AcceptView, HEADER_BYTES, Kind, VerdictView, padded};
 use ringpost::queue::{RecipientState, ShardStart, VerdictOutcome};
 use ringpost::shard::orders::Target;
@@ -101,6 +102,10 @@ pub struct Ledger {
     pub tls_failed: BTreeSet<usize>,
     /// Sites of which DNS said what is not so.
     pub lied_about: BTreeSet<usize>,
+    /// Recipients taken from the new source, by site.
+    pub from_new: HashMap<usize, u32>,
+    /// Days that the relay's clock has shown.
+    pub days: BTreeSet<Day>,
     /// Sites of which DNS named more hosts than there are.
     pub renamed: BTreeSet<usize>,
     /// By so much the wall clock was set forward before the relay's last start.

@@ -19,6 +19,7 @@ mod net;
 mod operator;
 mod plan;
 mod tls;
+mod warm_up;
 mod world;
 
 use std::cell::RefCell;

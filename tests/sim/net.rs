@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ringpost::base::ids::ConnId;
 use ringpost::shard::{CloseReason, Input};
@@ -360,12 +360,13 @@ impl World {
         }
     }
 
-    pub fn dial(&mut self, shard: usize, name: ConnId, address: SocketAddr) {
+    pub fn dial(&mut self, shard: usize, name: ConnId, address: SocketAddr, source: Option<IpAddr>) {
         assert_eq!(address.port(), 25);
         let (site, _) = site_of(address.ip());
         let count = self.at_site.entry(site).or_default();
         *count += 1;
-        let most = self.connections_most;
+        // Each source has its own.
+        let most = self.connections_most * if self.plan.warm_up { 2 } else { 1 };
         // Who is told of other mail hosts than there are has another site for them, with limits of its own.
         let lied = self.ledger.lied_about.contains(&site) || self.ledger.renamed.contains(&site);
         assert!(lied || *count <= most, "{count} connections to site {site}, and {most} are allowed");
@@ -374,7 +375,7 @@ impl World {
         self.trace.note(self.now, "dial", index as u64, site as u64, || {
             format!("conn {index}: shard {shard} to {address}, {count} there")
         });
-        self.conns.push(Conn::new(shard, name, Peer::Hop(Box::new(Hop::new(site, ways))), false));
+        self.conns.push(Conn::new(shard, name, Peer::Hop(Box::new(Hop::new(site, source, ways))), false));
         self.by_name.insert((shard, name), index);
         if !self.dice.fault("dial_lost", self.faults.dial_lost) {
             let delay = self.hop_delay();

@@ -7,6 +7,7 @@ use ringpost::config::{self, Host, HostPort, Machine, Settings, TlsPolicy};
 
 use crate::dice::Dice;
 use crate::operator::{self, Act};
+use crate::warm_up;
 
 pub const SECOND_US: u64 = 1_000_000;
 
@@ -81,6 +82,8 @@ pub struct Faults {
 
 pub struct Plan {
     pub settings: Arc<Settings>,
+    /// Mail comes from a source that is warmed up, and from another what is above.
+    pub warm_up: bool,
     pub shards: usize,
     pub domains: usize,
     pub zones: Vec<Zone>,
@@ -187,14 +190,15 @@ fn faults(dice: &mut Dice) -> Faults {
     }
 }
 
-fn settings(dice: &mut Dice, shards: usize, smart_host: bool) -> Settings {
+fn settings(dice: &mut Dice, shards: usize, smart_host: bool, more: Vec<String>) -> Settings {
     let clients = "10.0.0.0/8";
-    let sets = [
+    let mut sets = vec![
         format!("shards={shards}"),
         "relay.hostname=relay.test".into(),
         format!("relay.networks={clients}"),
         format!("tenant.{TENANT}.networks={clients}"),
     ];
+    sets.extend(more);
     let machine = Machine { hostname: "relay.test".into(), cores: shards };
     let mut settings = config::load(None, &sets, &machine).expect("these settings are right");
     if smart_host {
@@ -260,7 +264,9 @@ impl Plan {
         let shards = dice.range(1, 3) as usize;
         let domains = dice.range(1, 4) as usize;
         let smart_host = dice.permille(300);
-        let mut settings = settings(dice, shards, smart_host);
+        let warm_up = dice.permille(250);
+        let sources = if warm_up { warm_up::draw(dice) } else { Vec::new() };
+        let mut settings = settings(dice, shards, smart_host, sources);
         settings.tls.policies.default =
             dice.pick(&[TlsPolicy::May, TlsPolicy::May, TlsPolicy::None, TlsPolicy::Encrypt, TlsPolicy::Verify]);
         let must_offer = matches!(settings.tls.policies.default, TlsPolicy::Encrypt | TlsPolicy::Verify);
@@ -306,7 +312,8 @@ impl Plan {
             large_bodies: dice.pick(&[0, 30, 150]),
             crashes,
             drains,
-            operator: if dice.permille(300) {
+            // Orders name sites, of which each source has its own.
+            operator: if !warm_up && dice.permille(300) {
                 operator::draw(dice, domains, safety_us, settings.queue.segments_max >= 20)
             } else {
                 Vec::new()
@@ -320,6 +327,7 @@ impl Plan {
             liveness_us: liveness_ms * 1000,
             settle_us: 3 * SECOND_US,
             settings: Arc::new(settings),
+            warm_up,
         }
     }
 }

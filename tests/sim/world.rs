@@ -9,8 +9,10 @@ use ringpost::base::bytes::HeapBlocks;
 use ringpost::base::ids::{ConnId, OperationId, ShardId};
 use ringpost::base::time::{Mono, Now, UnixMs};
 use ringpost::config::{Endpoint, Role};
+use ringpost::mail::date::Day;
 use ringpost::queue::{DiskError, ShardStart};
 use ringpost::route::{Answer, QueryId};
+use ringpost::schedule::warm_up::Request;
 use ringpost::shard::orders::Target;
 use ringpost::shard::parcel::Parcel;
 use ringpost::shard::{Effect, Input, Level, Setup, Shard};
@@ -22,6 +24,10 @@ use crate::ledger::Ledger;
 use crate::net::{Conn, Peer, Trouble};
 use crate::operator::Act;
 use crate::plan::{ClockTrouble, Faults, Plan, SECOND_US, TENANT};
+use crate::warm_up::Keeper;
+
+/// When the wall clock begins.
+pub const WALL_BEGIN_MS: u64 = 1_795_000_000_000;
 
 /// Something that will happen.
 pub enum Event {
@@ -64,6 +70,11 @@ pub enum Event {
     Parcel {
         to: usize,
         from: usize,
+    },
+    /// Something comes to the book of days' limits.
+    Book {
+        shard: usize,
+        request: Request,
     },
     Handshake {
         conn: usize,
@@ -155,6 +166,7 @@ pub struct World {
     /// The last order that was answered.
     pub operated: Option<OperationId>,
     parcels: HashMap<(usize, usize), VecDeque<Parcel>>,
+    pub keeper: Keeper,
     drained: Vec<bool>,
     draining: bool,
     /// The disk gave an error, or was too full or slow for anything to be promised, since the start of this run.
@@ -200,6 +212,7 @@ impl World {
             connections_most: 0,
             operated: None,
             parcels: HashMap::new(),
+            keeper: Keeper::default(),
             drained: vec![false; shards],
             draining: false,
             disk_trouble: false,
@@ -386,6 +399,7 @@ impl World {
                 let parcel = parcel.expect("an event for each parcel");
                 self.step(to, Input::Parcel { from: ShardId(from as u16), parcel });
             }
+            Event::Book { shard, request } => self.open_book(shard, request),
             Event::Handshake { conn } => self.handshake(conn),
             Event::Clock(trouble) => self.clock_trouble(trouble),
             Event::Operate(act) => self.operate(act),
@@ -425,7 +439,7 @@ impl World {
     // ---- the relay's life ----
 
     fn now(&self) -> Now {
-        let wall = (1_795_000_000_000 + self.now / 1000).saturating_add_signed(self.wall_off_ms);
+        let wall = (WALL_BEGIN_MS + self.now / 1000).saturating_add_signed(self.wall_off_ms);
         Now { mono: Mono(self.now - self.mono_behind_us), wall: UnixMs(wall) }
     }
 
@@ -568,6 +582,7 @@ impl World {
         }
         self.ledger.forgive_refusals();
         self.parcels.clear();
+        self.reopen_book();
         self.wakes.fill(u64::MAX);
         self.by_name.clear();
         self.at_site.clear();
@@ -583,6 +598,7 @@ impl World {
     /// Gives a shard an input and performs what it wants.
     pub fn step(&mut self, index: usize, input: Input<'_>) {
         let now = self.now();
+        self.ledger.days.insert(Day::of(now.wall));
         if self.spinning.0 == self.now {
             self.spinning.1 += 1;
             assert!(self.spinning.1 < 20_000, "time does not go on");
@@ -615,7 +631,7 @@ impl World {
             Effect::Pause { conn } => self.set_paused(shard, conn, true),
             Effect::Resume { conn } => self.set_paused(shard, conn, false),
             Effect::StartTls { conn, role } => self.start_tls(shard, conn, role),
-            Effect::Dial { conn, to: Endpoint::Tcp(address), .. } => self.dial(shard, conn, address),
+            Effect::Dial { conn, to: Endpoint::Tcp(address), source } => self.dial(shard, conn, address, source),
             Effect::Dial { .. } => unreachable!("the world has no sockets in the file system"),
             Effect::Write { write, slot, offset_bytes, block } => {
                 let number = self.next_number();
@@ -637,6 +653,7 @@ impl World {
             Effect::Authenticate { .. } => unreachable!("the world's clients come to the relay's listener"),
             Effect::Prove { .. } => unreachable!("no next hop wants to know who we are"),
             Effect::OrderAll { .. } => unreachable!("no client may say ETRN"),
+            Effect::Allowance(request) => self.tell_book(shard, request),
             Effect::Parcel { to, parcel } => self.send_parcel(shard, usize::from(to.0), parcel),
             Effect::WakeAt(wake) => {
                 self.wakes[shard] = wake.0;

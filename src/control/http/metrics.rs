@@ -47,7 +47,7 @@ impl Debug for Scrape {
 /// A gauge of a site: its name, its advice, and where it stands.
 type SiteGauge = (&'static str, &'static str, fn(&SiteReport) -> u64);
 
-const SITE_GAUGES: [SiteGauge; 5] = [
+const SITE_GAUGES: [SiteGauge; 7] = [
     (
         "site_jobs",
         "Jobs waiting for a site or under way, over all shards; the busiest sites only. Growing: see site_paused_ms, site_ceiling and the limits of the site",
@@ -72,6 +72,16 @@ const SITE_GAUGES: [SiteGauge; 5] = [
         "site_ceiling",
         "Connections that a site allows itself because its next hop asked for less, 0 if as many as its limit. Above 0: send less, or talk to the provider",
         |site| site.ceiling.unwrap_or(0).into(),
+    ),
+    (
+        "site_day_used",
+        "Messages lent of today's limit of a source that is warmed up, for the site's receiver. At site_day_limit: the rest waits, or goes from another source",
+        |site| site.day.map_or(0, |(used, _)| used.into()),
+    ),
+    (
+        "site_day_limit",
+        "Today's limit of a source that is warmed up, 0 if there is none; see source.NAME.warm_up",
+        |site| site.day.map_or(0, |(_, limit)| limit.into()),
     ),
 ];
 

@@ -82,6 +82,7 @@ impl Reports {
                     sum.paused_ms = sum.paused_ms.max(site.paused_ms);
                     sum.suspended |= site.suspended;
                     sum.ceiling = sum.ceiling.into_iter().chain(site.ceiling).min();
+                    sum.day = sum.day.into_iter().chain(site.day).max();
                 }
             }
         }
@@ -166,6 +167,8 @@ pub(super) async fn sites(State(desk): State<Arc<Desk>>) -> Response {
                 "paused_ms": site.paused_ms,
                 "suspended": site.suspended,
                 "ceiling": site.ceiling,
+                "day_used": site.day.map(|(used, _)| used),
+                "day_limit": site.day.map(|(_, limit)| limit),
             })
         })
         .collect();
