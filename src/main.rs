@@ -21,6 +21,7 @@ use ringpost::base::ids::MessageId;
 use ringpost::config::{self, Changes, Listener, Machine, Role, Settings, Values};
 use ringpost::control::auth::{self, Authenticator, Keep, Prover};
 use ringpost::control::http::{Holds, Server, client};
+use ringpost::control::reports::{self, Reports};
 use ringpost::control::resolver::{Resolver, ResolverSettings, check_names};
 use ringpost::control::warm_up::{self, Keeper};
 use ringpost::mail::address::parse_forward_path;
@@ -31,7 +32,9 @@ use ringpost::route::explain::{Fact, Present, Whose};
 use ringpost::route::{self, Answer, QueryId};
 use ringpost::runtime::report::Reporter;
 use ringpost::runtime::tls::Keys;
-use ringpost::runtime::{self, Ask, Authenticate, Build, Crew, Lend, Options, Prove, Request, Sockets, privileges};
+use ringpost::runtime::{
+    self, Ask, Authenticate, Build, Crew, Lend, NoteTls, Options, Prove, Request, Sockets, privileges,
+};
 use ringpost::shard::{Level, Setup, Shard};
 use ringpost::smtp::auth::AuthAnswer;
 use ringpost::tune::topology::Topology;
@@ -263,21 +266,25 @@ fn run(configuration: &Configuration) -> Result<(), Trouble> {
     let prove = prover(&settings)?;
     let book = warm_up::load(&settings.queue.dir).map_err(Trouble::Failed)?;
     let keeper = Keeper::start(book, &settings.queue.dir, reporter.clone()).map_err(failed)?;
-    let options = options(&settings, sockets, keys, authenticate(users.clone()), (prove, keeper.lend()));
+    let (note_tls, inbox) = reports::desk();
+    let others = (prove, keeper.lend(), note_tls);
+    let options = options(&settings, sockets, keys, authenticate(users.clone()), others);
     let mut crew = Crew::start(options, builds(&settings, starts, &holds), &ask, reporter.clone()).map_err(failed)?;
     runtime::watch_signals(crew.events()).map_err(failed)?;
+    let reports = Reports::start(inbox, settings.clone(), crew.shards(), reporter.clone()).map_err(failed)?;
     let mut server = None;
     if crew.wait_ready().map_err(failed)? {
         let start = |socket| Server::start(socket, crew.shards(), settings.clone(), holds, reporter.clone());
         server = http_socket.map(start).transpose().map_err(failed)?;
         say(&ready_line(&settings, crew.listeners(), server.as_ref().map(Server::address)))?;
         while crew.wait_request().map_err(failed)? == Request::Reload {
-            reload(configuration, &mut settings, &mut crew, (server.as_ref(), &users), &reporter);
+            reload(configuration, &mut settings, &mut crew, (server.as_ref(), &users, &reports), &reporter);
         }
     }
     reporter.report(Level::Info, "draining".to_owned());
     crew.finish();
     keeper.stop();
+    reports.stop();
     server.into_iter().for_each(Server::stop);
     reporter.report(Level::Info, "stopped".to_owned());
     reporter.flush();
@@ -289,7 +296,7 @@ fn reload(
     configuration: &Configuration,
     settings: &mut Arc<Settings>,
     crew: &mut Crew,
-    (server, users): (Option<&Server>, &Users),
+    (server, users, reports): (Option<&Server>, &Users, &Reports),
     reporter: &Reporter,
 ) {
     let loaded = load(configuration).and_then(|mut wanted| {
@@ -317,6 +324,7 @@ fn reload(
     *users.write().unwrap_or_else(PoisonError::into_inner) = authenticator;
     crew.change(settings, &keys);
     server.into_iter().for_each(|server| server.change(settings.clone()));
+    reports.change(settings.clone());
     let changed = if changes.changed.is_empty() { "no key".to_owned() } else { changes.changed.join(", ") };
     reporter.report(
         Level::Info,
@@ -329,9 +337,10 @@ fn options(
     sockets: Sockets,
     keys: Keys,
     authenticate: Authenticate,
-    (prove, lend): (Prove, Lend),
+    (prove, lend, note_tls): (Prove, Lend, NoteTls),
 ) -> Options {
     Options {
+        note_tls,
         sockets,
         authenticate,
         proxies: settings.relay.proxies.clone(),

@@ -118,7 +118,7 @@ impl World {
                 }
                 Effect::Dial { conn, .. } => {
                     self.hops.insert(conn, false);
-                    self.shard.step(self.now, Input::Connected { conn }, &mut self.effects);
+                    self.shard.step(self.now, Input::Connected { conn, local: None }, &mut self.effects);
                     Some(Input::Received { conn, bytes: b"220 hop.test\r\n" })
                 }
                 Effect::Write { write, block, .. } => {

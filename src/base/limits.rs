@@ -382,6 +382,53 @@ pub const SITES_REPORTED_MAX: usize = 1000;
 /// Sites with series of their own in the metrics, those with most jobs.
 pub const SITES_IN_METRICS_MAX: usize = 100;
 
+// ---- TLS reports ----
+
+/// A day, by which reports are made.
+pub const DAY_MS: u64 = 86_400_000;
+/// Domains whose sessions are counted for reports in a day (RPT-01). More: their sessions are left out, and the log says how many.
+pub const TLS_REPORT_DOMAINS_MAX: usize = 20_000;
+/// Policies of one domain in a day's report. More: their sessions are left out.
+pub const TLS_REPORT_POLICIES_MAX: usize = 16;
+/// Rows of failures under one policy in a report. More: counted in rows that tell nothing but the kind of failure.
+pub const TLS_REPORT_ROWS_MAX: usize = 64;
+/// Records or lines of one policy in a report, and hosts that it names. More: left out of it.
+pub const TLS_REPORT_POLICY_MAX_BYTES: usize = 16 << 10;
+/// What a mail host calls itself, and the reason of a failure, in a report. Longer: cut.
+pub const TLS_REPORT_TEXT_MAX_BYTES: usize = 255;
+/// One domain's report before compression; the bounds above keep it.
+pub const TLS_REPORT_MAX_BYTES: usize = 4 << 20;
+/// What is counted of one day, about. More: no new domain, policy or row.
+pub const TLS_REPORT_DAY_MAX_BYTES: usize = 64 << 20;
+/// Destinations of one domain's report. More: the first ones get it.
+pub const TLS_REPORT_URIS_MAX: usize = 8;
+/// Longest URI of a destination. Longer: it gets none.
+pub const TLS_REPORT_URI_MAX_BYTES: usize = 1024;
+/// Domains for which one session is counted. More: it is not counted for them.
+pub const TLS_REPORT_DOMAINS_OF_SESSION_MAX: usize = 64;
+/// Sessions that one shard hands over for counting at a time, or after the time below.
+pub const TLS_REPORT_BATCH: usize = 64;
+/// A session is handed over for counting after so long.
+pub const TLS_REPORT_BATCH_MS: u64 = 1000;
+/// Batches that wait for being counted. More: left out, and the log says how many sessions.
+pub const TLS_REPORT_BATCHES_MAX: usize = 1024;
+/// What was counted is written down so long after it changed; a crash loses no more than that.
+pub const TLS_REPORT_WRITE_PAUSE_MS: u64 = 30_000;
+/// Reports made at a time.
+pub const TLS_REPORTS_AT_ONCE: usize = 64;
+/// A web server may take so long for a report.
+pub const TLS_REPORT_POST_MS: u64 = 60_000;
+/// The first pause before a report is tried again; it doubles each time.
+pub const TLS_REPORT_RETRY_FIRST_MS: u64 = 5000;
+/// The longest of these pauses.
+pub const TLS_REPORT_RETRY_LONGEST_MS: u64 = 4 * 3_600_000;
+/// A report is tried for so long after its first attempt (RFC 8460 5.5). Over: it is given up.
+pub const TLS_REPORT_RETRIES_MS: u64 = 86_400_000;
+/// A day's reports that nobody sent by then, for the relay did not run, are thrown away.
+pub const TLS_REPORT_KEEP_MS: u64 = 3 * 86_400_000;
+/// Reports are spread over so long after midnight (`tls.report_delay_ms`; RFC 8460 4.1).
+pub const TLS_REPORT_DELAY_MS: u64 = 4 * 3_600_000;
+
 const _: () = assert!(SEGMENT_MIN_BYTES as usize >= 2 * BLOCK_MAX_BYTES + SEGMENT_RESERVE_BYTES as usize);
 const _: () = assert!(SEGMENT_LATE_BYTES > 2 * SEGMENT_RESERVE_BYTES);
 const _: () = assert!(BLOCK_MIN_BYTES <= BATCH_FULL_BYTES && BATCH_FULL_BYTES <= BLOCK_MAX_BYTES);
@@ -408,5 +455,12 @@ const _: () = assert!(COMMAND_LINE_MAX_BYTES >= 1036, "SIZ-03");
 const _: () = assert!(PREFIX_MAX_BYTES >= TRACE_MAX_BYTES + 512 + 2 * DKIM_FIELD_MAX_BYTES, "a key of each kind signs");
 const _: () = assert!(TRACE_MAX_BYTES >= 2 * DOMAIN_MAX_BYTES + PATH_MAX_BYTES + 512);
 
+const _: () = assert!(
+    TLS_REPORT_POLICIES_MAX
+        * (4 * TLS_REPORT_POLICY_MAX_BYTES
+            + (TLS_REPORT_ROWS_MAX + 10) * (DOMAIN_MAX_BYTES + 2 * 2 * TLS_REPORT_TEXT_MAX_BYTES + 512))
+        <= TLS_REPORT_MAX_BYTES,
+    "a report with all that there may be in it, escaped"
+);
 #[cfg(test)]
 mod tests;

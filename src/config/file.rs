@@ -248,6 +248,25 @@ static KEYS: &[Key] = &[
         manual: "Policies of single domains in place of `site.default.tls`: `\"example.org\" = \"verify\"`; a leading dot, \
                  `\".example.org\"`, stands for every domain below.",
     },
+    text(
+        "tls.report_organization",
+        "",
+        "With this and the two keys below, domains that want it are told each day how TLS went with their mail hosts \
+         ([tls.md](tls.md#reports)): the name of who sends the reports. Empty: no reports.",
+    ),
+    text("tls.report_contact", "", "A mailbox for questions about the reports. Its domain is their submitter."),
+    text(
+        "tls.report_from",
+        "",
+        "The mailbox that the reports come from, of the same domain, for which there is a DKIM key (`dkim.NAME.domain`).",
+    ),
+    number(
+        "tls.report_delay_ms",
+        limits::TLS_REPORT_DELAY_MS,
+        0,
+        limits::DAY_MS,
+        "Each day's reports are spread over so long after midnight by UTC.",
+    ),
     // ---- the queue ----
     text(
         "queue.dir",

@@ -29,7 +29,8 @@ pub use dkim::{DkimKeySettings, DkimSettings};
 pub use file::{Origin, Values};
 pub use reference::reference;
 pub use routes::{
-    HopAddress, Host, HostPort, NextHopSettings, Protocol, Route, RouteSettings, TlsPolicies, TlsPolicy, TlsSettings,
+    HopAddress, Host, HostPort, NextHopSettings, Protocol, Route, RouteSettings, TlsPolicies, TlsPolicy,
+    TlsReportSettings, TlsSettings,
 };
 pub use settings::{
     DnsTrust, Endpoint, HttpSettings, Listener, LogLevel, QueueSettings, RelaySettings, ReportSettings, RetrySettings,

@@ -12,6 +12,7 @@ use super::ConfigError;
 use super::file::Values;
 use super::settings::{UNIX_PATH_MAX_BYTES, domain_name, optional, suffix_name};
 use crate::base::limits;
+use crate::mail::address::parse_forward_path;
 
 /// Next hops (`route.*`).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,6 +118,28 @@ pub struct TlsSettings {
     pub client_roots: Option<PathBuf>,
     /// By domain.
     pub policies: TlsPolicies,
+    /// How domains are told of the TLS of sessions with their hosts; `None`: they are not (RPT-01).
+    pub reports: Option<TlsReportSettings>,
+}
+
+/// TLS reports (`tls.report_*`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsReportSettings {
+    /// Who sends them.
+    pub organization: Box<str>,
+    /// A mailbox for questions about them; its domain is the submitter.
+    pub contact: Box<str>,
+    /// The mailbox that they come from, of the same domain.
+    pub from: Box<str>,
+    /// They are spread over so long after midnight.
+    pub delay_ms: u64,
+}
+
+impl TlsReportSettings {
+    /// The domain that sends them, in lower case.
+    pub fn submitter(&self) -> &str {
+        self.contact.rsplit_once('@').map_or("", |(_, domain)| domain)
+    }
 }
 
 /// Which domains' mail goes inside TLS (TLS-07).
@@ -352,5 +375,47 @@ pub(super) fn tls(values: &Values) -> Result<TlsSettings, ConfigError> {
         roots: values.text("tls.roots").into(),
         client_roots: optional(values, "tls.client_roots", |path| Ok(path.into()))?,
         policies: TlsPolicies { default, domains },
+        reports: tls_reports(values)?,
     })
+}
+
+/// All three keys, or none.
+fn tls_reports(values: &Values) -> Result<Option<TlsReportSettings>, ConfigError> {
+    const KEYS: [&str; 3] = ["tls.report_organization", "tls.report_contact", "tls.report_from"];
+    let [organization, contact, from] = KEYS.map(|key| values.text(key));
+    if [organization, contact, from].iter().all(|text| text.is_empty()) {
+        return Ok(None);
+    }
+    if let Some(missing) = KEYS.into_iter().find(|key| values.text(key).is_empty()) {
+        let remedy =
+            "is needed beside the other two keys of tls.report_organization, tls.report_contact and tls.report_from";
+        return Err(ConfigError::new(missing, String::new(), remedy));
+    }
+    if organization.len() > limits::TLS_REPORT_TEXT_MAX_BYTES || organization.contains(char::is_control) {
+        let remedy = "must be a name of at most 255 bytes on one line";
+        return Err(ConfigError::new(KEYS[0], organization.to_owned(), remedy));
+    }
+    let mailbox = |key: &str, text: &str| {
+        let wrong = || ConfigError::new(key, text.to_owned(), "must be a mailbox, for instance tlsrpt@example.org");
+        let path = format!("<{text}>");
+        let read = parse_forward_path(path.as_bytes())
+            .ok()
+            .filter(|(path, rest)| rest.is_empty() && path.mailbox == text.as_bytes());
+        read.filter(|_| text.is_ascii()).ok_or_else(wrong)?;
+        let (local, domain) = text.rsplit_once('@').ok_or_else(wrong)?;
+        let domain = domain_name(domain).ok_or_else(wrong)?;
+        Ok(Box::from(format!("{local}@{domain}")))
+    };
+    let reports = TlsReportSettings {
+        organization: organization.into(),
+        contact: mailbox(KEYS[1], contact)?,
+        from: mailbox(KEYS[2], from)?,
+        delay_ms: values.number("tls.report_delay_ms"),
+    };
+    let domain = |mailbox: &str| mailbox.rsplit_once('@').map(|(_, domain)| domain.to_owned());
+    if domain(&reports.from) != domain(&reports.contact) {
+        let remedy = "must be of the domain of tls.report_contact, which the signature of a report has to be of";
+        return Err(ConfigError::new(KEYS[2], from.to_owned(), remedy));
+    }
+    Ok(Some(reports))
 }

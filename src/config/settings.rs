@@ -12,7 +12,7 @@ use ipnet::IpNet;
 
 use super::aliases::{AliasSettings, aliases};
 use super::auth::{AuthSettings, auth};
-use super::dkim::{DkimSettings, dkim};
+use super::dkim::{DkimKeySettings, DkimSettings, dkim};
 use super::file::{HTTP_DEFAULT, Values};
 use super::routes::{HostPort, RouteSettings, TlsPolicy, TlsSettings, route, tls};
 use super::sharing::{SourceId, SourceSettings, TenantSettings, WarmUpSettings, pool, sources, tenants, warm_ups};
@@ -524,7 +524,22 @@ impl Settings {
             landlock: values.flag("landlock"),
         };
         settings.check_submission()?;
+        settings.check_tls_reports()?;
         Ok(settings)
+    }
+
+    /// A TLS report without a signature of its sender's domain is thrown away by whoever gets it (RFC 8460 3).
+    fn check_tls_reports(&self) -> Result<(), ConfigError> {
+        let Some(reports) = &self.tls.reports else { return Ok(()) };
+        let domain = reports.submitter();
+        let below = |above: &str| domain.strip_suffix(above).is_some_and(|rest| rest.ends_with('.'));
+        let signs = |key: &&DkimKeySettings| *key.domain == *domain || (key.subdomains && below(&key.domain));
+        if self.dkim.keys.iter().filter(signs).any(|key| key.tenants.is_empty()) {
+            return Ok(());
+        }
+        let remedy =
+            "needs a DKIM key of its domain that signs for everybody (dkim.NAME.domain); reports have to be signed";
+        Err(ConfigError::new("tls.report_from", reports.from.to_string(), remedy))
     }
 
     /// Who submits must be able to say who it is, and not so that all can hear it.

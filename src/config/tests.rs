@@ -359,3 +359,37 @@ fn mechanisms_are_offered_where_they_can_be_checked() {
     let error = with("", &["auth.users=/u", "auth.mechanisms=GSSAPI"]).unwrap_err();
     assert!(error.contains("auth.kerberos_keytab can check"), "{error}");
 }
+
+/// RPT-01: all of it or nothing, and signed.
+#[test]
+fn tls_reports_are_configured_whole() {
+    let key = ["dkim.a.domain=example.org", "dkim.a.selector=s", "dkim.a.key=k"];
+    let three = [
+        "tls.report_organization=Example \"Ltd.\"",
+        "tls.report_contact=postmaster@Mail.Example.ORG",
+        "tls.report_from=noreply@mail.example.org",
+    ];
+    assert_eq!(with("", &key).unwrap().tls.reports, None);
+    let below = [&key[..], &three, &["dkim.a.subdomains=true", "tls.report_delay_ms=0"]].concat();
+    let reports = with("", &below).unwrap().tls.reports.unwrap();
+    assert_eq!((&*reports.contact, reports.submitter()), ("postmaster@mail.example.org", "mail.example.org"));
+    assert_eq!((&*reports.organization, reports.delay_ms), ("Example \"Ltd.\"", 0));
+    for (sets, words) in [
+        (&[&key[..], &three].concat()[..], &["tls.report_from", "dkim.NAME.domain"][..]),
+        (&three[..], &["tls.report_from", "DKIM"]),
+        (
+            &[&below[..], &["tenant.t.networks=192.0.2.0/24", "dkim.a.tenants=t"]].concat(),
+            &["tls.report_from", "for everybody"],
+        ),
+        (&[&below[..], &["tls.report_contact="]].concat(), &["tls.report_contact", "beside"]),
+        (&[&below[..], &["tls.report_organization=a\nb"]].concat(), &["tls.report_organization", "one line"]),
+        (&[&below[..], &["tls.report_from=noreply@example.org"]].concat(), &["tls.report_from", "of the domain"]),
+        (&[&below[..], &["tls.report_contact=<a@b.test>"]].concat(), &["tls.report_contact", "mailbox"]),
+        (&[&below[..], &["tls.report_contact=postmaster"]].concat(), &["tls.report_contact", "mailbox"]),
+        (&[&below[..], &["tls.report_from=\u{fc}@mail.example.org"]].concat(), &["tls.report_from", "mailbox"]),
+        (&[&below[..], &["tls.report_delay_ms=86400001"]].concat(), &["tls.report_delay_ms", "86400000"]),
+    ] {
+        let error = with("", sets).unwrap_err();
+        assert!(words.iter().all(|word| error.contains(word)), "{sets:?}: {error}");
+    }
+}

@@ -132,7 +132,7 @@ async fn serve(mut inbox: mpsc::Receiver<Asked>, lookups: Lookups) {
     }
 }
 
-fn build(settings: &ResolverSettings) -> Result<Lookups, NetError> {
+pub(super) fn build(settings: &ResolverSettings) -> Result<Lookups, NetError> {
     let (config, mut options) = if settings.servers.is_empty() {
         read_system_conf()?
     } else {
@@ -176,7 +176,7 @@ fn set_options(options: &mut ResolverOpts) {
 }
 
 /// What one question brought.
-enum Found<T> {
+pub(super) enum Found<T> {
     /// Records of the kind asked for, at least one.
     Some(Vec<T>, u32),
     /// No such records, or no such name.
@@ -210,8 +210,9 @@ struct Addresses {
     secure: bool,
 }
 
+/// Questions to the name servers. Made, and used, inside a tokio runtime.
 #[derive(Clone)]
-struct Lookups {
+pub(super) struct Lookups {
     dns: TokioResolver,
     /// The same name servers without a cache.
     servers: NameServerPool<TokioRuntimeProvider>,
@@ -229,6 +230,23 @@ struct TlsaWanted {
 }
 
 impl Lookups {
+    /// The name servers by themselves.
+    pub(super) fn resolver(&self) -> TokioResolver {
+        self.dns.clone()
+    }
+
+    /// The TXT records of a name, each joined from its strings.
+    pub(super) async fn texts(&self, name: &str) -> Found<Vec<u8>> {
+        let Some(name) = parse_name(name) else {
+            return Found::None { no_such_name: true, ttl_s: limits::DNS_NEGATIVE_TTL_MAX_S };
+        };
+        let texts = self.find(name, RecordType::TXT, false, |data| match data {
+            RData::TXT(text) => Some(text.txt_data.concat()),
+            _ => None,
+        });
+        texts.await.found
+    }
+
     async fn answer(&self, question: &Question) -> Answer {
         let Some(name) = parse_name(&question.name) else {
             return Answer::NoSuchDomain { ttl_s: limits::DNS_NEGATIVE_TTL_MAX_S };
@@ -391,17 +409,7 @@ impl Lookups {
     /// What is known of a domain's MTA-STS policy, and for how long. The error: not now. No policy comes from a domain above (STS-04).
     async fn policy(&self, domain: &str) -> Result<(Sts, u32), Box<str>> {
         let name = format!("_mta-sts.{domain}");
-        let found = match parse_name(&name) {
-            Some(parsed) => {
-                let texts = self.find(parsed, RecordType::TXT, false, |data| match data {
-                    RData::TXT(text) => Some(text.txt_data.concat()),
-                    _ => None,
-                });
-                texts.await.found
-            }
-            None => Found::None { no_such_name: true, ttl_s: limits::DNS_NEGATIVE_TTL_MAX_S },
-        };
-        let (record, ttl_s) = match found {
+        let (record, ttl_s) = match self.texts(&name).await {
             Found::Some(texts, ttl_s) => {
                 let id = record_id(texts.iter().map(Vec::as_slice));
                 (id.ok_or_else(|| format!("{name} has not just one record for MTA-STS").into()), ttl_s)

@@ -6,22 +6,20 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
-use hickory_resolver::proto::rr::Name;
-use reqwest::dns::{Addrs, Resolve, Resolving};
-use reqwest::{Certificate, Client, StatusCode, header, redirect};
+use reqwest::{Client, StatusCode, header};
 use tokio::sync::{Notify, Semaphore};
 
+use super::web;
 use crate::base::limits;
 use crate::config::Settings;
-use crate::route::mx::is_private;
-use crate::route::sts::{Policies, Policy, Sts};
-use crate::runtime::{replace_file, wall};
+use crate::route::reports::ResultType;
+use crate::route::sts::{Policies, Policy, Sts, Trouble};
+use crate::runtime::{is_about_certificate, replace_file, wall};
 
 /// Where policies are kept, in the spool's directory.
 const FILE: &str = "mta-sts-policies";
@@ -138,28 +136,38 @@ impl PolicyDesk {
     }
 
     /// What the domain's web server has.
-    async fn fetch(&self, domain: &str) -> Result<Policy, Box<str>> {
-        let http = self.0.http.as_ref().map_err(Clone::clone)?;
+    async fn fetch(&self, domain: &str) -> Result<Policy, Trouble> {
         let port = if self.0.port == HTTPS_PORT { String::new() } else { format!(":{}", self.0.port) };
         let url = format!("https://mta-sts.{domain}{port}/.well-known/mta-sts.txt");
-        let failed = |what: &str| Box::from(format!("{url}: {what}"));
-        let mut answer = http.get(&url).send().await.map_err(|error| failed(&reason(&error)))?;
+        let failed = |what: &str, result| Trouble { why: format!("{url}: {what}").into(), result };
+        let http = self.0.http.as_ref().map_err(|why| failed(why, None))?;
+        let lost = |error: reqwest::Error| {
+            let result = match is_about_certificate(&error) {
+                true => ResultType::StsWebPkiInvalid,
+                false => ResultType::StsFetchError,
+            };
+            failed(&web::reason(&error), Some(result))
+        };
+        let mut answer = http.get(&url).send().await.map_err(lost)?;
         if answer.status() != StatusCode::OK {
-            return Err(failed(&format!("the answer is {}", answer.status().as_u16())));
+            return Err(failed(
+                &format!("the answer is {}", answer.status().as_u16()),
+                Some(ResultType::StsFetchError),
+            ));
         }
         let kind = answer.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         let kind = kind.split(';').next().unwrap_or_default().trim();
         if !kind.eq_ignore_ascii_case("text/plain") {
-            return Err(failed(&format!("the answer is {kind:?}, not text/plain")));
+            return Err(failed(&format!("the answer is {kind:?}, not text/plain"), Some(ResultType::StsFetchError)));
         }
         let mut text = Vec::new();
-        while let Some(piece) = answer.chunk().await.map_err(|error| failed(&reason(&error)))? {
+        while let Some(piece) = answer.chunk().await.map_err(lost)? {
             text.extend_from_slice(&piece);
             if text.len() > limits::STS_POLICY_MAX_BYTES {
-                return Err(failed("the answer is too long"));
+                return Err(failed("the answer is too long", Some(ResultType::StsFetchError)));
             }
         }
-        Policy::parse(&text).map_err(failed)
+        Policy::parse(&text).map_err(|what| failed(what, Some(ResultType::StsInvalid)))
     }
 
     /// Writes down what changed, for as long as there is a runtime.
@@ -184,49 +192,5 @@ fn now_s() -> u64 {
 }
 
 fn client(settings: &StsSettings, dns: TokioResolver) -> Result<Client, String> {
-    let roots = &settings.roots;
-    let named = |why: &dyn std::fmt::Display| format!("tls.roots {}: {why}", roots.display());
-    let text = fs::read(roots).map_err(|error| named(&error))?;
-    let authorities = Certificate::from_pem_bundle(&text).map_err(|error| named(&reason(&error)))?;
-    Client::builder()
-        .timeout(Duration::from_millis(limits::STS_FETCH_MS))
-        .redirect(redirect::Policy::none())
-        .https_only(true)
-        .no_proxy()
-        .tls_certs_only(authorities)
-        .dns_resolver(WebServers { dns, allow_private: settings.allow_private })
-        .pool_max_idle_per_host(0)
-        .user_agent("Ringpost")
-        .build()
-        .map_err(|error| named(&reason(&error)))
-}
-
-/// Where web servers are, by the name servers that mail hosts are found by.
-struct WebServers {
-    dns: TokioResolver,
-    allow_private: bool,
-}
-
-impl Resolve for WebServers {
-    fn resolve(&self, name: reqwest::dns::Name) -> Resolving {
-        let (dns, allow_private) = (self.dns.clone(), self.allow_private);
-        Box::pin(async move {
-            let mut name = Name::from_ascii(name.as_str())?;
-            name.set_fqdn(true);
-            let found = dns.lookup_ip(name).await?;
-            // No stranger's name leads to this network (RTE-11).
-            let public = found.iter().filter(|&ip| allow_private || !is_private(ip)).take(limits::HOST_ADDRESSES_MAX);
-            let addresses: Vec<SocketAddr> = public.map(|ip| SocketAddr::new(ip, 0)).collect();
-            if addresses.is_empty() {
-                return Err("it has no public address".into());
-            }
-            Ok(Box::new(addresses.into_iter()) as Addrs)
-        })
-    }
-}
-
-/// The innermost reason of what went wrong.
-fn reason(error: &dyn std::error::Error) -> String {
-    let innermost = std::iter::successors(Some(error), |error| error.source()).last();
-    innermost.map_or(String::new(), ToString::to_string)
+    web::client(&settings.roots, settings.allow_private, dns, Duration::from_millis(limits::STS_FETCH_MS))
 }

@@ -4,9 +4,8 @@ use std::fmt;
 use std::io::Write;
 
 use super::trace::civil_date;
+use crate::base::limits::DAY_MS;
 use crate::base::time::UnixMs;
-
-const DAY_MS: u64 = 86_400_000;
 
 /// A day of the calendar, in UTC, counted from 1970-01-01.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

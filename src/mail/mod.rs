@@ -9,4 +9,5 @@ pub mod dsn;
 pub mod envelope;
 pub mod parameters;
 pub mod text;
+pub mod tls_report;
 pub mod trace;

@@ -92,6 +92,14 @@ impl Decision {
         self.needs.require_tls && matches!(self.next_hop, NextHop::Mx { .. })
     }
 
+    /// The domain whose TLS report tells of sessions with its mail hosts, if what it publishes has a say (RPT-01).
+    pub fn reported_domain(&self) -> Option<&str> {
+        match &self.next_hop {
+            NextHop::Mx { domain } if self.is_published(false) && !domain.starts_with('[') => Some(domain),
+            NextHop::Mx { .. } | NextHop::Configured(_) => None,
+        }
+    }
+
     /// True if TLSA records, and in `sts` MTA-STS policies, have a say.
     fn is_published(&self, sts: bool) -> bool {
         self.tls == TlsPolicy::Published || (!sts && self.tls == TlsPolicy::Dane) || self.wants_proof_of_hosts()
@@ -385,7 +393,7 @@ fn no_safe_host(reachable: &[mx::Target], sts: Option<&Sts>) -> Ways {
         _ if reachable.iter().any(|target| target.tls == HostTls::Failed) => {
             Ways::Defer { text: "4.4.3 the TLSA records of no mail host can be looked up".into() }
         }
-        Some(Sts::Unknown { why }) => Ways::Defer { text: format!("4.4.3 no MTA-STS policy: {why}").into() },
+        Some(Sts::Unknown { why, .. }) => Ways::Defer { text: format!("4.4.3 no MTA-STS policy: {why}").into() },
         _ if enforced => Ways::Defer { text: "4.7.5 the MTA-STS policy names no mail host of the domain".into() },
         // Who answers an unsigned question decides who gets the message (RTL-02; RFC 8689 4.2.1).
         _ => Ways::Fail {
@@ -496,6 +504,10 @@ mod tests {
     fn router(sets: &[&str]) -> Router {
         let sets: Vec<String> = sets.iter().map(ToString::to_string).collect();
         Router::new(&load(None, &sets, &Machine { hostname: "relay.test".into(), cores: 1 }).unwrap())
+    }
+
+    fn unreadable() -> Sts {
+        Sts::Unknown { why: "404".into(), result: None }
     }
 
     fn targets(hosts: &[(u16, &str)]) -> Vec<KnownTarget> {
@@ -678,7 +690,7 @@ mod tests {
             ("c.test", any.clone()),
             ("d.test", dane.clone()),
         ];
-        for sts in [None, known(Mode::None, &["mx1.test"]), Some(Arc::new(Sts::Unknown { why: "404".into() }))] {
+        for sts in [None, known(Mode::None, &["mx1.test"]), Some(Arc::new(unreadable()))] {
             assert_eq!(safeties(&mail(&hosts, sts)), named(&opportunistic, " dane"));
         }
         let enforced = [("mx1.test", name.clone()), ("c.test", name.clone()), ("d.test", dane.clone())];
@@ -734,7 +746,7 @@ mod tests {
         }
         assert_eq!(kept(&mail(&both[..1], known(Mode::Testing, &["u.test"]))), Err("5.7.10".into()));
         // It may have a policy: nobody gives up before that is known.
-        assert_eq!(kept(&mail(&both[..1], Some(Arc::new(Sts::Unknown { why: "404".into() })))), Err("4.4.3".into()));
+        assert_eq!(kept(&mail(&both[..1], Some(Arc::new(unreadable())))), Err("4.4.3".into()));
         assert_eq!(kept(&mail(&both[..1], Some(Arc::new(Sts::Absent { why: "none".into() })))), Err("5.7.10".into()));
     }
 

@@ -233,7 +233,7 @@ fn in_words(answer: &Answer) -> String {
 fn policy_in_words(sts: &Sts) -> (String, String) {
     match sts {
         Sts::Absent { why } => ("no policy".to_owned(), why.to_string()),
-        Sts::Unknown { why } => ("none that can be read".to_owned(), why.to_string()),
+        Sts::Unknown { why, .. } => ("none that can be read".to_owned(), why.to_string()),
         Sts::Known { policy, id, from } => {
             let (mode, hosts, age_s) = (policy.mode.name(), policy.hosts.join(", "), policy.max_age_s);
             (format!("{mode}: {hosts}; for {age_s} s"), format!("policy {id}, {from}"))

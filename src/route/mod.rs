@@ -8,6 +8,7 @@ pub mod decide;
 pub mod egress;
 pub mod explain;
 pub mod mx;
+pub mod reports;
 pub mod safety;
 pub mod sts;
 pub mod table;

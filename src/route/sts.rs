@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
+use super::reports::ResultType;
 use crate::base::limits;
 use crate::config::settings::is_label;
 
@@ -152,6 +153,8 @@ pub enum Sts {
     Unknown {
         /// What went wrong.
         why: Box<str>,
+        /// The same in a word of TLS reports; `None`: it went wrong here.
+        result: Option<ResultType>,
     },
     /// It has this one.
     Known {
@@ -195,11 +198,20 @@ impl Kept {
     }
 }
 
+/// Why a policy could not be fetched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// What went wrong.
+    pub why: Box<str>,
+    /// The same in a word of TLS reports (RFC 8460 4.3.2.2); `None`: it went wrong here.
+    pub result: Option<ResultType>,
+}
+
 /// A policy that could not be fetched.
 struct Failure {
     id: Box<str>,
     until_s: u64,
-    why: Box<str>,
+    trouble: Trouble,
 }
 
 /// The policies that are kept, by domain. Bounded: where there are more the one that lapses first is forgotten.
@@ -221,11 +233,11 @@ impl Policies {
             (Ok(id), _) => id,
         };
         let failure = self.failures.get(domain).filter(|failure| failure.id == *id && now_s < failure.until_s)?;
-        Some(failed(kept, &failure.why))
+        Some(failed(kept, &failure.trouble))
     }
 
     /// A domain's policy was fetched, or why it could not be: what is known of it from now on.
-    pub fn fetched(&mut self, domain: &str, id: &str, result: Result<Policy, Box<str>>, now_s: u64) -> Sts {
+    pub fn fetched(&mut self, domain: &str, id: &str, result: Result<Policy, Trouble>, now_s: u64) -> Sts {
         match result {
             Ok(policy) => {
                 self.failures.remove(domain);
@@ -235,13 +247,13 @@ impl Policies {
                 self.keep(domain, kept);
                 known
             }
-            Err(why) => {
+            Err(trouble) => {
                 if self.failures.len() >= limits::STS_POLICIES_MAX {
                     self.failures.clear();
                 }
                 let until_s = now_s + u64::from(limits::STS_FAILURE_S);
-                self.failures.insert(domain.into(), Failure { id: id.into(), until_s, why: why.clone() });
-                failed(self.kept.get(domain).filter(|kept| now_s < kept.until_s), &why)
+                self.failures.insert(domain.into(), Failure { id: id.into(), until_s, trouble: trouble.clone() });
+                failed(self.kept.get(domain).filter(|kept| now_s < kept.until_s), &trouble)
             }
         }
     }
@@ -277,10 +289,11 @@ impl Policies {
     }
 }
 
-fn failed(kept: Option<&Kept>, why: &str) -> Sts {
+fn failed(kept: Option<&Kept>, trouble: &Trouble) -> Sts {
+    let Trouble { why, result } = trouble;
     match kept {
         Some(kept) => kept.known(&format!("kept: {why}")),
-        None => Sts::Unknown { why: why.into() },
+        None => Sts::Unknown { why: why.clone(), result: *result },
     }
 }
 

@@ -197,11 +197,19 @@ pub(crate) async fn dialled(shell: Rc<Shell>, conn: Rc<Conn>) {
     match stands {
         None => {}
         Some(Ok(_)) => {
-            shell.give(Input::Connected { conn: conn.id });
+            let local = local_ip(&conn.stream.borrow());
+            shell.give(Input::Connected { conn: conn.id, local });
             read_loop(shell, conn).await;
         }
         Some(Err(error)) => gone(&shell, &conn, failed(&error)),
     }
+}
+
+/// Our end of a connection; none of one through the file system.
+fn local_ip(stream: &TcpStream) -> Option<IpAddr> {
+    // SAFETY: the stream owns the descriptor and outlives the borrow.
+    let descriptor = unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) };
+    SockRef::from(&descriptor).local_addr().ok()?.as_socket().map(|local| local.ip().to_canonical())
 }
 
 /// Reads until the connection ends.
@@ -298,7 +306,7 @@ fn poll_read_sealed(shell: &Rc<Shell>, conn: &Rc<Conn>, cx: &mut Context<'_>) ->
         (Err(error), _) => Some(failed(&error)),
         (Ok(_), Err(broken)) => {
             shell.tls_broken(conn.id, &broken);
-            Some(CloseReason::Failed { errno: libc::EPROTO })
+            Some(broken.reason())
         }
     };
     drop(plain);
@@ -418,7 +426,7 @@ fn write_sealed(shell: &Rc<Shell>, conn: &Rc<Conn>) -> Written {
             if let Err(broken) = sealed {
                 drop(place);
                 shell.tls_broken(conn.id, &broken);
-                return lost(shell, conn, CloseReason::Failed { errno: libc::EPROTO });
+                return lost(shell, conn, broken.reason());
             }
         }
         if tls.outgoing().is_empty() {

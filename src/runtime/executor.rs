@@ -28,7 +28,7 @@ use super::listen::Door;
 use super::mesh::{Injection, InjectionReply, Letter, Mailbox, Operation, OperationReply, Shards};
 use super::report::Reporter;
 use super::tls::{Broken, Keys};
-use super::{Ask, Authenticate, Event, Lend, Prove, listen, proxy};
+use super::{Ask, Authenticate, Event, Lend, NoteTls, Prove, listen, proxy};
 use crate::base::bytes::{BlockSource, Outbox};
 use crate::base::ids::{ConnId, InjectionId, OperationId, ShardId};
 use crate::base::limits;
@@ -56,6 +56,7 @@ pub(crate) struct Berth {
     pub(crate) authenticate: Authenticate,
     pub(crate) prove: Prove,
     pub(crate) lend: Lend,
+    pub(crate) note_tls: NoteTls,
     pub(crate) events: std::sync::mpsc::Sender<Event>,
     pub(crate) reporter: Reporter,
     pub(crate) keys: Keys,
@@ -94,6 +95,7 @@ pub(crate) struct Shell {
     authenticate: Authenticate,
     prove: Prove,
     lend: Lend,
+    note_tls: NoteTls,
     loads: Loads,
     pub(super) proxies: RefCell<Vec<IpNet>>,
     /// Connections whose PROXY header is awaited.
@@ -137,6 +139,7 @@ pub(crate) async fn live(berth: Berth) {
         authenticate: berth.authenticate,
         prove: berth.prove,
         lend: berth.lend,
+        note_tls: berth.note_tls,
         loads: berth.loads,
         proxies: RefCell::new(berth.proxies),
         headers_awaited: Cell::new(0),
@@ -301,6 +304,7 @@ impl Shell {
                 reply.expect("an order is answered once")(jobs);
             }
             Effect::WakeAt(moment) => self.alarm.set(moment),
+            Effect::TlsSeen(seen) => (self.note_tls)(seen),
             Effect::Report(level, text) => self.reporter.report(level, text),
             // The main thread is gone only when the process ends.
             Effect::Drained => drop(self.events.send(Event::Drained(self.id))),
@@ -309,11 +313,11 @@ impl Shell {
 
     /// A message came by another way than SMTP.
     fn inject(self: &Rc<Self>, injection: Injection) {
-        let Injection { peer, envelope, body, reply } = injection;
+        let Injection { origin, envelope, body, reply } = injection;
         let id = InjectionId(self.injections_seen.get());
         self.injections_seen.set(id.0 + 1);
         self.injections.borrow_mut().insert(id, reply);
-        self.give(Input::Inject { injection: id, peer, envelope: &envelope, body: &body });
+        self.give(Input::Inject { injection: id, origin, envelope: &envelope, body: &body });
     }
 
     /// An operator orders something.
@@ -349,7 +353,7 @@ impl Shell {
                 self.tls_broken(id, &broken);
                 if self.forget(id) {
                     conn.end();
-                    self.step(Input::Closed { conn: id, reason: CloseReason::Failed { errno: libc::EPROTO } });
+                    self.step(Input::Closed { conn: id, reason: broken.reason() });
                 }
             }
         }

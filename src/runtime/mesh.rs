@@ -5,7 +5,6 @@
 //! waker may be used from a foreign thread: it is queued with the executor's notifier, whose sleep handshake is
 //! fenced.) Letters to a shard that has stopped are dropped with the mailbox.
 
-use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,7 +18,7 @@ use crate::route::{Answer, QueryId};
 use crate::schedule::warm_up::Notice;
 use crate::shard::orders::{Order, Target};
 use crate::shard::parcel::Parcel;
-use crate::shard::{Receipt, ShardReport};
+use crate::shard::{Origin, Receipt, ShardReport};
 use crate::smtp::auth::{AuthAnswer, ProofAnswer};
 use crate::smtp::reply::Reply;
 
@@ -64,7 +63,7 @@ pub type OperationReply = Box<dyn FnOnce(u64) + Send>;
 /// A whole message for a shard.
 pub struct Injection {
     /// Who brought it.
-    pub peer: IpAddr,
+    pub origin: Origin,
     /// From whom and for whom; its addresses were read by `mail::address`.
     pub envelope: Envelope,
     /// Its text in plain form, header included.

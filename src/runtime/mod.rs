@@ -56,6 +56,7 @@ use crate::base::bytes::BlockSource;
 use crate::base::ids::ShardId;
 use crate::base::time::Now;
 use crate::config::{Listener, Settings, SocketSettings};
+use crate::route::reports::Seen;
 use crate::route::{Answer, QueryId, Question};
 use crate::schedule::warm_up::{self, Notice};
 use crate::shard::{Level, Shard};
@@ -70,6 +71,7 @@ pub use mesh::{Injection, InjectionReply, Operation, OperationReply, ReportReply
 use mesh::{Letter, Mailbox};
 use report::Reporter;
 use tls::Keys;
+pub(crate) use tls::is_about_certificate;
 
 /// Memory registered with each of an executor's three rings. Small, so that the default limit on locked memory
 /// serves many shards: blocks live long and come from the allocator.
@@ -93,6 +95,8 @@ pub type Prove = Arc<dyn Fn(Box<ProofRequest>, ProofReply) + Send + Sync>;
 pub type LendReply = Arc<dyn Fn(Notice) + Send + Sync>;
 /// Carries what a shard has to say to the book; what the book says to it from then on goes to the reply.
 pub type Lend = Arc<dyn Fn(ShardId, warm_up::Request, LendReply) + Send + Sync>;
+/// Takes what sessions showed of TLS; must not block.
+pub type NoteTls = Arc<dyn Fn(Vec<Seen>) + Send + Sync>;
 /// Makes a shard on its thread.
 pub type Build = Box<dyn FnOnce(ShardId, Box<dyn BlockSource>, Now) -> Shard + Send>;
 
@@ -106,6 +110,8 @@ pub struct Options {
     pub prove: Prove,
     /// Who keeps the book of days' limits.
     pub lend: Lend,
+    /// Who counts for TLS reports.
+    pub note_tls: NoteTls,
     /// For TLS, both ways.
     pub keys: Keys,
     /// The spool.
@@ -233,6 +239,7 @@ impl Crew {
                 authenticate: options.authenticate.clone(),
                 prove: options.prove.clone(),
                 lend: options.lend.clone(),
+                note_tls: options.note_tls.clone(),
                 socket: options.socket,
                 mailboxes: mailboxes.clone(),
                 ask: ask.clone(),

@@ -52,6 +52,7 @@ impl Relay {
             authenticate: Arc::new(|_, reply| reply(AuthAnswer::Refused)),
             prove: Arc::new(|_, _| {}),
             lend: Arc::new(|_, _, _| {}),
+            note_tls: Arc::new(|_| {}),
             keys: keys(dir.path()),
             queue_dir: dir.path().to_owned(),
             segment_bytes: SEGMENT_MIN_BYTES,

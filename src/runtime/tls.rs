@@ -1,4 +1,5 @@
-//! TLS: keys, policies of trust, and one connection's records. The only room that names rustls; `dane` proves next hops by TLSA records.
+//! TLS: keys, policies of trust, and one connection's records. The only room that names rustls; `dane` proves next hops by TLSA records, `faults` says in
+//! a word what was wrong.
 //!
 //! [`Keys`] is made once on the main thread and shared by all shards, session caches and ticket keys included, so that a
 //! session resumes on whichever core it comes back to. `Tls` lives on its shard's thread, beside one socket: bytes
@@ -10,6 +11,7 @@
 
 mod binding;
 mod dane;
+mod faults;
 
 use std::io::{self, IoSlice};
 use std::net::IpAddr;
@@ -31,10 +33,12 @@ use super::Failure;
 use super::files::replace_file;
 use crate::base::limits;
 use crate::config::{Role, Settings};
+use crate::route::reports::{Fault, ResultType};
 use crate::route::safety::{Dane, Identity};
-use crate::shard::{TlsInfo, TlsRole};
+use crate::shard::{CloseReason, TlsInfo, TlsRole};
 use crate::smtp::auth::ChannelBinding;
 use dane::DaneVerifier;
+pub(crate) use faults::is_about_certificate;
 
 /// Names of the self-signed pair in the queue's directory.
 const OWN_CERTIFICATE: &str = "tls-certificate.pem";
@@ -147,7 +151,7 @@ impl Keys {
                 let (config, host) = match (identity, &self.proven) {
                     (Identity::Any | Identity::Tested, _) => (self.any.clone(), host),
                     (Identity::Name, Some(proven)) => (proven.config.clone(), host),
-                    (Identity::Name, None) => return Err(Broken("tls.roots names no authority".to_owned())),
+                    (Identity::Name, None) => return Err(Broken::ours("tls.roots names no authority")),
                     (Identity::Dane(dane), _) => (dane_config(dane.clone())?, dane.base.clone()),
                 };
                 // A name that TLS cannot carry, or an address, is proved by the address and not sent (TLS-08).
@@ -312,19 +316,34 @@ impl ServerCertVerifier for AnyCertificate {
     }
 }
 
-/// The peer broke TLS, or proved nothing that we believe; what to tell an operator.
+/// The peer broke TLS, or proved nothing that we believe; what to tell an operator, and what the peer's domain.
 #[derive(Debug)]
-pub(crate) struct Broken(String);
+pub(crate) struct Broken {
+    text: String,
+    /// None: it went wrong here.
+    fault: Option<Fault>,
+}
+
+impl Broken {
+    fn ours(text: impl Into<String>) -> Broken {
+        Broken { text: text.into(), fault: None }
+    }
+
+    /// The connection's end, for the shard.
+    pub(crate) fn reason(&self) -> CloseReason {
+        self.fault.map_or(CloseReason::Failed { errno: libc::EPROTO }, CloseReason::Tls)
+    }
+}
 
 impl std::fmt::Display for Broken {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
     }
 }
 
 impl From<rustls::Error> for Broken {
     fn from(error: rustls::Error) -> Broken {
-        Broken(error.to_string())
+        Broken { text: error.to_string(), fault: Some(faults::fault(&error)) }
     }
 }
 
@@ -336,9 +355,11 @@ struct Tested {
 }
 
 impl Tested {
-    fn proves_its_name(&self, chain: Option<&[CertificateDer<'_>]>) -> bool {
-        let (Some(verifier), Some([host, others @ ..])) = (&self.verifier, chain) else { return false };
-        verifier.verify_server_cert(host, others, &self.name, &[], UnixTime::now()).is_ok()
+    /// Why it does not prove its name: of our own making if there is no fault.
+    fn prove_name(&self, chain: Option<&[CertificateDer<'_>]>) -> Result<(), Option<Fault>> {
+        let (Some(verifier), Some([host, others @ ..])) = (&self.verifier, chain) else { return Err(None) };
+        let verified = verifier.verify_server_cert(host, others, &self.name, &[], UnixTime::now());
+        verified.map(|_| ()).map_err(|error| Some(faults::fault(&error)))
     }
 }
 
@@ -410,7 +431,10 @@ impl Tls {
         let (taken, ended) = self.process(&mut buffer[..filled], plain)?;
         if filled - taken > limits::TLS_KEPT_MAX_BYTES {
             self.broken = true;
-            return Err(Broken("a message of the handshake is too long".to_owned()));
+            return Err(Broken {
+                text: "a message of the handshake is too long".to_owned(),
+                fault: Some(Fault { result: ResultType::ValidationFailure, reason: "handshake-too-long" }),
+            });
         }
         self.incoming.clear();
         self.incoming.extend_from_slice(&buffer[taken..filled]);
@@ -473,15 +497,18 @@ impl Tls {
             return None;
         }
         let chain = common.peer_certificates();
-        let certified = match self.tested.take() {
-            Some(tested) => tested.proves_its_name(chain),
-            None => chain.is_some(),
+        let (certified, fault) = match self.tested.take() {
+            Some(tested) => {
+                let proved = tested.prove_name(chain);
+                (proved.is_ok(), proved.err().flatten())
+            }
+            None => (chain.is_some(), None),
         };
         self.secured = true;
         let cipher = suite.map_or("unknown", |suite| registered_name(suite.suite()));
         let exporter = self.exporter.take().zip(suite).and_then(|(secret, suite)| binding::exporter(suite, &secret));
         let binding = ChannelBinding { exporter, end_point: self.end_point.take() };
-        Some(TlsInfo { cipher, resumed: kind == Some(HandshakeKind::Resumed), binding, certified })
+        Some(TlsInfo { cipher, resumed: kind == Some(HandshakeKind::Resumed), binding, certified, fault })
     }
 
     /// Records that wait for the socket.
@@ -570,7 +597,7 @@ fn turn<Data>(
         Ok(ConnectionState::EncodeTlsData(mut data)) => append(out, 0, |room| match data.encode(room) {
             Ok(length) => Ok(Ok(length)),
             Err(EncodeError::InsufficientSize(need)) => Ok(Err(need.required_size)),
-            Err(error) => Err(Broken(error.to_string())),
+            Err(error) => Err(Broken::ours(error.to_string())),
         })
         .map(|()| Turn::Again),
         // The socket's writer does not care which record is which; order is all that matters.
@@ -581,7 +608,7 @@ fn turn<Data>(
         Ok(ConnectionState::BlockedHandshake | ConnectionState::WriteTraffic(_)) => Ok(Turn::Blocked),
         Ok(ConnectionState::PeerClosed | ConnectionState::Closed) => Ok(Turn::Ended),
         // Early data is never offered.
-        Ok(_) => Err(Broken("a state of TLS that nobody asked for".to_owned())),
+        Ok(_) => Err(Broken::ours("a state of TLS that nobody asked for")),
     };
     (discard, result)
 }
@@ -603,7 +630,7 @@ fn write_turn<Data>(
                 match sealed {
                     Ok(length) => Ok(Ok(length)),
                     Err(EncryptError::InsufficientSize(need)) => Ok(Err(need.required_size)),
-                    Err(error) => Err(Broken(error.to_string())),
+                    Err(error) => Err(Broken::ours(error.to_string())),
                 }
             });
             (discard, done.map(|()| true))
@@ -613,7 +640,7 @@ fn write_turn<Data>(
             let (discard, turn) = turn(status, &mut Vec::new(), out);
             let done = match turn {
                 Ok(Turn::Again) => Ok(false),
-                Ok(Turn::Blocked | Turn::Ended) => Err(Broken("the connection takes nothing more".to_owned())),
+                Ok(Turn::Blocked | Turn::Ended) => Err(Broken::ours("the connection takes nothing more")),
                 Err(error) => Err(error),
             };
             (discard, done)

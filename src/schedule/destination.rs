@@ -4,9 +4,12 @@
 //! Jobs of a destination whose answer is known wait in its site's list; the others wait here. So domains with the same mail
 //! hosts share one site (RTE-24), and one that moves takes its mail with it. Pure and shard-local.
 
+use std::sync::Arc;
+
 use crate::base::rng::Rng;
 use crate::base::time::Mono;
 use crate::route::decide::Decision;
+use crate::route::sts::Sts;
 use crate::schedule::backoff::Backoff;
 use crate::schedule::list::List;
 use crate::schedule::site::{NO_SITE, SiteId};
@@ -49,6 +52,8 @@ pub struct Destination {
     pub answered: Answered,
     /// The site it led to last, whether that still holds or not; `NO_SITE` before the first answer.
     pub site: SiteId,
+    /// What the last answer said of the domain's MTA-STS policy, where that was asked.
+    pub sts: Option<Arc<Sts>>,
     /// Jobs that wait for the answer.
     pub waiting: List,
     /// All jobs, the deferred ones included.
@@ -79,6 +84,7 @@ impl Destination {
             name,
             answered: Answered::No,
             site: NO_SITE,
+            sts: None,
             waiting: List::default(),
             jobs: 0,
             marked: false,

@@ -210,6 +210,7 @@ impl Shard {
             if self.log.durable() >= self.log.appended() {
                 self.drained = true;
                 self.return_allowances(effects);
+                self.hand_over_seen(effects);
                 effects.push(Effect::Report(Level::Info, format!("shard {}: {}", self.id.0, self.counters())));
                 effects.push(Effect::Drained);
             } else {

@@ -14,12 +14,14 @@ use crate::base::time::Mono;
 use crate::config::Role;
 use crate::queue::ChunkRef;
 use crate::route::egress::Socks;
+use crate::route::reports::Fault;
 use crate::route::safety::Safety;
 use crate::schedule::fair::Share;
 use crate::schedule::site::SiteId;
 use crate::schedule::wheel::TimerId;
 use crate::shard::body;
 use crate::shard::signing::Incoming;
+use crate::shard::tls_reports::Watch;
 use crate::smtp::auth::User;
 use crate::smtp::client::{Client, TlsWish};
 use crate::smtp::data::View;
@@ -88,6 +90,10 @@ pub(super) struct Outbound {
     pub(super) safety: Safety,
     /// It showed a certificate inside TLS; one that proves its name where that is tested.
     pub(super) certified: bool,
+    /// What is to be told of its TLS in a report; none once it is, or if nobody is told.
+    pub(super) watch: Option<Box<Watch>>,
+    /// Why its handshake failed, or why it does not prove its name where that is tested.
+    pub(super) fault: Option<Fault>,
     pub(super) wish: TlsWish,
     /// The shell was told to begin the handshake.
     pub(super) tls_begun: bool,

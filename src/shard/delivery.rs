@@ -6,6 +6,7 @@
 //! `outcome`.
 
 use std::iter::Peekable;
+use std::net::IpAddr;
 use std::rc::Rc;
 
 use crate::base::bytes::Outbox;
@@ -18,6 +19,7 @@ use crate::mail::text::Form;
 use crate::queue::Log;
 use crate::queue::record::{AcceptView, RecipientView};
 use crate::route::egress::{Asked, Proxy, Socks, push_haproxy_header};
+use crate::route::reports::Fault;
 use crate::route::safety::Safety;
 use crate::schedule::site::{JobId, SiteId};
 use crate::schedule::throttle::asks_for_less;
@@ -38,7 +40,12 @@ use crate::smtp::data::View;
 pub(super) fn client_settings(settings: &Settings) -> Vec<[Rc<ClientSettings>; 2]> {
     let of = |source: &SourceSettings| {
         [false, true].map(|chunking| {
-            Rc::new(ClientSettings { hello: source.hello.clone(), timeouts: settings.timeout.clone(), chunking })
+            Rc::new(ClientSettings {
+                hello: source.hello.clone(),
+                timeouts: settings.timeout.clone(),
+                chunking,
+                keeps_name: settings.tls.reports.is_some(),
+            })
         })
     };
     settings.sources.iter().map(of).collect()
@@ -195,6 +202,7 @@ impl Shard {
     fn offer_job(&mut self, now: Now, conn: &mut Conn, effects: &mut Vec<Effect>) -> bool {
         let Conn { outbox, side: Side::Out(outbound), .. } = conn else { unreachable!("offered to a client") };
         let Some(job) = self.next_job(now, outbound.site, effects) else { return false };
+        self.see_job(now, outbound, job, effects);
         let entry = &mut self.backlog.jobs[job as usize];
         assert_eq!(entry.state, JobState::Ready, "at most one attempt of a recipient is in flight");
         entry.state = JobState::Offered;
@@ -243,11 +251,12 @@ impl Shard {
             .with_login(site.login(safety))
     }
 
-    pub(super) fn connected(&mut self, now: Now, id: ConnId, effects: &mut Vec<Effect>) {
+    pub(super) fn connected(&mut self, now: Now, id: ConnId, local: Option<IpAddr>, effects: &mut Vec<Effect>) {
         let Some(mut conn) = self.conns.take(id) else { return };
         self.win_race(now, &mut conn, effects);
         let outbound = conn.outbound();
         outbound.connected = true;
+        self.note_local(outbound, local);
         outbound.client = self.new_client(now, outbound.site, &outbound.safety, outbound.wish);
         self.greet_proxy(&mut conn);
         let outbound = conn.outbound();
@@ -422,6 +431,7 @@ impl Shard {
                     entry.note_ability(outbound.address, true);
                 }
                 self.note_test(outbound, effects);
+                self.see_ready(outbound);
                 // It may have one more now.
                 self.want_pump(outbound.site);
             }
@@ -501,6 +511,11 @@ impl Shard {
             ));
         }
         let outbound = conn.outbound();
+        outbound.fault = match reason {
+            CloseReason::Tls(fault) => Some(fault),
+            CloseReason::PeerClosed => Some(Fault::CLOSED),
+            CloseReason::Failed { .. } => None,
+        };
         let mut hand =
             Hand { backlog: &self.backlog, log: &self.log, results: &mut self.results, view: &mut outbound.view };
         outbound.client.closed(&mut hand);
@@ -540,6 +555,7 @@ impl Shard {
             return self.lose_race(now, id, conn, effects);
         }
         let outbound = conn.outbound();
+        self.see_end(now, outbound, end, effects);
         let site = outbound.site;
         let entry = &mut self.sites.table[site as usize];
         let mut crowded = false;

@@ -221,6 +221,7 @@ impl Shard {
     fn dial(&mut self, now: Now, site: SiteId, address: SocketAddr, race: Race, effects: &mut Vec<Effect>) -> ConnId {
         let safety = self.sites.table[site as usize].hosts.safety(address);
         let wish = self.sites.table[site as usize].tls_wish(now.mono, address, &safety);
+        let watch = self.watch_session(site);
         self.counters.dials += 1;
         let client = self.new_client(now, site, &safety, wish);
         let source = &self.settings.sources[usize::from(self.sites.table[site as usize].source)];
@@ -233,6 +234,8 @@ impl Shard {
             address,
             safety,
             certified: false,
+            watch,
+            fault: None,
             wish,
             tls_begun: false,
             connected: false,

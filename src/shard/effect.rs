@@ -10,6 +10,7 @@ use crate::config::Endpoint;
 pub use crate::config::LogLevel as Level;
 use crate::config::Role;
 use crate::queue::{Proof, ReadId, SegmentSlot, WriteId};
+use crate::route::reports::Seen;
 use crate::route::safety::Identity;
 use crate::route::{QueryId, Question};
 use crate::schedule::warm_up::Request;
@@ -190,6 +191,8 @@ pub enum Effect {
     },
     /// Give a `Tick` at this moment; replaces the moment asked for before.
     WakeAt(Mono),
+    /// What sessions with mail hosts showed of TLS, for the reports to their domains.
+    TlsSeen(Vec<Seen>),
     /// Something an operator should see, by level.
     Report(Level, String),
     /// The drain is over: nothing is on its way.

@@ -221,6 +221,7 @@ impl Shard {
         effects: &mut Vec<Effect>,
     ) {
         let backoff = self.backoff_of_sites();
+        self.see_answer(now, destination, answer, effects);
         let entry = &mut self.sites.destinations[destination as usize];
         match self.sites.router.ways(&entry.decision, answer) {
             Ways::Try(targets) => {

@@ -4,7 +4,7 @@
 //! receipt once the record is durable, or the reply that refuses it. Who hands messages over bounds how many are on
 //! their way. Text is taken in plain form, as BDAT brings it. Nothing here panics on what a client sent.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use crate::base::ids::InjectionId;
 use crate::base::limits;
@@ -12,9 +12,10 @@ use crate::base::time::Now;
 use crate::config::Role;
 use crate::mail::envelope::Envelope;
 use crate::mail::trace::{Fixes, HeaderScan, Protocol};
+use crate::schedule::fair::Share;
 use crate::shard::commit::Waiter;
 use crate::shard::intake::Arrival;
-use crate::shard::{Effect, Receipt, Shard};
+use crate::shard::{Effect, Origin, Receipt, Shard};
 use crate::smtp::data::PlainScan;
 use crate::smtp::reply::{self, Reply};
 use crate::smtp::server::{expanded, storage_reply, text_refusal};
@@ -25,12 +26,12 @@ impl Shard {
         &mut self,
         now: Now,
         injection: InjectionId,
-        peer: IpAddr,
+        origin: Origin,
         envelope: &Envelope,
         body: &[u8],
         effects: &mut Vec<Effect>,
     ) {
-        if let Err(refusal) = self.take_injected(now, injection, peer.to_canonical(), envelope, body) {
+        if let Err(refusal) = self.take_injected(now, injection, origin, envelope, body) {
             self.injected(injection, Err(refusal), effects);
         }
     }
@@ -56,11 +57,15 @@ impl Shard {
         &mut self,
         now: Now,
         injection: InjectionId,
-        peer: IpAddr,
+        origin: Origin,
         envelope: &Envelope,
         body: &[u8],
     ) -> Result<(), Reply> {
-        self.may_inject(peer, envelope).map_or(Ok(()), Err)?;
+        self.may_inject(origin, envelope).map_or(Ok(()), Err)?;
+        let (peer, share) = match origin {
+            Origin::Client(peer) => (peer.to_canonical(), self.settings.share_of(peer)),
+            Origin::Own => (Ipv4Addr::LOCALHOST.into(), Share::default()),
+        };
         let table = self.settings.aliases.table.clone();
         let whole = table.map_or(Ok(None), |table| expanded(&table, envelope))?;
         let envelope = whole.as_ref().unwrap_or(envelope);
@@ -71,7 +76,6 @@ impl Shard {
         header.feed(body);
         let settings = &self.server_settings[Role::Relay as usize];
         text_refusal(settings, plain.bare_line_end(), plain.long_line(), plain.bytes(), header).map_or(Ok(()), Err)?;
-        let share = self.settings.share_of(peer);
         let signed = self.sign_whole(body, share.tenant);
         self.one_click_refusal(share.tenant, signed.as_ref()).map_or(Ok(()), Err)?;
         self.counters.body_bytes += body.len() as u64;
@@ -113,10 +117,11 @@ impl Shard {
     }
 
     /// Why nothing of this kind is taken from this client now, if it is not.
-    fn may_inject(&self, peer: IpAddr, envelope: &Envelope) -> Option<Reply> {
+    fn may_inject(&self, origin: Origin, envelope: &Envelope) -> Option<Reply> {
+        let may_relay = |peer: IpAddr| self.settings.relay.may_relay(peer.to_canonical());
         if self.draining.is_some() {
             Some(reply::SHUTTING_DOWN)
-        } else if !self.settings.relay.may_relay(peer) {
+        } else if matches!(origin, Origin::Client(peer) if !may_relay(peer)) {
             Some(reply::RELAY_DENIED)
         } else if envelope.is_empty() {
             Some(reply::NO_RECIPIENTS)

@@ -10,6 +10,7 @@ use crate::base::ids::{ConnId, InjectionId, OperationId, ShardId};
 use crate::config::{Role, Settings};
 use crate::mail::envelope::Envelope;
 use crate::queue::{DiskError, ReadId, SegmentSlot, WriteId};
+use crate::route::reports::Fault;
 use crate::route::{Answer, QueryId};
 use crate::schedule::warm_up::Notice;
 use crate::shard::orders::{Order, Target};
@@ -45,6 +46,8 @@ pub enum Input<'a> {
     Connected {
         /// Which connection.
         conn: ConnId,
+        /// Our end of it, where it has an address.
+        local: Option<IpAddr>,
     },
     /// The TLS handshake that `StartTls` began is done: from here on `Received` is what came inside TLS, and what is in
     /// the outbox goes out inside it. If it fails, `Closed` comes instead.
@@ -80,7 +83,7 @@ pub enum Input<'a> {
         /// Its name until then.
         injection: InjectionId,
         /// Who brought it.
-        peer: IpAddr,
+        origin: Origin,
         /// From whom and for whom; its addresses were read by `mail::address`.
         envelope: &'a Envelope,
         /// Its text in plain form, header included.
@@ -150,6 +153,15 @@ pub enum Input<'a> {
     Drain,
 }
 
+/// Who brought a message that did not come by SMTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A client at this address, which has to be one that may relay.
+    Client(IpAddr),
+    /// The relay itself, which is of no tenant.
+    Own,
+}
+
 /// What the two sides of a TLS connection agreed on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsInfo {
@@ -162,6 +174,8 @@ pub struct TlsInfo {
     /// The peer showed a certificate; of a client, one that was asked for and is from an authority we trust; of a next hop that is
     /// tested, one that proves its name.
     pub certified: bool,
+    /// Why a next hop that is tested does not prove its name.
+    pub fault: Option<Fault>,
 }
 
 /// Why a connection ended.
@@ -174,4 +188,6 @@ pub enum CloseReason {
         /// `errno`; 0 if unknown.
         errno: i32,
     },
+    /// TLS broke, or the peer did not prove what it was to prove.
+    Tls(Fault),
 }

@@ -50,6 +50,7 @@ mod sites;
 mod terms;
 mod timers;
 mod tls;
+mod tls_reports;
 mod warm_up;
 
 #[cfg(test)]
@@ -67,6 +68,7 @@ use crate::base::time::{Mono, Now};
 use crate::config::{Role, Settings};
 use crate::queue::{DiskOrder, Log, LogSettings, ReadId, ShardStart};
 use crate::route::QueryId;
+use crate::route::reports::Seen;
 use crate::schedule::destination::DestinationId;
 use crate::schedule::site::SiteId;
 use crate::schedule::wheel::Wheel;
@@ -75,7 +77,7 @@ use crate::smtp::server::ServerSettings;
 
 pub use counters::{Counters, Known, Latencies};
 pub use effect::{Effect, Level, Receipt, TlsRole};
-pub use input::{CloseReason, Input, TlsInfo};
+pub use input::{CloseReason, Input, Origin, TlsInfo};
 pub use report::{ShardReport, SiteReport};
 
 use backlog::Backlog;
@@ -160,6 +162,8 @@ pub struct Shard {
     warm_ups: warm_up::WarmUps,
     /// Clients that wait for the answer to ETRN, some of them gone.
     nodes_starting: usize,
+    /// What is to be handed over for TLS reports.
+    tls_seen: Vec<Seen>,
     counters: Counters,
     latencies: Latencies,
     // Scratch, kept so that no step allocates in steady state.
@@ -219,6 +223,7 @@ impl Shard {
             paced: paced::Paced::default(),
             warm_ups: warm_up::WarmUps::default(),
             nodes_starting: 0,
+            tls_seen: Vec::new(),
             counters: Counters::default(),
             latencies: Latencies::default(),
             orders: Vec::new(),
@@ -242,13 +247,13 @@ impl Shard {
             Input::Accepted { peer, local: _, role } => self.client_connected(now, peer.ip(), role, effects),
             Input::Received { conn, bytes } => self.received(now, conn, bytes, effects),
             Input::Sent { conn, count } => self.sent(now, conn, count, effects),
-            Input::Connected { conn } => self.connected(now, conn, effects),
+            Input::Connected { conn, local } => self.connected(now, conn, local, effects),
             Input::Secured { conn, info } => self.secured(now, conn, info, effects),
             Input::Authenticated { conn, answer } => self.authenticated(now, conn, answer, effects),
             Input::Proven { conn, answer } => self.proven(now, conn, answer, effects),
             Input::Closed { conn, reason } => self.closed(now, conn, reason, effects),
-            Input::Inject { injection, peer, envelope, body } => {
-                self.inject(now, injection, peer, envelope, body, effects);
+            Input::Inject { injection, origin, envelope, body } => {
+                self.inject(now, injection, origin, envelope, body, effects);
             }
             Input::Written { write, result } => {
                 if let Err(error) = result {

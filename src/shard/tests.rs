@@ -14,6 +14,7 @@ mod sharing;
 mod signing;
 mod sites;
 mod tls;
+mod tls_reports;
 mod warm_up;
 
 use std::collections::{HashMap, VecDeque};
@@ -26,7 +27,7 @@ use crate::base::limits;
 use crate::base::time::UnixMs;
 use crate::config::{self, Machine, Role};
 use crate::queue::{DiskError, ReadId, Recovery, SegmentSlot, WriteId};
-use crate::route::Answer;
+use crate::route::{Answer, reports::Fault};
 use crate::smtp::auth::{AuthRequest, ProofRequest};
 use crate::smtp::reply::Reply;
 
@@ -86,6 +87,8 @@ struct World {
     injected: Vec<(InjectionId, Result<Receipt, Reply>)>,
     /// Peers show certificates.
     certified: bool,
+    fault: Option<Fault>,
+    tls_seen: Vec<Seen>,
     /// Questions about clients, which the test answers.
     asked: VecDeque<(ConnId, Box<AuthRequest>)>,
     /// Questions about ourselves, likewise.
@@ -198,6 +201,8 @@ impl World {
             ordering: VecDeque::new(),
             injected: Vec::new(),
             certified: false,
+            fault: None,
+            tls_seen: Vec::new(),
             asked: VecDeque::new(),
             to_prove: VecDeque::new(),
             sockets: Vec::new(),
@@ -263,11 +268,11 @@ impl World {
                 if self.refuse_dials || self.dead.contains(&address.ip()) {
                     self.nested(Input::Closed { conn, reason: CloseReason::Failed { errno: 111 } });
                 } else if self.hops.len() >= self.most_hops {
-                    self.nested(Input::Connected { conn });
+                    self.nested(Input::Connected { conn, local: None });
                     self.nested(Input::Received { conn, bytes: b"421 4.7.0 too many connections\r\n" });
                 } else {
                     self.hops.insert(conn, Hop::default());
-                    self.nested(Input::Connected { conn });
+                    self.nested(Input::Connected { conn, local: None });
                     self.nested(Input::Received { conn, bytes: b"220 hop.test\r\n" });
                 }
             }
@@ -307,6 +312,7 @@ impl World {
             Effect::Operated { operation, jobs } => self.operated.push((operation, jobs)),
             Effect::Allowance(request) => self.tell_book(request),
             Effect::Injected { injection, outcome } => self.injected.push((injection, outcome)),
+            Effect::TlsSeen(seen) => self.tls_seen.extend(seen),
             Effect::Report(_, text) => self.reports.push(text),
             Effect::Drained => self.drained = true,
         }
@@ -418,23 +424,6 @@ impl World {
         self.hops.insert(conn, hop);
         if !replies.is_empty() {
             self.nested(Input::Received { conn, bytes: replies.as_bytes() });
-        }
-    }
-
-    fn start_tls(&mut self, conn: ConnId, role: TlsRole) {
-        assert!(self.shard.outbox(conn).unwrap().is_empty(), "bytes in clear wait while the handshake begins");
-        self.handshakes.push(role);
-        if self.fail_tls {
-            self.hops.remove(&conn);
-            self.nested(Input::Closed { conn, reason: CloseReason::PeerClosed });
-        } else {
-            let info = TlsInfo {
-                cipher: "TLS_AES_128_GCM_SHA256",
-                resumed: false,
-                binding: Default::default(),
-                certified: self.certified,
-            };
-            self.nested(Input::Secured { conn, info });
         }
     }
 

@@ -31,6 +31,8 @@ pub(super) enum Timer {
     WarmUp,
     /// What an operator gives up is to be looked at.
     Orders,
+    /// What was seen of TLS is to be handed over.
+    TlsSeen,
     /// The drain took long enough.
     Drain,
 }
@@ -75,6 +77,7 @@ impl Shard {
                 Timer::Rate(bucket) => self.rate_due(now, bucket, effects),
                 Timer::WarmUp => self.warm_ups_due(now, effects),
                 Timer::Orders => self.orders_due(),
+                Timer::TlsSeen => self.hand_over_seen(effects),
                 Timer::Drain => self.end_drain(now, effects),
             }
         }

@@ -57,6 +57,7 @@ impl Shard {
                 assert_eq!(outbound.client.state(), ClientState::Handshake, "a handshake was not asked for");
                 self.counters.tls_out += 1;
                 outbound.certified = info.certified;
+                outbound.fault = info.fault;
                 outbound.client.secured(now.mono, outbox);
                 self.after_client(now, id, conn, effects);
             }

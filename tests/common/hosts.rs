@@ -19,9 +19,15 @@ pub(crate) struct Pair {
 
 /// Makes a certificate for names, signed by `authority`, or by itself; an authority's own if there are no names.
 pub(crate) fn certificate(dir: &Path, file: &str, names: &[&str], authority: Option<&Pair>) -> Pair {
+    certificate_for(9, dir, file, names, authority)
+}
+
+/// The same, for so many days.
+pub(crate) fn certificate_for(days: u32, dir: &Path, file: &str, names: &[&str], authority: Option<&Pair>) -> Pair {
     let pair = Pair { certificate: dir.join(format!("{file}.crt")), key: dir.join(format!("{file}.key")) };
     let mut command = Command::new(need("openssl", "openssl"));
-    command.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "9", "-subj", &format!("/CN={file}")]);
+    command.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", &format!("/CN={file}")]);
+    command.args(["-days", &days.to_string()]);
     if names.is_empty() {
         command.args(["-addext", "basicConstraints=critical,CA:TRUE"]);
     } else {
@@ -105,10 +111,26 @@ impl PolicyServer {
         fs::rename(unfinished, self.dir.join(format!("mta-sts.{domain}"))).unwrap();
     }
 
+    /// What was posted, each in a file of its own.
+    pub(crate) fn posts(&self) -> Vec<PathBuf> {
+        let files = fs::read_dir(&self.dir).unwrap().flatten().map(|file| file.path());
+        files.filter(|path| path.extension().is_some_and(|ending| ending == "post")).collect()
+    }
+
+    /// Its log, a line for each request.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.dir.join("log")).unwrap_or_default()
+    }
+
+    /// What it says to who posts to a host: a status, and where a redirect leads; or 503 to the next one.
+    pub(crate) fn answer_posts(&self, host: &str, head: &str) {
+        let file = if head == "503" { format!("{host}.busy") } else { host.to_owned() };
+        fs::write(self.dir.join(file), head).unwrap();
+    }
+
     /// How often it was asked for a domain's policy.
     pub(crate) fn asked(&self, domain: &str) -> usize {
-        let log = fs::read_to_string(self.dir.join("log")).unwrap_or_default();
-        log.lines().filter(|line| *line == format!("mta-sts.{domain} /.well-known/mta-sts.txt")).count()
+        self.log().lines().filter(|line| *line == format!("mta-sts.{domain} /.well-known/mta-sts.txt")).count()
     }
 }
 

@@ -37,6 +37,7 @@ pub(crate) struct Setup {
     listen: SocketAddr,
     sets: Vec<String>,
     has_config: bool,
+    environment: Vec<(String, PathBuf)>,
 }
 
 impl Setup {
@@ -49,7 +50,7 @@ impl Setup {
     pub(crate) fn bare() -> Setup {
         let listen = free_address();
         let dir = TempDir::with_prefix("ringpost-test-").unwrap();
-        Setup { dir, listen, sets: Vec::new(), has_config: false }
+        Setup { dir, listen, sets: Vec::new(), has_config: false, environment: Vec::new() }
             .set("listen.relay", listen)
             .set("listen.http", "")
             .set("relay.hostname", "relay.example.com")
@@ -72,6 +73,12 @@ impl Setup {
     /// Reads `ringpost.toml` in its directory, too.
     pub(crate) fn config(mut self) -> Setup {
         self.has_config = true;
+        self
+    }
+
+    /// Runs with this in its environment.
+    pub(crate) fn environment(mut self, name: &str, value: PathBuf) -> Setup {
+        self.environment.push((name.to_owned(), value));
         self
     }
 
@@ -113,7 +120,7 @@ impl Setup {
     /// Starts it and waits until it is ready.
     pub(crate) fn start(&self) -> Relay {
         let mut command = Command::new(program());
-        command.args(self.arguments());
+        command.args(self.arguments()).envs(self.environment.iter().map(|(name, value)| (name, value)));
         self.start_command(command)
     }
 

@@ -1,7 +1,8 @@
 """A web server with MTA-STS policies: policy_server.py PORT DIR CERTIFICATE KEY
 
 DIR/HOST has the answer for a host: a line with status and media type (or where a redirect leads), then the text. Each request becomes
-a line in DIR/log.
+a line in DIR/log. What is posted is kept as DIR/NUMBER.post, with its media type in the log, and answered with 201 unless DIR/HOST says
+otherwise; DIR/HOST.busy has the next one answered with 503.
 """
 
 import http.server
@@ -36,6 +37,30 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
         self.wfile.write(text.encode())
+
+    def do_POST(self):
+        host = self.headers["Host"].split(":")[0]
+        text = self.rfile.read(int(self.headers["Content-Length"]))
+        busy, answer = directory / f"{host}.busy", directory / host
+        if busy.exists():
+            busy.unlink()
+            head = "503 busy"
+        else:
+            head = answer.read_text().split("\n", 1)[0] if answer.exists() else "201 taken"
+        status, where = head.split(" ", 1)
+        with writing:
+            number = len(list(directory.glob("*.post"))) + 1
+            if status == "201":
+                unfinished = directory / "posting"
+                unfinished.write_bytes(text)
+                unfinished.rename(directory / f"{number}.post")
+            with open(directory / "log", "a") as log:
+                log.write(f"{host} {self.path} {status} {self.headers['Content-Type']}\n")
+        self.send_response(int(status))
+        if status.startswith("3"):
+            self.send_header("Location", where)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
 
     def log_message(self, *_):
         pass

@@ -394,7 +394,7 @@ impl World {
             return self.step(shard, Input::Closed { conn: name, reason: CloseReason::Failed { errno: 111 } });
         }
         conn.established = true;
-        self.step(shard, Input::Connected { conn: name });
+        self.step(shard, Input::Connected { conn: name, local: None });
         self.foresee_trouble(index);
         let conn = &mut self.conns[index];
         let Peer::Hop(hop) = &mut conn.peer else { unreachable!("only next hops are dialled") };

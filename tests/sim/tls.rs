@@ -78,6 +78,7 @@ impl World {
             resumed: self.dice.permille(500),
             binding: Default::default(),
             certified: false,
+            fault: None,
         };
         self.step(shard, Input::Secured { conn: name, info });
         if let Peer::Client(number) = self.conns[index].peer {

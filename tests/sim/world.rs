@@ -663,6 +663,7 @@ impl World {
             }
             Effect::Injected { .. } => unreachable!("nobody injects"),
             Effect::Operated { operation, .. } => self.operated = Some(operation),
+            Effect::TlsSeen(_) => unreachable!("nobody wants TLS reports"),
             Effect::Report(level, text) => self.report(shard, level, &text),
             Effect::Drained => {
                 self.drained[shard] = true;

@@ -28,6 +28,7 @@ use crate::base::limits;
 use crate::config::Settings;
 use crate::mail::envelope::Envelope;
 use crate::runtime::Injection;
+use crate::shard::Origin;
 use crate::smtp::reply;
 
 /// Messages of one request that are on their way to shards at a time, and their bytes.
@@ -294,7 +295,7 @@ impl Batch<'_> {
         });
         let shards = &self.desk.shards;
         let shard = self.desk.turn.fetch_add(1, Ordering::Relaxed) % shards.count();
-        shards.inject(shard, Injection { peer: self.client.0, envelope, body, reply });
+        shards.inject(shard, Injection { origin: Origin::Client(self.client.0), envelope, body, reply });
         self.waiting.push((recipients, wait));
     }
 

@@ -38,17 +38,11 @@ impl Lookups {
     /// The `p=` of its record is what counts; the other tags are the operator's.
     async fn check_key(&self, key: &Key) -> Result<String, String> {
         let (name, wanted) = (key.record_name(), key.record());
-        let parsed = parse_name(&name).ok_or_else(|| format!("{name} is no name that DNS could know"))?;
-        let texts = self.find(parsed, RecordType::TXT, false, |data| match data {
-            RData::TXT(text) => Some(String::from_utf8_lossy(&text.txt_data.concat()).into_owned()),
-            _ => None,
-        });
         let public =
             |record: &str| record.split(';').find_map(|tag| Some(tag.trim().strip_prefix("p=")?.replace(' ', "")));
-        match texts.await.found {
-            Found::Some(texts, _) if texts.iter().any(|text| public(text) == public(&wanted)) => {
-                Ok(format!("{name} has the key that signs"))
-            }
+        let says = |text: &Vec<u8>| public(&String::from_utf8_lossy(text)) == public(&wanted);
+        match self.texts(&name).await {
+            Found::Some(texts, _) if texts.iter().any(says) => Ok(format!("{name} has the key that signs")),
             Found::Some(..) => Err(format!("{name} has another key: let it say {wanted}")),
             Found::None { .. } => Err(format!("{name} has no record: let it say {wanted}")),
             Found::Failed(text) => Err(format!("{name}: its record is not known: {text}")),

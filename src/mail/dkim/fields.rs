@@ -9,9 +9,9 @@ use super::canonical::{is_space, relax_field};
 use crate::base::limits::DKIM_FIELDS_MAX;
 use crate::mail::address::{ascii_domain, is_domain};
 
-/// What is signed, and in this order, each field as often as it is there (RFC 6376 5.4.1; RFC 8058 4); where it says `true`, one
+/// What is signed, and in this order, each field as often as it is there (RFC 6376 5.4.1; RFC 8058 4; RFC 8460 5.3); where it says `true`, one
 /// more is signed than there are, so that none can be added (BLK-02). Received and Return-Path are not: others change them.
-const SIGNED: [(&str, bool); 28] = [
+const SIGNED: [(&str, bool); 30] = [
     ("From", true),
     ("Sender", false),
     ("Reply-To", true),
@@ -40,6 +40,8 @@ const SIGNED: [(&str, bool); 28] = [
     ("List-Subscribe", false),
     ("List-Post", false),
     ("List-Archive", false),
+    ("TLS-Report-Domain", false),
+    ("TLS-Report-Submitter", false),
 ];
 
 /// One field, folds and CRLF included.

@@ -110,6 +110,10 @@ fn one(id: &str) -> Result<Box<str>, Box<str>> {
     Ok(id.into())
 }
 
+fn trouble(why: &str) -> Trouble {
+    Trouble { why: why.into(), result: Some(ResultType::StsFetchError) }
+}
+
 fn mode(sts: Option<Sts>) -> Option<Mode> {
     match sts? {
         Sts::Known { policy, .. } => Some(policy.mode),
@@ -130,7 +134,7 @@ fn what_was_fetched_stays_in_force() {
     assert_eq!(policies.look("a.test", &one("2"), 1), None, "there is another");
     assert_eq!(mode(policies.look("a.test", &none, 999)), Some(Mode::Enforce));
     // It cannot be fetched: the one before holds, and is not asked for again at once.
-    let sts = policies.fetched("a.test", "2", Err("404".into()), 10);
+    let sts = policies.fetched("a.test", "2", Err(trouble("404")), 10);
     assert!(matches!(&sts, Sts::Known { id, from, .. } if &**id == "1" && from.contains("404")), "{sts:?}");
     let retry_s = 10 + u64::from(limits::STS_FAILURE_S);
     assert_eq!(mode(policies.look("a.test", &one("2"), retry_s - 1)), Some(Mode::Enforce));
@@ -138,8 +142,11 @@ fn what_was_fetched_stays_in_force() {
     assert_eq!(policies.look("a.test", &one("3"), 11), None, "a third one was never asked for");
     // Its time is up.
     assert_eq!(policies.look("a.test", &none, 1000), Some(Sts::Absent { why: "no record".into() }));
-    policies.fetched("a.test", "2", Err("404".into()), 1000);
-    assert_eq!(policies.look("a.test", &one("2"), 1001), Some(Sts::Unknown { why: "404".into() }));
+    policies.fetched("a.test", "2", Err(trouble("404")), 1000);
+    assert_eq!(
+        policies.look("a.test", &one("2"), 1001),
+        Some(Sts::Unknown { why: "404".into(), result: Some(ResultType::StsFetchError) })
+    );
     // A domain takes its policy back.
     policies.fetched("a.test", "4", Ok(policy(Mode::None, 1000, &[])), 1100);
     let known = policies.look("a.test", &one("4"), 1101).unwrap();
@@ -154,7 +161,7 @@ fn bounded_and_the_first_to_lapse_goes() {
     let mut policies = Policies::default();
     for n in 0..limits::STS_POLICIES_MAX as u32 + 1 {
         policies.fetched(&format!("d{n}.test"), "1", Ok(policy(Mode::Enforce, 1000 + n, &["a"])), 0);
-        policies.fetched(&format!("f{n}.test"), "1", Err("no".into()), 0);
+        policies.fetched(&format!("f{n}.test"), "1", Err(trouble("no")), 0);
     }
     assert_eq!(policies.kept.len(), limits::STS_POLICIES_MAX);
     assert!(policies.failures.len() <= limits::STS_POLICIES_MAX);

@@ -31,7 +31,7 @@ impl DaneVerifier {
         DaneVerifier { dane, domain, provider }
     }
 
-    /// True if the authority of a record of usage 2 vouches for the host.
+    /// Whether the authority of a record of usage 2 vouches for the host. `None`: it is not in the chain.
     fn authority_vouches(
         &self,
         record: &Tlsa,
@@ -39,16 +39,22 @@ impl DaneVerifier {
         chain: &[CertificateDer<'_>],
         name: &ServerName<'_>,
         now: UnixTime,
-    ) -> bool {
+    ) -> Option<Result<(), Error>> {
         // A whole certificate in the record need not be shown.
         let whole = (record.selector, record.matching) == (0, 0);
         let own = whole.then(|| CertificateDer::from_slice(&record.data));
         let named = chain.iter().filter(|certificate| matches(record, certificate)).chain(&own);
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(named.cloned());
+        if roots.is_empty() {
+            return None;
+        }
         let algorithms = self.provider.signature_verification_algorithms.all;
-        let known = std::iter::once(name).chain(&self.domain).any(|name| verify_server_name(host, name).is_ok());
-        known && verify_server_cert_signed_by_trust_anchor(host, &roots, chain, now, algorithms).is_ok()
+        let known = match &self.domain {
+            Some(domain) => verify_server_name(host, name).or_else(|_| verify_server_name(host, domain)),
+            None => verify_server_name(host, name),
+        };
+        Some(known.and_then(|()| verify_server_cert_signed_by_trust_anchor(host, &roots, chain, now, algorithms)))
     }
 }
 
@@ -82,14 +88,20 @@ impl ServerCertVerifier for DaneVerifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let host = ParsedCertificate::try_from(end_entity)?;
-        let proved = self.dane.records.iter().any(|record| match record.usage {
-            3 => matches(record, end_entity),
-            _ => self.authority_vouches(record, &host, intermediates, server_name, now),
-        });
-        if proved {
-            return Ok(ServerCertVerified::assertion());
+        let mut why = Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure);
+        for record in self.dane.records.iter() {
+            let proved = match record.usage {
+                3 => matches(record, end_entity).then_some(Ok(())),
+                _ => self.authority_vouches(record, &host, intermediates, server_name, now),
+            };
+            match proved {
+                Some(Ok(())) => return Ok(ServerCertVerified::assertion()),
+                // Says more than that no record matches.
+                Some(Err(error)) => why = error,
+                None => {}
+            }
         }
-        Err(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure))
+        Err(why)
     }
 
     fn verify_tls12_signature(

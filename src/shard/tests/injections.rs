@@ -20,7 +20,12 @@ impl World {
     fn inject_from(&mut self, peer: &str, recipients: &[&str], body: &str) {
         let injection = InjectionId(self.injected.len() as u64);
         let (envelope, peer) = (envelope(recipients), peer.parse().unwrap());
-        self.input(Input::Inject { injection, peer, envelope: &envelope, body: body.as_bytes() });
+        self.input(Input::Inject {
+            injection,
+            origin: Origin::Client(peer),
+            envelope: &envelope,
+            body: body.as_bytes(),
+        });
     }
 
     /// The only answer since the last call.
@@ -144,4 +149,26 @@ fn a_long_injection_arrives_whole() {
         world.pass(100);
         world.nothing_left();
     }
+}
+
+/// RPT-01: the relay's own letters need no network that may relay, and stop with everything else.
+#[test]
+fn the_relays_own_messages_are_let_in() {
+    let mut world = World::new(&["relay.networks=192.0.2.0/24"]);
+    world.inject(&["a@one.test"], "x\r\n");
+    assert_eq!(world.refusal(), reply::RELAY_DENIED);
+    let own = |world: &mut World| {
+        let envelope = envelope(&["a@one.test"]);
+        world.input(Input::Inject {
+            injection: InjectionId(7),
+            origin: Origin::Own,
+            envelope: &envelope,
+            body: b"x\r\n",
+        });
+        world.answer_to_injection()
+    };
+    assert!(own(&mut world).is_ok());
+    assert_eq!(world.taken.len(), 1);
+    world.input(Input::Drain);
+    assert_eq!(own(&mut world).expect_err("refused"), reply::SHUTTING_DOWN);
 }

@@ -188,7 +188,12 @@ fn injected_messages_are_expanded_too() {
         envelope.set_sender(b"from@source.test");
         recipients.iter().for_each(|recipient| envelope.push_recipient(recipient.as_bytes()));
         let peer = "127.0.0.1".parse().unwrap();
-        world.input(Input::Inject { injection: InjectionId(1), peer, envelope: &envelope, body: b"x\r\n" });
+        world.input(Input::Inject {
+            injection: InjectionId(1),
+            origin: Origin::Client(peer),
+            envelope: &envelope,
+            body: b"x\r\n",
+        });
         let outcome = world.injected.pop().unwrap().1;
         (outcome.map(drop), std::mem::take(&mut world.taken).len())
     };

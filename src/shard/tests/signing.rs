@@ -84,7 +84,12 @@ fn authors_with_a_key_are_signed_for() {
     envelope.set_sender(b"x@y.test");
     envelope.push_recipient(b"to@dest.test");
     let peer = "127.0.0.1".parse().unwrap();
-    world.input(Input::Inject { injection: InjectionId(0), peer, envelope: &envelope, body: text.as_bytes() });
+    world.input(Input::Inject {
+        injection: InjectionId(0),
+        origin: Origin::Client(peer),
+        envelope: &envelope,
+        body: text.as_bytes(),
+    });
     assert!(world.last_is_signed());
     assert_eq!((world.signatures(), world.taken.len()), ((3, 2), 5));
 }
@@ -162,7 +167,12 @@ fn marketing_can_be_unsubscribed_from() {
         envelope.push_recipient(b"to@dest.test");
         let before = world.taken.len();
         let (injection, peer) = (InjectionId(0), peer.parse().unwrap());
-        world.input(Input::Inject { injection, peer, envelope: &envelope, body: text.as_bytes() });
+        world.input(Input::Inject {
+            injection,
+            origin: Origin::Client(peer),
+            envelope: &envelope,
+            body: text.as_bytes(),
+        });
         assert_eq!(world.taken.len() > before, taken);
     }
     assert_eq!(world.taken.len(), 6);

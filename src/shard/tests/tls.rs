@@ -5,7 +5,28 @@ use crate::route::MailHost;
 use crate::route::safety::Identity;
 use crate::route::sts::{Mode, Policy, Sts};
 
-fn offers_tls(line: &str) -> String {
+impl World {
+    pub(super) fn start_tls(&mut self, conn: ConnId, role: TlsRole) {
+        assert!(self.shard.outbox(conn).unwrap().is_empty(), "bytes in clear wait while the handshake begins");
+        self.handshakes.push(role);
+        if self.fail_tls {
+            self.hops.remove(&conn);
+            let reason = self.fault.map_or(CloseReason::PeerClosed, CloseReason::Tls);
+            self.nested(Input::Closed { conn, reason });
+        } else {
+            let info = TlsInfo {
+                cipher: "TLS_AES_128_GCM_SHA256",
+                resumed: false,
+                binding: Default::default(),
+                certified: self.certified,
+                fault: self.fault,
+            };
+            self.nested(Input::Secured { conn, info });
+        }
+    }
+}
+
+pub(super) fn offers_tls(line: &str) -> String {
     match line.split(' ').next().unwrap() {
         "EHLO" => "250-hop.test\r\n250-STARTTLS\r\n250 PIPELINING\r\n".into(),
         "STARTTLS" => "220 go\r\n".into(),
@@ -91,7 +112,7 @@ fn policies_are_kept() {
 }
 
 /// One host, mx.test, of a domain whose policy names one host.
-fn under_policy(mode: Mode, named: &str) -> Answer {
+pub(super) fn under_policy(mode: Mode, named: &str) -> Answer {
     let tls = Default::default();
     let host = MailHost { preference: 1, name: "mx.test".into(), addresses: vec![[192, 0, 2, 1].into()], tls };
     let policy = Policy { mode, max_age_s: 60, hosts: [named.into()].into() };

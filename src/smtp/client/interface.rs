@@ -19,6 +19,8 @@ pub struct ClientSettings {
     pub timeouts: TimeoutSettings,
     /// Bodies go by BDAT to who offers CHUNKING.
     pub chunking: bool,
+    /// What a next hop calls itself is kept.
+    pub keeps_name: bool,
 }
 
 /// Whether a session is to be inside TLS.

@@ -88,6 +88,8 @@ pub struct Client {
     /// Cleaned text of the reply being read, and of the last one.
     text: Vec<u8>,
     features: Features,
+    /// What the next hop calls itself in its greeting, where that is kept.
+    name: Box<str>,
     tls: TlsWish,
     needs: Needs,
     protocol: Protocol,
@@ -123,6 +125,7 @@ impl Client {
             parser: ReplyParser::new(),
             text: Vec::new(),
             features: Features::default(),
+            name: Box::default(),
             tls: TlsWish::Never,
             needs: Needs::default(),
             protocol: Protocol::Smtp,
@@ -173,6 +176,11 @@ impl Client {
     /// Transactions that the next hop takes in one session, if it says so (EXT-09; RFC 9422 4).
     pub fn transactions_max(&self) -> Option<u32> {
         self.features.mail_max
+    }
+
+    /// What the next hop called itself in its greeting; empty before, and where it is not kept.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// True inside TLS.
@@ -426,7 +434,13 @@ impl Client {
     /// Greeting, EHLO, HELO where EHLO is refused for good (RTE-13; RFC 5321 3.2), and STARTTLS (TLS-06).
     fn opening_reply(&mut self, code: u16, out: &mut Outbox) {
         match (code / 100, self.awaiting) {
-            (2, Awaiting::Greeting) => self.say_hello(Awaiting::Ehlo, out),
+            (2, Awaiting::Greeting) => {
+                if self.settings.keeps_name {
+                    let name = self.text.split(u8::is_ascii_whitespace).next().unwrap_or_default();
+                    self.name = String::from_utf8_lossy(name).into();
+                }
+                self.say_hello(Awaiting::Ehlo, out)
+            }
             (2, Awaiting::StartTls) => self.awaiting = Awaiting::Handshake,
             (2, Awaiting::Ehlo) if self.features.start_tls && !self.secured && self.tls != TlsWish::Never => {
                 self.awaiting = Awaiting::StartTls;

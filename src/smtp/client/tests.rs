@@ -15,7 +15,12 @@ use std::path::Path;
 
 fn new_client() -> Client {
     Client::new(
-        Rc::new(ClientSettings { hello: "relay.example".into(), timeouts: TimeoutSettings::default(), chunking: true }),
+        Rc::new(ClientSettings {
+            hello: "relay.example".into(),
+            timeouts: TimeoutSettings::default(),
+            chunking: true,
+            keeps_name: true,
+        }),
         Mono(0),
     )
 }

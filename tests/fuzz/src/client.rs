@@ -30,8 +30,12 @@ fn hear(client: &mut Client, bytes: &[u8], recorder: &mut Recorder, out: &mut Ou
 }
 
 fn play(data: &[u8], bytewise: bool) -> Vec<String> {
-    let settings =
-        ClientSettings { hello: "relay.example".into(), timeouts: TimeoutSettings::default(), chunking: true };
+    let settings = ClientSettings {
+        hello: "relay.example".into(),
+        timeouts: TimeoutSettings::default(),
+        chunking: true,
+        keeps_name: true,
+    };
     let mut client = Client::new(Rc::new(settings), Mono(0));
     let (mut out, mut sent, mut recorder) = (Outbox::new(), Vec::new(), Recorder::default());
     for line in data.split(|&b| b == b'\n') {

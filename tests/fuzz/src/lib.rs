@@ -23,6 +23,7 @@ pub mod recovery;
 pub mod reply;
 pub mod server;
 pub mod sts;
+pub mod tls_report;
 pub mod trace;
 pub mod xclient;
 
@@ -52,6 +53,7 @@ pub const TARGETS: &[Target] = &[
     ("reply", reply::run),
     ("server", server::run),
     ("sts", sts::run),
+    ("tls_report", tls_report::run),
     ("trace", trace::run),
     ("xclient", xclient::run),
 ];
