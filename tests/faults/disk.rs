@@ -17,6 +17,8 @@ use crate::stage::{Load, NOTHING_TAKEN, Outcome, Setting, Stage, Told};
 use crate::volume::{Kind, Volume};
 use crate::{Campaign, SKIPPED, rot, run_parts, scratch};
 
+/// Nothing comes for so long: nothing is on its way.
+const QUIET: Duration = Duration::from_millis(100);
 /// No run has so many operations of one kind.
 const NUMBER_MAX: u64 = 10_000;
 /// Between two operations that fail in turn, in a short run.
@@ -175,10 +177,11 @@ fn one(campaign: &Campaign, fault: Option<Fault>) -> Told<One> {
     }
     // What could not be read is tried again after a while.
     stage.until(SETTLE_LONGEST, |stage| stage.waiting(0) == 0)?;
-    stage.settle_quickly(SETTLE_LONGEST, Duration::from_millis(100))?;
+    stage.play(QUIET)?;
     let counts = volume.counts();
     let hit = volume.hit();
     volume.arm(None);
+    stage.settle_quickly(SETTLE_LONGEST, QUIET)?;
     let outcome = stage.close(&HashSet::new())?;
     let mut broken = outcome.broken_promises(outcome.in_flight);
     if hit && outcome.sent.deferred == outcome.sent.started {

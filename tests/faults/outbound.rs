@@ -143,16 +143,19 @@ fn quick_rate(campaign: &Campaign, sites: u32, time: Duration) -> Told<f64> {
         .set("route.connections", 4000);
     setting.sink.listen = vec![outside];
     let tarpit = Duration::from_millis(if campaign.short { 20 } else { 400 });
-    setting.sink.profiles = vec![
-        Profile { name: "quick".into(), weight: 1, listen: None, domains: Vec::new(), faults: Faults::default() },
-        Profile {
-            name: "tarpit".into(),
-            weight: 1,
-            listen: None,
-            domains: (1..=sites).map(|number| format!("d{number}.{}", loadgen::marker::DOMAIN)).collect(),
-            faults: Faults { tarpit: Some(tarpit), ..Faults::default() },
-        },
-    ];
+    // A profile without domains would be drawn for anybody: alone there is none but the quick one.
+    if sites > 0 {
+        setting.sink.profiles = vec![
+            Profile { name: "quick".into(), weight: 1, listen: None, domains: Vec::new(), faults: Faults::default() },
+            Profile {
+                name: "tarpit".into(),
+                weight: 1,
+                listen: None,
+                domains: (1..=sites).map(|number| format!("d{number}.{}", loadgen::marker::DOMAIN)).collect(),
+                faults: Faults { tarpit: Some(tarpit), ..Faults::default() },
+            },
+        ];
+    }
     let mut stage = Stage::open(&setting)?;
     stage.load()?;
     stage.play(time / 2)?;

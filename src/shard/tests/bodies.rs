@@ -231,3 +231,29 @@ fn who_was_paused_for_two_reasons_goes_on() {
         assert!(!world.shard.conns.get_mut(conn).unwrap().inbound().paused, "nobody reads from it any more");
     }
 }
+
+/// QUE-07: a long body for which the log has no room is refused, though its envelope alone would find some: nobody gets half a
+/// message.
+#[test]
+fn a_body_that_finds_no_room_takes_its_message_with_it() {
+    let mut world = World::new(&["queue.segments=2", "queue.segment_bytes=4194304", "retry.first_ms=60000"]);
+    world.rule = |line| if line.starts_with("RCPT") { "450 4.2.1 later\r\n".into() } else { accept_all(line) };
+    let (short, long) = ("short\r\n".to_owned(), "a line of text\r\n".repeat(10_000));
+    assert!(long.len() > limits::CHUNK_MAX_BYTES);
+    let mut accepted = 0;
+    loop {
+        let reply = world.send(&["long@dest.test"], &long);
+        if !reply.starts_with("250") {
+            assert!(reply.starts_with("452 4.3.1"), "{reply}");
+            break;
+        }
+        accepted += 1;
+        assert!(accepted < 60, "the log has room for no more");
+    }
+    assert!(world.send(&["short@dest.test"], &short).starts_with("250"), "an envelope finds room");
+    world.rule = accept_all;
+    world.pass(300_000);
+    let whole = world.taken.iter().filter(|taken| taken.data.ends_with(&long)).count();
+    assert_eq!((whole, world.taken.len()), (accepted, accepted + 1));
+    world.nothing_left();
+}
