@@ -1,5 +1,5 @@
-//! No heap allocation on the shard's path of a message in steady state, and few bytes for one that waits in the queue, counted by
-//! an allocator of this test's own.
+//! No heap allocation on the shard's path of a message in steady state, and few bytes for one that waits in the queue and for a client
+//! that waits, counted by an allocator of this test's own.
 //!
 //! Of the allocations, blocks are the shell's memory, come once per commit and are left out; so is what the segments of a queue
 //! cost when one is full, every few thousand messages.
@@ -119,6 +119,20 @@ fn many_recipients_allocate_nothing() {
     }
     envelope.extend_from_slice(b"DATA\r\n");
     assert_eq!(counted(&envelope, 50, &message(10 << 10)), 0);
+}
+
+/// What the shard keeps of a client that said EHLO and waits; the shell has its socket and a task beside it.
+#[test]
+fn an_idle_session_takes_little() {
+    // The table of connections has little room that is not used then.
+    const SESSIONS: i64 = 8_000;
+    let mut world = World::new(Box::new(HeapBlocks), 1);
+    let before = LIVE_BYTES.get();
+    (0..SESSIONS).for_each(|_| world.connect());
+    assert_eq!(world.shard.counters().connections_in, SESSIONS as u64 + 1);
+    let each = (LIVE_BYTES.get() - before) / SESSIONS;
+    println!("{each} bytes for an idle session");
+    assert!((200..=700).contains(&each), "{each} bytes for an idle session");
 }
 
 /// A million recipients over a hundred thousand domains, on two shards: to each of them a domain has five messages, and a site of

@@ -72,13 +72,18 @@ impl World {
             delivered: 0,
         };
         world.give(Input::Tick);
-        world.give(Input::Accepted {
+        world.connect();
+        world
+    }
+
+    /// A client connects and says EHLO; it is the one that speaks from now on.
+    pub(crate) fn connect(&mut self) {
+        self.give(Input::Accepted {
             peer: "127.0.0.1:4000".parse().unwrap(),
             local: "127.0.0.1".parse().unwrap(),
             role: Role::Relay,
         });
-        world.say(b"EHLO client.test\r\n");
-        world
+        self.say(b"EHLO client.test\r\n");
     }
 
     /// The client says so much at once.

@@ -124,7 +124,7 @@ enum Part {
 /// What waits to be sent on one connection: short texts it holds itself, long ones as slices of log blocks.
 ///
 /// In order, gathered into one write by the shell. Empties itself, so an idle connection holds no memory
-/// beyond a small buffer it may keep for its next reply.
+/// beyond a small buffer it may keep for its next reply, until it is to shrink.
 #[derive(Default)]
 pub struct Outbox {
     parts: VecDeque<Part>,
@@ -318,6 +318,13 @@ impl Outbox {
         }
     }
 
+    /// Keeps no memory, if nothing waits.
+    pub fn shrink(&mut self) {
+        if self.is_empty() {
+            *self = Outbox::new();
+        }
+    }
+
     /// Forgets everything that was not sent.
     pub fn clear(&mut self) {
         self.consume(self.length_bytes);
@@ -357,6 +364,9 @@ mod tests {
                     let n = rng.below(twin.len() as u64 + 1) as usize;
                     outbox.consume(n);
                     twin.drain(..n);
+                    if a < 50 {
+                        outbox.shrink();
+                    }
                 }
             }
             assert_eq!(outbox.len(), twin.len());

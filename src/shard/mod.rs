@@ -370,6 +370,10 @@ impl Shard {
         let Some(mut conn) = self.conns.take(id) else { return };
         conn.outbox.consume(count);
         if conn.is_inbound() {
+            // There may be very many clients that greet and then wait.
+            if !conn.inbound().server.has_begun() {
+                conn.outbox.shrink();
+            }
             conn.flushing = conn.outbox.sendable();
             self.put_inbound(id, conn, effects);
         } else {

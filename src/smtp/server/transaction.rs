@@ -29,6 +29,11 @@ impl Server {
         self.transaction.as_deref().expect("asked for inside a transaction")
     }
 
+    /// True if mail was begun in this session at some time.
+    pub fn has_begun(&self) -> bool {
+        self.transaction.is_some()
+    }
+
     pub(super) fn transaction_mut(&mut self) -> &mut Transaction {
         self.transaction.get_or_insert_default()
     }
