@@ -245,10 +245,11 @@ fn is_chunk(text: &[u8]) -> bool {
     text.windows(2).position(|w| w == b"\r\n").is_some_and(|line| chunk_of(&text[..line]).is_some())
 }
 
-/// The size in a BDAT line, if it is one and has one.
+/// The size in a BDAT line, if it is one and has one. A line with a bare CR or LF is refused as it is, whatever it looks like.
 fn chunk_of(line: &[u8]) -> Option<Option<u64>> {
+    let whole = line.len() + 2 <= COMMAND_LINE_MAX_BYTES && !line.contains(&b'\r') && !line.contains(&b'\n');
     match parse(line) {
-        Ok(Command::Bdat { size_bytes, .. }) if line.len() + 2 <= COMMAND_LINE_MAX_BYTES => Some(size_bytes),
+        Ok(Command::Bdat { size_bytes, .. }) if whole => Some(size_bytes),
         _ => None,
     }
 }
