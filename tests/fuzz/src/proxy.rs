@@ -41,14 +41,12 @@ fn read(data: &[u8], step: impl Fn(usize) -> usize) -> (Result<Option<Conveyed>,
 
 /// A line without its end, as a string.
 fn naive(line: &[u8]) -> Option<Conveyed> {
-    let text = str::from_utf8(line).ok()?;
-    let words: Vec<&str> = text.split(' ').collect();
-    let [_, family, source, destination, port, _] = words[..] else {
-        return text.starts_with("PROXY UNKNOWN").then_some(Conveyed::Socket);
-    };
-    if family == "UNKNOWN" {
+    // Whatever stands behind it is ignored, text or not.
+    if line.starts_with(b"PROXY UNKNOWN") {
         return Some(Conveyed::Socket);
     }
+    let words: Vec<&str> = str::from_utf8(line).ok()?.split(' ').collect();
+    let [_, family, source, destination, port, _] = words[..] else { return None };
     let (source, destination): (IpAddr, IpAddr) = (source.parse().ok()?, destination.parse().ok()?);
     (source.is_ipv4() == (family == "TCP4")).then_some(())?;
     Some(Conveyed::Client { peer: (source, port.parse().ok()?).into(), local: destination })
