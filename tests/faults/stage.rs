@@ -21,8 +21,6 @@ use loadgen::sink::{Book, Sink, SinkCounts, SinkPlan};
 /// What cannot go on, in words.
 pub(crate) type Told<T> = Result<T, String>;
 
-/// A relay that is waited for but shortly is started so many times to empty its queue.
-const QUICK_SETTLES_MAX: u32 = 20;
 const STEP: Duration = Duration::from_millis(5);
 /// Recipients that came out in so long before the sink has read the last of a killed relay may have verdicts that are
 /// not durable: 10 ms that a verdict waits for company, and what a commit, the sink's own delay, and this thread's
@@ -356,17 +354,13 @@ impl Stage {
         self.settle_until(longest, QUIET, excused)
     }
 
-    /// The same, where little is on its way: if something is left nonetheless the relay had no time for it yet, and it is started again
-    /// to go on, a few times at most.
+    /// The same, where little is on its way: that comes to rest sooner than the log, from which a failure may have kept verdicts for a
+    /// while, so it is looked into until nothing is left there.
     pub(crate) fn settle_quickly(&mut self, longest: Duration, quiet: Duration) -> Told<()> {
-        for _ in 0..QUICK_SETTLES_MAX {
-            self.settle_until(longest, quiet, &HashSet::new())?;
-            self.stop_relay()?;
-            let left = spool_report(&self.queue)?.messages;
-            self.start_relay()?;
-            if left == 0 {
-                break;
-            }
+        let end = Instant::now() + longest;
+        self.settle_until(longest, quiet, &HashSet::new())?;
+        while spool_report(&self.queue)?.messages > 0 && Instant::now() < end {
+            self.play(quiet)?;
         }
         Ok(())
     }
