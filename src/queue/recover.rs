@@ -423,6 +423,8 @@ impl Recovery {
                 open.note(Tried { recipient, terminal, attempts, position, due, delay_reported });
             }
         }
+        // There may be millions, and hardly any of them stands in two places.
+        open.accepts.reserve_exact(1);
         open.accepts.push(Accept { shard: reading.shard, message: message(&view, place) });
         reading.accepts.push(view.id);
         true
@@ -614,13 +616,14 @@ impl OpenEntry {
 }
 
 fn message(view: &AcceptView<'_>, place: Place) -> RecoveredMessage {
-    let recipients = view.recipients().enumerate().map(|(index, recipient)| RecoveredRecipient {
+    let mut recipients = Vec::with_capacity(view.recipients().count());
+    recipients.extend(view.recipients().enumerate().map(|(index, recipient)| RecoveredRecipient {
         index: index as u32,
         address: recipient.address.into(),
         attempts: recipient.attempts,
         due: recipient.due,
         delay_reported: recipient.delay_reported,
-    });
+    }));
     RecoveredMessage {
         id: view.id,
         place,
@@ -632,7 +635,7 @@ fn message(view: &AcceptView<'_>, place: Place) -> RecoveredMessage {
         sender: view.sender().into(),
         parameters: view.parameters().0.into(),
         recipients_total: view.recipient_count() as u32,
-        recipients: recipients.collect(),
+        recipients,
     }
 }
 
