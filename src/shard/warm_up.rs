@@ -74,14 +74,20 @@ struct Allowance {
 }
 
 impl Allowance {
-    /// It is this day. Gives what was left of the one before.
-    fn turn(&mut self, today: Day) -> Option<(Day, u32)> {
+    /// What is left goes back to the book, if anything is.
+    fn release(&mut self, count: &Count) -> Option<Effect> {
+        let recipients = std::mem::take(&mut self.left);
+        (recipients > 0).then(|| give_back(count, self.day, recipients))
+    }
+
+    /// It is this day: what was left of the one before goes back.
+    fn turn(&mut self, count: &Count, today: Day) -> Option<Effect> {
         if self.day == today {
             return None;
         }
-        let before = (self.day, std::mem::take(&mut self.left));
+        let before = self.release(count);
         (self.day, self.used, self.spent) = (today, 0, false);
-        Some(before).filter(|(_, left)| *left > 0)
+        before
     }
 
     /// There is something to remember.
@@ -90,7 +96,7 @@ impl Allowance {
     }
 }
 
-fn give_back(count: &Count, (day, recipients): (Day, u32)) -> Effect {
+fn give_back(count: &Count, day: Day, recipients: u32) -> Effect {
     Effect::Allowance(Request::Return { count: count.clone(), day, recipients })
 }
 
@@ -106,7 +112,7 @@ impl Shard {
         };
         self.sweep_warm_ups(today);
         let entry = self.warm_ups.table.entry(plan.count.clone()).or_default();
-        effects.extend(entry.turn(today).map(|before| give_back(&plan.count, before)));
+        effects.extend(entry.turn(&plan.count, today));
         if entry.left >= least || (entry.spent && entry.left > 0) {
             return entry.left;
         }
@@ -215,7 +221,7 @@ impl Shard {
                 let asked = entry.asked.take().expect("nothing is lent that was not asked for");
                 let outdated = std::mem::take(&mut entry.outdated);
                 if outdated || day != entry.day {
-                    effects.extend((recipients > 0).then(|| give_back(&count, (day, recipients))));
+                    effects.extend((recipients > 0).then(|| give_back(&count, day, recipients)));
                 } else {
                     entry.left += recipients;
                     entry.used = used;
@@ -258,9 +264,9 @@ impl Shard {
         let today = Day::of(now.wall);
         let (mut next, mut free, mut kept) = (Mono::NEVER, Vec::new(), Vec::new());
         for (count, entry) in &mut self.warm_ups.table {
-            effects.extend(entry.turn(today).map(|before| give_back(count, before)));
+            effects.extend(entry.turn(count, today));
             if entry.left > 0 && now.mono >= entry.keep_until {
-                effects.push(give_back(count, (today, std::mem::take(&mut entry.left))));
+                effects.extend(entry.release(count));
                 // There is something left, then.
                 entry.spent = false;
             }
@@ -298,8 +304,7 @@ impl Shard {
     pub(super) fn change_warm_ups(&mut self, effects: &mut Vec<Effect>) {
         let mut waiting = Vec::new();
         for (count, entry) in &mut self.warm_ups.table {
-            let left = (entry.day, std::mem::take(&mut entry.left));
-            effects.extend((left.1 > 0).then(|| give_back(count, left)));
+            effects.extend(entry.release(count));
             (entry.outdated, entry.spent) = (entry.asked.is_some(), false);
             waiting.append(&mut entry.waiting);
         }
@@ -311,8 +316,7 @@ impl Shard {
     /// The shard begins nothing any more: what it was lent goes back.
     pub(super) fn return_allowances(&mut self, effects: &mut Vec<Effect>) {
         for (count, entry) in &mut self.warm_ups.table {
-            let left = (entry.day, std::mem::take(&mut entry.left));
-            effects.extend((left.1 > 0).then(|| give_back(count, left)));
+            effects.extend(entry.release(count));
         }
     }
 
