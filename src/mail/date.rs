@@ -17,6 +17,16 @@ impl Day {
         Day(u32::try_from(when.0 / DAY_MS).unwrap_or(u32::MAX))
     }
 
+    /// When it begins.
+    pub fn begin(self) -> UnixMs {
+        UnixMs(u64::from(self.0) * DAY_MS)
+    }
+
+    /// When the next one begins.
+    pub fn end(self) -> UnixMs {
+        UnixMs((u64::from(self.0) + 1) * DAY_MS)
+    }
+
     /// Milliseconds until the next day begins, at least 1.
     pub fn left_ms(when: UnixMs) -> u64 {
         DAY_MS - when.0 % DAY_MS
@@ -170,6 +180,7 @@ mod tests {
         }
         let midnight = UnixMs(20_000 * DAY_MS);
         assert_eq!((Day::of(midnight), Day::left_ms(midnight)), (Day(20_000), DAY_MS));
+        assert_eq!((Day(20_000).begin(), Day(19_999).end()), (midnight, midnight));
         let before = UnixMs(midnight.0 - 1);
         assert_eq!((Day::of(before), Day::left_ms(before)), (Day(19_999), 1));
     }

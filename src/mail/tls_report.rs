@@ -8,7 +8,6 @@ use std::io::Write as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::base::limits::DAY_MS;
 use crate::base::time::UnixMs;
 use crate::mail::date::Day;
 use crate::mail::trace::write_date;
@@ -17,7 +16,7 @@ use crate::mail::trace::write_date;
 #[derive(Clone, Copy, Debug)]
 pub struct About<'a> {
     /// The day, counted from 1970-01-01, by UTC.
-    pub day: u32,
+    pub day: Day,
     /// Whose mail hosts it is about.
     pub domain: &'a str,
     /// Who sends it.
@@ -29,20 +28,19 @@ pub struct About<'a> {
 impl About<'_> {
     /// `report-id`, the same however often the report is sent; without its brackets.
     pub fn id(&self) -> String {
-        format!("{}.{}@{}", Day(self.day), self.domain, self.relay)
+        format!("{}.{}@{}", self.day, self.domain, self.relay)
     }
 
     /// The name of the packed document (RFC 8460 5.1).
     pub fn file_name(&self) -> String {
-        let begin_s = u64::from(self.day) * (DAY_MS / 1000);
-        let end_s = begin_s + DAY_MS / 1000 - 1;
+        let (begin_s, end_s) = (self.day.begin().0 / 1000, self.day.end().0 / 1000 - 1);
         let unique = crate::base::checksum::crc32c(&[self.relay.as_bytes()]);
         format!("{}!{}!{begin_s}!{end_s}!{unique:08x}.json.gz", self.submitter, self.domain)
     }
 
     /// The first moment of its range, and the last one that it names.
     pub fn range(&self) -> [String; 2] {
-        let day = Day(self.day);
+        let day = self.day;
         [format!("{day}T00:00:00Z"), format!("{day}T23:59:59Z")]
     }
 }
@@ -52,7 +50,7 @@ pub fn write_letter(about: &About<'_>, from: &str, to: &[&str], when: UnixMs, pa
     assert!(!to.is_empty(), "a letter goes to somebody");
     let About { domain, submitter, .. } = about;
     let id = about.id();
-    let boundary = format!("=_tlsrpt-{}-{:x}_", about.day, when.0);
+    let boundary = format!("=_tlsrpt-{}-{:x}_", about.day.0, when.0);
     let mut out = Vec::new();
     let mut line = |text: std::fmt::Arguments<'_>| write!(out, "{text}\r\n").expect("a vector takes all");
     line(format_args!("From: <{from}>"));
@@ -73,7 +71,7 @@ pub fn write_letter(about: &About<'_>, from: &str, to: &[&str], when: UnixMs, pa
     line(format_args!("Content-Type: multipart/report; report-type=\"tlsrpt\";\r\n\tboundary=\"{boundary}\"\r\n"));
     line(format_args!("--{boundary}\r\nContent-Type: text/plain; charset=us-ascii\r\n"));
     line(format_args!("This is an aggregate TLS report from {submitter}"));
-    line(format_args!("about mail to {domain} on {}.", Day(about.day)));
+    line(format_args!("about mail to {domain} on {}.", about.day));
     line(format_args!("\r\n--{boundary}\r\nContent-Type: application/tlsrpt+gzip"));
     line(format_args!("Content-Transfer-Encoding: base64"));
     line(format_args!("Content-Disposition: attachment;\r\n\tfilename=\"{}\"\r\n", about.file_name()));
@@ -90,7 +88,7 @@ mod tests {
     use super::*;
 
     const ABOUT: About<'_> =
-        About { day: 17_000, domain: "example.net", submitter: "sender.example", relay: "mx1.sender.example" };
+        About { day: Day(17_000), domain: "example.net", submitter: "sender.example", relay: "mx1.sender.example" };
 
     /// RPT-01: the letter as RFC 8460 5.3 has it.
     #[test]

@@ -115,7 +115,7 @@ impl Shard {
         let (Some(of), Some(watch)) = (of, &outbound.watch) else { return };
         let host = self.sites.table[outbound.site as usize].hosts.name(outbound.address).unwrap_or_else(|| "".into());
         let session = Session {
-            day: Day::of(now.wall).0,
+            day: Day::of(now.wall),
             safety: &outbound.safety,
             fault,
             host: &host,
@@ -142,7 +142,7 @@ impl Shard {
         }
         let Some(domain) = entry.decision.reported_domain() else { return };
         let hosts = hosts.iter().map(|host| (&*host.name, &host.tls));
-        let seen = of_answer(Day::of(now.wall).0, domain, hosts, sts.as_deref());
+        let seen = of_answer(Day::of(now.wall), domain, hosts, sts.as_deref());
         self.add_seen(now, seen, effects);
     }
 

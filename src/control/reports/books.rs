@@ -8,10 +8,11 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::document::{day_text, read_day};
-use crate::base::limits::{self, DAY_MS};
+use crate::base::limits;
 use crate::base::rng::Rng;
+use crate::mail::date::Day;
 use crate::route::reports::Seen;
-use crate::route::reports::ledger::{Counted, Day};
+use crate::route::reports::ledger::{Counted, Tally};
 use crate::route::reports::record::Destination;
 
 /// After midnight what shards have still to say of the day before is awaited for so long.
@@ -36,7 +37,7 @@ struct Owed {
 /// One day.
 #[derive(Default)]
 struct Book {
-    counts: Day,
+    counts: Tally,
     /// `None` until the day is over.
     owed: Option<BTreeMap<Box<str>, Owed>>,
     counts_changed: bool,
@@ -46,7 +47,7 @@ struct Book {
 /// Whose turn it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Turn {
-    pub(super) day: u32,
+    pub(super) day: Day,
     pub(super) domain: Box<str>,
     /// Who is still to get it, as far as that is known.
     pub(super) left: Option<Vec<Destination>>,
@@ -54,7 +55,7 @@ pub(super) struct Turn {
 
 /// A file that is to be replaced, or, without a text, removed.
 pub(super) struct Page {
-    pub(super) day: u32,
+    pub(super) day: Day,
     /// Which of the two of its day.
     pub(super) is_owed: bool,
     pub(super) text: Option<String>,
@@ -63,14 +64,14 @@ pub(super) struct Page {
 /// All days.
 #[derive(Default)]
 pub(super) struct Books {
-    days: BTreeMap<u32, Book>,
+    days: BTreeMap<Day, Book>,
 }
 
 impl Books {
     /// What stands in a day's files, the second of which is there when the day is over.
     pub(super) fn read(
         &mut self,
-        day: u32,
+        day: Day,
         counts: &str,
         owed: Option<&str>,
         now_ms: u64,
@@ -97,17 +98,17 @@ impl Books {
     }
 
     /// Sessions of a day were lost on the way.
-    pub(super) fn leave_out(&mut self, day: u32, sessions: u64) {
+    pub(super) fn leave_out(&mut self, day: Day, sessions: u64) {
         let book = self.days.entry(day).or_default();
         book.counts.leave_out(sessions);
         book.counts_changed = true;
     }
 
     /// Closes the days that are over; gives each with the sessions that its reports will not tell.
-    pub(super) fn close(&mut self, now_ms: u64, delay_ms: u64, rng: &mut Rng) -> Vec<(u32, u64)> {
+    pub(super) fn close(&mut self, now_ms: u64, delay_ms: u64, rng: &mut Rng) -> Vec<(Day, u64)> {
         let mut closed = Vec::new();
         for (&day, book) in &mut self.days {
-            if book.owed.is_some() || now_ms < end_of(day) + GRACE_MS {
+            if book.owed.is_some() || now_ms < day.end().0 + GRACE_MS {
                 continue;
             }
             let domains: Vec<Box<str>> = book.counts.domains().map(|(domain, _)| domain.into()).collect();
@@ -137,17 +138,17 @@ impl Books {
     }
 
     /// What was counted for a domain.
-    pub(super) fn counted(&self, day: u32, domain: &str) -> &[Counted] {
+    pub(super) fn counted(&self, day: Day, domain: &str) -> &[Counted] {
         self.days.get(&day).and_then(|book| book.counts.of(domain)).unwrap_or_default()
     }
 
     /// A report is about to be sent: from here on it may have been.
-    pub(super) fn begin(&mut self, day: u32, domain: &str) {
+    pub(super) fn begin(&mut self, day: Day, domain: &str) {
         self.change(day, domain, |owed| owed.begun = true);
     }
 
     /// Nothing is owed to a domain for a day any more.
-    pub(super) fn settle(&mut self, day: u32, domain: &str) {
+    pub(super) fn settle(&mut self, day: Day, domain: &str) {
         let Some(book) = self.days.get_mut(&day) else { return };
         if let Some(owed) = &mut book.owed {
             book.owed_changed |= owed.remove(domain).is_some();
@@ -155,7 +156,7 @@ impl Books {
     }
 
     /// An attempt failed, for these destinations or before any was known; it is tried again. False: it is given up.
-    pub(super) fn put_back(&mut self, day: u32, domain: &str, left: Option<Vec<Destination>>, now_ms: u64) -> bool {
+    pub(super) fn put_back(&mut self, day: Day, domain: &str, left: Option<Vec<Destination>>, now_ms: u64) -> bool {
         let mut goes_on = true;
         self.change(day, domain, |owed| {
             let pause_ms = limits::TLS_REPORT_RETRY_FIRST_MS << owed.tries.min(16);
@@ -173,7 +174,7 @@ impl Books {
         goes_on
     }
 
-    fn change(&mut self, day: u32, domain: &str, change: impl FnOnce(&mut Owed)) {
+    fn change(&mut self, day: Day, domain: &str, change: impl FnOnce(&mut Owed)) {
         let Some(book) = self.days.get_mut(&day) else { return };
         if let Some(owed) = book.owed.as_mut().and_then(|owed| owed.get_mut(domain)) {
             change(owed);
@@ -187,7 +188,7 @@ impl Books {
         let mut pages = Vec::new();
         self.days.retain(|&day, book| {
             let over = book.owed.as_ref().is_some_and(BTreeMap::is_empty);
-            if over || now_ms > end_of(day) + limits::TLS_REPORT_KEEP_MS {
+            if over || now_ms > day.end().0 + limits::TLS_REPORT_KEEP_MS {
                 // What is owed last: a day without counts owes nothing.
                 pages.extend([false, true].map(|is_owed| Page { day, is_owed, text: None }));
                 return false;
@@ -229,15 +230,11 @@ impl Owed {
     }
 
     /// With a moment between now and so long after the day's end (RFC 8460 4.1).
-    fn drawn(self, day: u32, now_ms: u64, delay_ms: u64, rng: &mut Rng) -> Owed {
-        let from_ms = now_ms.max(end_of(day));
-        let left_ms = (end_of(day) + delay_ms).saturating_sub(from_ms);
+    fn drawn(self, day: Day, now_ms: u64, delay_ms: u64, rng: &mut Rng) -> Owed {
+        let from_ms = now_ms.max(day.end().0);
+        let left_ms = (day.end().0 + delay_ms).saturating_sub(from_ms);
         Owed { due_ms: from_ms + rng.below(left_ms + 1), ..self }
     }
-}
-
-fn end_of(day: u32) -> u64 {
-    (u64::from(day) + 1) * DAY_MS
 }
 
 fn owed_text(owed: &BTreeMap<Box<str>, Owed>) -> String {
@@ -282,10 +279,10 @@ mod tests {
     use super::*;
     use crate::route::reports::{Applied, PolicyKind};
 
-    const DAY: u32 = 20_000;
-    const MIDNIGHT_MS: u64 = (DAY as u64 + 1) * DAY_MS;
+    const DAY: Day = Day(20_000);
+    const MIDNIGHT_MS: u64 = (DAY.0 as u64 + 1) * limits::DAY_MS;
 
-    fn seen(day: u32, domain: &str) -> Seen {
+    fn seen(day: Day, domain: &str) -> Seen {
         let policy = Applied { kind: PolicyKind::None, text: vec![], domain: domain.into(), hosts: vec![] };
         Seen { day, domain: domain.into(), policy, failure: None }
     }
@@ -296,7 +293,7 @@ mod tests {
 
     /// Every file as it stands on the disk.
     #[derive(Default)]
-    struct Disk(BTreeMap<(u32, bool), String>);
+    struct Disk(BTreeMap<(Day, bool), String>);
 
     impl Disk {
         fn write(&mut self, books: &mut Books, now_ms: u64) {
@@ -325,7 +322,7 @@ mod tests {
         for domain in 0..500 {
             books.count(seen(DAY, &format!("{domain}.test")));
         }
-        books.count(seen(DAY + 1, "later.test"));
+        books.count(seen(Day(DAY.0 + 1), "later.test"));
         let (delay_ms, mut rng) = (4 * 3_600_000, Rng::new(7));
         assert_eq!(books.close(MIDNIGHT_MS + GRACE_MS - 1, delay_ms, &mut rng), []);
         assert_eq!(books.due(u64::MAX, 10), []);

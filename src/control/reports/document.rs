@@ -10,7 +10,7 @@ use flate2::write::GzEncoder;
 use serde_json::{Map, Value, json};
 
 use crate::mail::tls_report::About;
-use crate::route::reports::ledger::{Counted, Day};
+use crate::route::reports::ledger::{Counted, Tally};
 use crate::route::reports::{Applied, Failure, PolicyKind, ResultType};
 
 /// A domain's report.
@@ -34,15 +34,15 @@ pub(super) fn packed(text: &str) -> Vec<u8> {
 }
 
 /// What was counted of a day, to be read again.
-pub(super) fn day_text(day: &Day) -> String {
+pub(super) fn day_text(day: &Tally) -> String {
     let domains: Map<String, Value> =
         day.domains().map(|(domain, counted)| (domain.to_owned(), policies(counted))).collect();
     json!({ "left-out": day.left_out(), "domains": domains }).to_string()
 }
 
 /// What [`day_text`] wrote; what is not of that form is left out.
-pub(super) fn read_day(text: &str) -> Day {
-    let mut day = Day::default();
+pub(super) fn read_day(text: &str) -> Tally {
+    let mut day = Tally::default();
     let Ok(whole) = serde_json::from_str::<Value>(text) else { return day };
     for (domain, policies) in whole["domains"].as_object().into_iter().flatten() {
         for counted in policies.as_array().into_iter().flatten().filter_map(read_policy) {
@@ -139,6 +139,7 @@ fn read_detail(detail: &Value) -> Option<(Failure, u64)> {
 mod tests {
     use super::*;
     use crate::base::limits;
+    use crate::mail::date::Day;
     use crate::route::reports::Seen;
     use proptest::prelude::*;
 
@@ -174,7 +175,7 @@ mod tests {
             },
         ];
         let about =
-            About { day: 17_000, domain: "example.net", submitter: "sender.example", relay: "mx1.sender.example" };
+            About { day: Day(17_000), domain: "example.net", submitter: "sender.example", relay: "mx1.sender.example" };
         let text = report(&about, "Sender \"Inc.\"", "tlsrpt@sender.example", &counted);
         let expected = r#"{
 "contact-info":"tlsrpt@sender.example",
@@ -199,7 +200,7 @@ mod tests {
     /// A report with all that fits is within its bound.
     #[test]
     fn the_largest_report_fits() {
-        let mut day = Day::default();
+        let mut day = Tally::default();
         let wide = |text: &str, length: usize| -> Box<str> { text.repeat(length).into() };
         for policy in 0..limits::TLS_REPORT_POLICIES_MAX {
             let lines = vec![wide("\"", limits::TLS_REPORT_POLICY_MAX_BYTES / 2 - 9); 2];
@@ -213,7 +214,7 @@ mod tests {
                     ..failure(ResultType::ALL[row % 10])
                 };
                 let domain = "a.test".into();
-                day.count(Seen { day: 1, domain, policy: policy.clone(), failure: Some(failure) });
+                day.count(Seen { day: Day(1), domain, policy: policy.clone(), failure: Some(failure) });
             }
         }
         let bytes = day_text(&day).len();
@@ -233,7 +234,7 @@ mod tests {
         fn days_are_read_again(
             all in prop::collection::vec(("[a-c]", ".{0,4}", prop::option::of((0..10usize, ".{0,9}")), any::<bool>()), 0..60),
         ) {
-            let mut day = Day::default();
+            let mut day = Tally::default();
             for (domain, line, failed, named) in all {
                 let policy = if named { Applied { text: vec![line.as_str().into()], ..sts() } } else { Applied { hosts: vec![], ..sts() } };
                 let failure = failed.map(|(result, reason)| Failure {
@@ -241,7 +242,7 @@ mod tests {
                     sending: named.then(|| [127, 0, 0, 1].into()),
                     ..failure(ResultType::ALL[result])
                 });
-                day.count(Seen { day: 1, domain: domain.as_str().into(), policy, failure });
+                day.count(Seen { day: Day(1), domain: domain.as_str().into(), policy, failure });
             }
             day.leave_out(3);
             let again = read_day(&day_text(&day));

@@ -111,7 +111,7 @@ enum Done {
     /// Where a domain wants its report; an error: DNS does not say now.
     Looked(Turn, Result<Option<Vec<Destination>>, Box<str>>),
     /// Who did not get it, and why; and who did.
-    Sent { day: u32, domain: Box<str>, sent: Vec<Destination>, failed: Vec<(Destination, Box<str>)> },
+    Sent { day: Day, domain: Box<str>, sent: Vec<Destination>, failed: Vec<(Destination, Box<str>)> },
 }
 
 struct Office {
@@ -165,22 +165,22 @@ impl Office {
     fn look(&mut self, lost: &AtomicU64) {
         let settings = self.settings.borrow().clone();
         let Some(wanted) = &settings.tls.reports else { return };
-        let now_ms = wall().0;
+        let now = wall();
         match lost.swap(0, Ordering::Relaxed) {
             0 => {}
-            lost => self.books.leave_out((now_ms / limits::DAY_MS) as u32, lost),
+            lost => self.books.leave_out(Day::of(now), lost),
         }
-        for (day, left_out) in self.books.close(now_ms, wanted.delay_ms, &mut self.rng) {
+        for (day, left_out) in self.books.close(now.0, wanted.delay_ms, &mut self.rng) {
             if left_out > 0 {
                 let text = format!(
                     "TLS reports of {}: {left_out} sessions are in none, for there were too many domains or policies",
-                    Day(day)
+                    day
                 );
                 self.reporter.report(Level::Warning, text);
             }
         }
         let room = limits::TLS_REPORTS_AT_ONCE.saturating_sub(self.work.len());
-        let turns = self.books.due(now_ms, room);
+        let turns = self.books.due(now.0, room);
         let mut ready = Vec::new();
         for turn in turns {
             match (self.ways(&settings), &turn.left) {
@@ -249,10 +249,10 @@ impl Office {
         }
     }
 
-    fn sent(&mut self, day: u32, domain: Box<str>, sent: &[Destination], failed: Vec<(Destination, Box<str>)>) {
+    fn sent(&mut self, day: Day, domain: Box<str>, sent: &[Destination], failed: Vec<(Destination, Box<str>)>) {
         if !sent.is_empty() {
             let to: Vec<String> = sent.iter().map(destination_text).collect();
-            let text = format!("TLS report of {} for {domain}: sent to {}", Day(day), to.join(", "));
+            let text = format!("TLS report of {} for {domain}: sent to {}", day, to.join(", "));
             self.reporter.report(Level::Info, text);
         }
         let why: Vec<String> = failed.iter().map(|(to, why)| format!("{}: {why}", destination_text(to))).collect();
@@ -267,19 +267,19 @@ impl Office {
         let goes_on = self.books.put_back(day, &domain, left, wall().0);
         let (level, then) =
             if goes_on { (Level::Info, "it is tried again") } else { (Level::Warning, "it is given up") };
-        let text = format!("TLS report of {} for {domain}: {why}; {then}", Day(day));
+        let text = format!("TLS report of {} for {domain}: {why}; {then}", day);
         self.reporter.report(level, text);
     }
 
     /// Takes over what a relay before left.
     fn read(&mut self) {
-        let mut days: BTreeMap<u32, bool> = BTreeMap::new();
+        let mut days: BTreeMap<Day, bool> = BTreeMap::new();
         for name in
             fs::read_dir(&self.dir).into_iter().flatten().flatten().filter_map(|e| e.file_name().into_string().ok())
         {
             for (head, is_owed) in [(COUNTS, false), (OWED, true)] {
                 let day = name.strip_prefix(head).and_then(|rest| rest.strip_suffix(ENDING)).and_then(Day::parse);
-                if let Some(Day(day)) = day {
+                if let Some(day) = day {
                     *days.entry(day).or_default() |= !is_owed;
                 }
             }
@@ -297,8 +297,8 @@ impl Office {
         }
     }
 
-    fn path(&self, day: u32, is_owed: bool) -> PathBuf {
-        self.dir.join(format!("{}{}{ENDING}", if is_owed { OWED } else { COUNTS }, Day(day)))
+    fn path(&self, day: Day, is_owed: bool) -> PathBuf {
+        self.dir.join(format!("{}{}{ENDING}", if is_owed { OWED } else { COUNTS }, day))
     }
 
     /// Brings the files up to date, with `counts` those of what is counted, too. False if one could not be written.

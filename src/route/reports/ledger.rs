@@ -29,15 +29,15 @@ impl Counted {
     }
 }
 
-/// One day.
+/// What was counted on one day.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Day {
+pub struct Tally {
     domains: BTreeMap<Box<str>, Vec<Counted>>,
     bytes: usize,
     left_out: u64,
 }
 
-impl Day {
+impl Tally {
     /// Counts what was seen on it.
     pub fn count(&mut self, seen: Seen) {
         let Seen { domain, policy, failure, .. } = seen;
@@ -147,6 +147,7 @@ fn bare(result: ResultType) -> Failure {
 mod tests {
     use super::super::PolicyKind;
     use super::*;
+    use crate::mail::date::Day;
     use proptest::prelude::*;
 
     fn policy(domain: &str) -> Applied {
@@ -155,13 +156,13 @@ mod tests {
 
     fn seen(domain: &str, under: &str, failure: Option<(ResultType, &str)>) -> Seen {
         let failure = failure.map(|(result, host)| Failure { host: host.into(), ..bare(result) });
-        Seen { day: 1, domain: domain.into(), policy: policy(under), failure }
+        Seen { day: Day(1), domain: domain.into(), policy: policy(under), failure }
     }
 
     /// RPT-01: sessions that are alike are one row.
     #[test]
     fn sessions_are_added_up() {
-        let mut day = Day::default();
+        let mut day = Tally::default();
         for _ in 0..3 {
             day.count(seen("a.test", "a.test", None));
             day.count(seen("a.test", "mx.test", Some((ResultType::Expired, "mx.test"))));
@@ -178,7 +179,7 @@ mod tests {
     /// RPT-01: what is over a bound is counted, and never kept.
     #[test]
     fn all_is_bounded() {
-        let mut day = Day::default();
+        let mut day = Tally::default();
         for host in 0..limits::TLS_REPORT_ROWS_MAX + 5 {
             day.count(seen("a.test", "a.test", Some((ResultType::Expired, &format!("{host}.test")))));
         }
@@ -203,7 +204,7 @@ mod tests {
 
     #[test]
     fn a_day_has_so_many_bytes() {
-        let mut day = Day::default();
+        let mut day = Tally::default();
         let long = "x".repeat(limits::TLS_REPORT_POLICY_MAX_BYTES - 1);
         let mut count = 0;
         while day.left_out() == 0 {
@@ -220,7 +221,7 @@ mod tests {
         /// Sums are those of a naive list, whatever comes in which order.
         #[test]
         fn sums_are_right(all in prop::collection::vec((0..4u8, 0..3u8, prop::option::of((0..10usize, 0..90u8))), 0..300)) {
-            let mut day = Day::default();
+            let mut day = Tally::default();
             for (domain, under, failure) in &all {
                 let host = failure.map(|(result, host)| (ResultType::ALL[result], format!("{host}.test")));
                 let failure = host.as_ref().map(|(result, host)| (*result, host.as_str()));

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use super::safety::{HostTls, Identity, Safety, Tlsa};
 use super::sts::{Mode, Policy, Sts};
 use crate::base::limits;
+use crate::mail::date::Day;
 
 /// What went wrong, by the names of RFC 8460 4.3. `dane-required` is for policies that we do not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -209,7 +210,7 @@ impl Failure {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
     /// The day by UTC, counted from 1970-01-01.
-    pub day: u32,
+    pub day: Day,
     /// Whose mail it was for: whose report it is for.
     pub domain: Box<str>,
     /// What was asked of the host.
@@ -230,7 +231,7 @@ pub struct Watched {
 /// A session that came to its end, as far as TLS goes.
 pub struct Session<'a> {
     /// The day by UTC.
-    pub day: u32,
+    pub day: Day,
     /// What was asked of the host.
     pub safety: &'a Safety,
     /// What was wrong.
@@ -273,7 +274,7 @@ impl Watched {
 
 /// What an answer of DNS shows by itself: hosts to which no session is opened, and records that say nothing.
 pub fn of_answer<'t>(
-    day: u32,
+    day: Day,
     domain: &str,
     hosts: impl IntoIterator<Item = (&'t str, &'t HostTls)>,
     sts: Option<&Sts>,

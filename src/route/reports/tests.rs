@@ -66,7 +66,7 @@ fn answers_are_told() {
         ("old.test", &HostTls::Unusable),
     ];
     let told = |sts| -> Vec<_> {
-        let seen = of_answer(3, "a.test", hosts, sts);
+        let seen = of_answer(Day(3), "a.test", hosts, sts);
         seen.into_iter()
             .map(|seen| {
                 let failure = seen.failure.unwrap();

@@ -52,7 +52,7 @@ fn a_session_is_told_once_however_much_goes_over_it() {
     assert_eq!((world.taken.len(), world.dials), (5, 1));
     assert_eq!(told(&mut world), [(PolicyKind::Sts, None)]);
     let seen = &world.tls_seen[0];
-    assert_eq!((&*seen.domain, &*seen.policy.domain, seen.day), ("dest.test", "dest.test", 1_795_000_000 / 86_400));
+    assert_eq!((&*seen.domain, &*seen.policy.domain, seen.day.0), ("dest.test", "dest.test", 1_795_000_000 / 86_400));
     let lines = ["version: STSv1", "mode: enforce", "max_age: 60", "mx: mx.test"].map(Box::from);
     assert_eq!((&seen.policy.text[..], &seen.policy.hosts[..]), (&lines[..], &["mx.test".into()][..]));
 }
