@@ -10,8 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use common::hosts::{Host, certificate};
-use common::mail::plain;
-use common::relay::{Relay, Setup, ringpost};
+use common::relay::{Setup, ringpost};
 use common::sink::{Act, Sink};
 use common::zones::{Bed, Signing, Zone};
 use common::{free_port, wait_until};
@@ -19,11 +18,6 @@ use common::{free_port, wait_until};
 const ARRIVAL_LONGEST: Duration = Duration::from_secs(60);
 /// So long nothing must come.
 const SILENCE: Duration = Duration::from_secs(3);
-
-fn deliver(relay: &Relay, domain: &str) {
-    let reply = relay.client().deliver("a@source.test", &[&format!("b@{domain}")], &plain(domain));
-    assert!(reply.is("250 2.0.0"), "{reply:?}");
-}
 
 /// DAN-01, DAN-02, DAN-03, DAN-04, DAN-05.
 #[test]
@@ -119,7 +113,7 @@ fn hosts_prove_themselves_by_dnssec() {
         ("alias.signed.test", 5, 1, 1),
         ("away.signed.test", 6, 1, 1),
     ] {
-        deliver(&relay, domain);
+        relay.take_for(domain);
         let counts = || (right_host.count(), wrong_host.count(), clear_host.mails().len());
         assert!(wait_until(ARRIVAL_LONGEST, || counts() == (right, wrong, clear)), "{domain}: {:?}", counts());
     }
@@ -128,7 +122,7 @@ fn hosts_prove_themselves_by_dnssec() {
     // want TLS, a host without it gets nothing.
     let unproved = ["bad", "stripped", "forged", "own", "lost", "bare"].map(|name| format!("{name}.signed.test"));
     for domain in unproved.iter().map(String::as_str).chain(["missing.test", "expired.test"]) {
-        deliver(&relay, domain);
+        relay.take_for(domain);
     }
     std::thread::sleep(SILENCE);
     assert_eq!((right_host.count(), wrong_host.count(), clear_host.mails().len()), (6, 1, 1), "{}", relay.errors());

@@ -11,9 +11,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use common::hosts::{Host, Pair, PolicyServer, certificate};
-use common::mail::plain;
 use common::programs::{python, script, succeed};
-use common::relay::{Relay, Setup, ringpost};
+use common::relay::{Setup, ringpost};
 use common::sink::{Act, Sink};
 use common::zones::{Bed, Signing, Zone};
 use common::{free_port, wait_until};
@@ -194,11 +193,6 @@ fn serve(world: &World) -> PolicyServer {
     server
 }
 
-fn deliver(relay: &Relay, domain: &str) {
-    let reply = relay.client().deliver("a@source.test", &[&format!("b@{domain}")], &plain(domain));
-    assert!(reply.is("250 2.0.0"), "{reply:?}");
-}
-
 /// Messages that came with REQUIRETLS.
 fn tagged(host: &Host) -> usize {
     host.facts().iter().filter(|facts| facts.contains("\"require_tls\": true")).count()
@@ -228,7 +222,7 @@ fn hosts_are_what_their_domains_policy_says() {
         ("x.below.sts.test", 4, 0, 9),
         ("proved.signed.test", 4, 1, 9),
     ] {
-        deliver(&relay, domain);
+        relay.take_for(domain);
         assert!(
             wait_until(ARRIVAL_LONGEST, || world.counts() == (right, wrong, clear)),
             "{domain}: {:?}",
@@ -257,7 +251,7 @@ fn hosts_are_what_their_domains_policy_says() {
     assert_eq!(tagged(&world.right) + tagged(&world.wrong), 3);
     // Nobody that the policy names; a smart host goes by its own domain's; and no policy makes up for a forged record.
     for domain in ["strict.sts.test", "kept.sts.test", "smart.test", "dane.signed.test"] {
-        deliver(&relay, domain);
+        relay.take_for(domain);
     }
     assert!(
         wait_until(ARRIVAL_LONGEST, || server.asked("kept.sts.test") == 1 && server.asked("mx.smart.sts.test") == 1)
@@ -269,8 +263,8 @@ fn hosts_are_what_their_domains_policy_says() {
     // What was fetched outlives the relay, and the web server.
     drop(server);
     let relay = world.setup.start();
-    deliver(&relay, "kept.sts.test");
-    deliver(&relay, "enforce.sts.test");
+    relay.take_for("kept.sts.test");
+    relay.take_for("enforce.sts.test");
     assert!(wait_until(ARRIVAL_LONGEST, || world.counts() == (7, 2, 9)), "{:?}", world.counts());
     std::thread::sleep(SILENCE);
     assert_eq!(world.counts(), (7, 2, 9), "{}", relay.errors());

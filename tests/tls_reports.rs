@@ -1,24 +1,24 @@
 //! TLS reports over the real program: sessions that go well and ill with real hosts, by real DNS; then the day ends, and each domain is
 //! told, by mail and by the web. Read by parsedmarc, the signatures by dkimpy.
 //!
-//! The relay's clock is moved by the library that `faults/clock.rs` uses. Needs what `tests/setup` installs.
+//! The relay's clock is moved (`common/wall_clock.rs`). Needs what `tests/setup` installs.
 
 #![cfg(feature = "runtime")]
 
 mod common;
 
-use std::fs::{self, File, OpenOptions};
+use std::fs;
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use common::hosts::{Host, Pair, PolicyServer, certificate, certificate_for};
-use common::mail::{plain, unstuffed};
+use common::mail::unstuffed;
 use common::programs::{need, python, script, succeed};
-use common::relay::{Relay, Setup, ringpost};
+use common::relay::{Setup, ringpost};
 use common::sink::{Act, Sink};
+use common::wall_clock::WallClock;
 use common::zones::{Bed, Signing, Zone};
 use common::{free_port, wait_until};
 use serde_json::Value;
@@ -31,30 +31,6 @@ const DAY_MS: i64 = 86_400_000;
 /// Domains with a policy record of MTA-STS.
 const POLICIES: [&str; 8] = ["good", "named", "old", "stranger", "gone", "unproved", "broken", "inbox"];
 
-/// The wall clock of a relay.
-struct Clock {
-    file: File,
-    library: PathBuf,
-    path: PathBuf,
-}
-
-impl Clock {
-    fn make(dir: &Path) -> Clock {
-        let (library, path) = (dir.join("clock.so"), dir.join("clock"));
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/faults/shims/clock.c");
-        let mut compile = Command::new(need("cc", "build-essential"));
-        succeed(compile.args(["-O2", "-shared", "-fPIC", "-o"]).arg(&library).arg(source), LONGEST);
-        let file = OpenOptions::new().create(true).truncate(true).write(true).open(&path).unwrap();
-        let clock = Clock { file, library, path };
-        clock.set(0);
-        clock
-    }
-
-    fn set(&self, off_ms: i64) {
-        self.file.write_all_at(&off_ms.to_ne_bytes(), 0).unwrap();
-    }
-}
-
 fn now_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64
 }
@@ -62,7 +38,7 @@ fn now_ms() -> i64 {
 /// Everything around the relay.
 struct World {
     setup: Setup,
-    clock: Clock,
+    clock: WallClock,
     web: PolicyServer,
     /// Proves its name, and is the host of domains with TLSA records, too.
     right: Host,
@@ -76,7 +52,10 @@ struct World {
 impl World {
     fn new() -> World {
         let setup = Setup::bare();
-        let clock = Clock::make(setup.dir());
+        let clock = WallClock::make(setup.dir()).unwrap();
+        let mut compile = Command::new(need("cc", "build-essential"));
+        compile.args(["-O2", "-shared", "-fPIC", "-o"]).arg(&clock.library).arg(WallClock::source());
+        succeed(&mut compile, LONGEST);
         let (port, web_port) = (free_port(), free_port());
         let authority = certificate(setup.dir(), "authority", &[], None);
         let right = certificate(setup.dir(), "right", &["mx.right.out.test"], Some(&authority));
@@ -118,9 +97,9 @@ impl World {
             .set("tls.report_organization", "Ringpost's \"test\"")
             .set("tls.report_contact", "postmaster@relay.example.com")
             .set("tls.report_from", "noreply-tlsrpt@relay.example.com")
-            .set("tls.report_delay_ms", 0)
-            .environment("LD_PRELOAD", clock.library.clone())
-            .environment("RINGPOST_CLOCK", clock.path.clone());
+            .set("tls.report_delay_ms", 0);
+        let setup =
+            clock.environment().into_iter().fold(setup, |setup, (name, path)| setup.environment(name, path.to_owned()));
         World {
             right: Host::start(setup.dir(), 91, port, &right),
             _others: [(92, &named), (93, &old), (94, &stranger)]
@@ -212,11 +191,6 @@ fn serve(setup: &Setup, port: u16, pair: &Pair) -> PolicyServer {
     server
 }
 
-fn deliver(relay: &Relay, domain: &str) {
-    let reply = relay.client().deliver("a@source.test", &[&format!("b@{domain}")], &plain(domain));
-    assert!(reply.is("250 2.0.0"), "{reply:?}");
-}
-
 /// What the readers say of these files.
 fn read(world: &World, now_s: i64, files: &[PathBuf]) -> Vec<Value> {
     let mut arguments = vec!["dkim".to_owned()];
@@ -247,39 +221,39 @@ fn counts(report: &Value, kind: &str) -> Option<(u64, u64)> {
 #[test]
 fn each_domain_is_told_how_tls_went() {
     let world = World::new();
-    world.clock.set(2 * DAY_MS);
+    world.clock.set(2 * DAY_MS).unwrap();
     let relay = world.setup.start();
     // One session, whatever goes over it.
     for count in 1..=2 {
-        deliver(&relay, "good.out.test");
+        relay.take_for("good.out.test");
         assert!(wait_until(LONGEST, || world.right.count() == count), "{}", relay.errors());
     }
     // What cannot be proved waits; what has no policy that can be had goes in clear.
     for (domain, host) in
         [("named.out.test", 92), ("old.out.test", 93), ("stranger.out.test", 94), ("mixed.signed.test", 91)]
     {
-        deliver(&relay, domain);
+        relay.take_for(domain);
         let failed = format!(": session with 127.0.0.{host}:");
         assert!(wait_until(LONGEST, || relay.errors().contains(&failed)), "{domain}: {}", relay.errors());
     }
     for (domain, clear) in [("gone", 1), ("unproved", 2), ("broken", 3), ("clear", 4), ("silent", 5)] {
-        deliver(&relay, &format!("{domain}.out.test"));
+        relay.take_for(&format!("{domain}.out.test"));
         assert!(wait_until(LONGEST, || world.clear.mails().len() == clear), "{domain}: {}", relay.errors());
     }
-    deliver(&relay, "dane.signed.test");
+    relay.take_for("dane.signed.test");
     assert!(wait_until(LONGEST, || world.right.count() == 3), "{}", relay.errors());
     // What was counted outlives the relay.
     relay.stop();
     assert_eq!(world.files().len(), 1, "{:?}", world.files());
     let relay = world.setup.start();
-    deliver(&relay, "good.out.test");
+    relay.take_for("good.out.test");
     assert!(wait_until(LONGEST, || world.right.count() == 4), "{}", relay.errors());
     std::thread::sleep(SILENCE);
     assert_eq!((world.clear.mails().len(), world.web.posts().len()), (5, 0), "the day is not over");
     // It is now.
     let into_day_ms = (now_ms() + 2 * DAY_MS) % DAY_MS;
     let off_ms = 3 * DAY_MS - into_day_ms + 10_000;
-    world.clock.set(off_ms);
+    world.clock.set(off_ms).unwrap();
     let told = || (world.clear.mails().len() - 5, world.web.posts().len());
     assert!(wait_until(LONGEST, || told() == (9, 1)), "{:?} {}", told(), relay.errors());
     let mails = world.clear.mails().split_off(5);

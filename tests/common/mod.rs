@@ -14,6 +14,7 @@ pub(crate) mod postfix;
 pub(crate) mod programs;
 pub(crate) mod relay;
 pub(crate) mod sink;
+pub(crate) mod wall_clock;
 pub(crate) mod zones;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::{client::Client, free_address, programs, wait_until};
+use super::{client::Client, free_address, mail::plain, programs, wait_until};
 
 /// A start may have to fill segments and read a queue back, on a busy machine.
 const START_LONGEST: Duration = Duration::from_secs(30);
@@ -193,6 +193,12 @@ impl Relay {
     /// A client that has read the greeting.
     pub(crate) fn client(&self) -> Client {
         Client::connect(self.address)
+    }
+
+    /// Takes a message for a mailbox of a domain, which is its subject, too.
+    pub(crate) fn take_for(&self, domain: &str) {
+        let reply = self.client().deliver("a@source.test", &[&format!("b@{domain}")], &plain(domain));
+        assert!(reply.is("250 2.0.0"), "{reply:?}");
     }
 
     /// What it wrote to standard error so far.

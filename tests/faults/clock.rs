@@ -7,15 +7,14 @@
 //! stopped, its monotonic clock goes on by moments, and the wall clock by a day.
 
 use std::collections::HashSet;
-use std::fs::{File, OpenOptions};
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use loadgen::client::Pipeline;
-use loadgen::clock::Clock as LoadClock;
+use loadgen::clock::Clock;
 use loadgen::send::SendPlan;
 use loadgen::sink::faults::{Denial, Faults};
 use loadgen::sink::{Book, Sink, SinkPlan};
@@ -23,6 +22,7 @@ use loadgen::sink::{Book, Sink, SinkPlan};
 use crate::crash::{awkward, mixed};
 use crate::proxy::{Proxy, Weather};
 use crate::stage::{Load, Setting, Stage, Told, free_address};
+use crate::wall_clock::WallClock;
 use crate::{Campaign, SKIPPED, run_parts, scratch};
 
 const DAY_MS: i64 = 86_400_000;
@@ -34,33 +34,19 @@ const CROWDED: f64 = 0.6;
 /// The pause before a retry where a campaign waits for it.
 const RETRY_MS: u64 = 4000;
 
-/// A wall clock that can be moved.
-struct Clock {
-    library: PathBuf,
-    path: PathBuf,
-    file: File,
+/// A wall clock with its library; the reason begins with [`SKIPPED`] where there is no C compiler.
+fn wall_clock(dir: &Path) -> Told<WallClock> {
+    let clock = WallClock::make(dir).map_err(told)?;
+    compile(&WallClock::source(), &clock.library)?;
+    Ok(clock)
 }
 
-impl Clock {
-    /// Builds the library; the reason begins with [`SKIPPED`] where there is no C compiler.
-    fn make(dir: &Path) -> Told<Clock> {
-        let (library, path) = (dir.join("clock.so"), dir.join("clock"));
-        compile(Path::new("tests/faults/shims/clock.c"), &library)?;
-        let file = OpenOptions::new().create(true).truncate(true).read(true).write(true).open(&path);
-        let clock = Clock { library, path, file: file.map_err(|error| format!("the clock: {error}"))? };
-        clock.set(0)?;
-        Ok(clock)
-    }
+fn told(error: io::Error) -> String {
+    format!("the clock: {error}")
+}
 
-    /// From now on it is off by so much.
-    fn set(&self, off_ms: i64) -> Told<()> {
-        self.file.write_all_at(&off_ms.to_ne_bytes(), 0).map_err(|error| format!("the clock: {error}"))
-    }
-
-    fn environment(&self) -> Vec<(String, String)> {
-        let text = |path: &Path| path.to_string_lossy().into_owned();
-        vec![("LD_PRELOAD".into(), text(&self.library)), ("RINGPOST_CLOCK".into(), text(&self.path))]
-    }
+fn environment(clock: &WallClock) -> Vec<(String, String)> {
+    clock.environment().map(|(name, path)| (name.into(), path.to_string_lossy().into_owned())).into()
 }
 
 /// Builds one of the libraries that are preloaded.
@@ -108,12 +94,12 @@ fn troubles(campaign: &Campaign) -> Vec<Trouble> {
 fn under_load(campaign: &Campaign) -> Told<Vec<String>> {
     let rounds = campaign.rounds.unwrap_or(1);
     let dir = scratch()?;
-    let clock = Clock::make(dir.path())?;
+    let clock = wall_clock(dir.path())?;
     let mut setting = Setting::new(dir.path(), mixed(campaign.seed))
         .set("shards", 2)
         .set("queue.segment_bytes", 8 << 20)
         .set("queue.memory_bytes", 4 << 20);
-    setting.environment = clock.environment();
+    setting.environment = environment(&clock);
     setting.sink.faults = awkward();
     setting.sink.seed = campaign.seed;
     let mut stage = Stage::open(&setting)?;
@@ -123,11 +109,11 @@ fn under_load(campaign: &Campaign) -> Told<Vec<String>> {
         for trouble in troubles(campaign) {
             stage.play(Duration::from_millis(if campaign.short { 300 } else { 3000 }))?;
             if trouble.stopped.is_zero() {
-                clock.set(trouble.off_ms)?;
+                clock.set(trouble.off_ms).map_err(told)?;
             } else {
                 stage.signal(libc::SIGSTOP)?;
                 stage.play(trouble.stopped / 2)?;
-                clock.set(trouble.off_ms)?;
+                clock.set(trouble.off_ms).map_err(told)?;
                 stage.play(trouble.stopped / 2)?;
                 stage.signal(libc::SIGCONT)?;
             }
@@ -166,7 +152,7 @@ impl NextHop {
         let mut plan = SinkPlan::new(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
         plan.faults = Faults { rcpt: Denial { defer: 1.0, ..Denial::default() }, ..Faults::default() };
         let deferring =
-            Sink::start(&plan, Book::open(), LoadClock::start()).map_err(|error| format!("no sink: {error}"))?;
+            Sink::start(&plan, Book::open(), Clock::start()).map_err(|error| format!("no sink: {error}"))?;
         Ok(NextHop { address: free_address(), good, deferring, way: None })
     }
 
@@ -198,7 +184,7 @@ fn waiting(campaign: &Campaign) -> Told<Vec<String>> {
 /// wait for a day is tried within the pause of a retry, not all at one moment.
 fn wait_through(campaign: &Campaign, count: u64, off_ms: i64, retry_ms: u64) -> Told<Vec<String>> {
     let dir = scratch()?;
-    let clock = Clock::make(dir.path())?;
+    let clock = wall_clock(dir.path())?;
     let plan = SendPlan {
         sessions: 20,
         messages: count,
@@ -218,7 +204,7 @@ fn wait_through(campaign: &Campaign, count: u64, off_ms: i64, retry_ms: u64) -> 
         .set("retry.expire_ms", 3_600_000);
     setting.sink = SinkPlan::new(good);
     setting.next_hop = Some(next_hop.address);
-    setting.environment = clock.environment();
+    setting.environment = environment(&clock);
     next_hop.defers(true, campaign.seed)?;
     let mut stage = Stage::open(&setting)?;
     stage.load()?;
@@ -231,7 +217,7 @@ fn wait_through(campaign: &Campaign, count: u64, off_ms: i64, retry_ms: u64) -> 
     if retry_ms > RETRY_MS {
         for off_ms in [off_ms, -off_ms, off_ms] {
             let before = next_hop.deferred();
-            clock.set(off_ms)?;
+            clock.set(off_ms).map_err(told)?;
             stage.play(Duration::from_millis(1500))?;
             let again = next_hop.deferred() - before;
             println!("the clock is {} h off: {again} attempts in 1.5 s", off_ms / 3_600_000);
@@ -242,7 +228,7 @@ fn wait_through(campaign: &Campaign, count: u64, off_ms: i64, retry_ms: u64) -> 
     }
     // Over a restart.
     stage.stop_relay()?;
-    clock.set(off_ms)?;
+    clock.set(off_ms).map_err(told)?;
     next_hop.defers(false, campaign.seed)?;
     stage.start_relay()?;
     let (begun, mut moments) = (Instant::now(), Vec::new());

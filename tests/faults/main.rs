@@ -20,6 +20,8 @@ mod replay;
 mod rot;
 mod stage;
 mod volume;
+#[path = "../common/wall_clock.rs"]
+mod wall_clock;
 
 use std::collections::HashMap;
 use std::process::ExitCode;
