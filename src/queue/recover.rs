@@ -8,7 +8,7 @@
 //! reported (QUE-10); else it is the torn end of what was on its way at a crash, of which nothing was acknowledged
 //! (QUE-01). Pure over `std::io::Read`; runs at start-up and in tools.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, hash_map};
 use std::fmt;
 use std::io::{self, Read};
 use std::net::IpAddr;
@@ -180,7 +180,8 @@ impl fmt::Display for Damage {
     }
 }
 
-/// Rebuilds the queue: feed every segment, then finish.
+/// Rebuilds the queue: feed every segment, then finish. Shards may be fed to several, on threads of their own, that are
+/// joined before.
 #[derive(Default)]
 pub struct Recovery {
     shards: BTreeMap<ShardId, Scan>,
@@ -327,6 +328,23 @@ impl Recovery {
         reading.holes.extend(hole.map(|from| (from, u32::MAX)));
         self.end(reading, size_bytes);
         Ok(())
+    }
+
+    /// Takes in what another one was fed, which was of other shards. What is found in the end is the same as if all had
+    /// been fed to one.
+    pub fn join(&mut self, other: Recovery) {
+        self.shards.extend(other.shards);
+        self.chunks.extend(other.chunks);
+        self.messages.reserve(other.messages.len());
+        for (id, entry) in other.messages {
+            match self.messages.entry(id) {
+                hash_map::Entry::Vacant(vacant) => {
+                    vacant.insert(entry);
+                }
+                // It moved between shards.
+                hash_map::Entry::Occupied(mut occupied) => occupied.get_mut().join(entry),
+            }
+        }
     }
 
     fn begin(&mut self, shard: ShardId, slot: SegmentSlot, life: u32) -> Option<Reading> {
@@ -579,6 +597,20 @@ impl Reading {
     fn refer(&mut self, id: MessageId) {
         let life = if id.shard == self.shard { id.position.life() } else { 0 };
         self.oldest_reference = self.oldest_reference.min(life);
+    }
+}
+
+impl Entry {
+    /// All that is known of a message in two places: settled in one is settled.
+    fn join(&mut self, other: Entry) {
+        match (&mut *self, other) {
+            (Entry::Open(open), Entry::Open(other)) => {
+                open.accepts.extend(other.accepts);
+                other.verdicts.into_iter().for_each(|tried| open.note(tried));
+            }
+            (Entry::Open(_), Entry::Settled) => *self = Entry::Settled,
+            (Entry::Settled, _) => (),
+        }
     }
 }
 

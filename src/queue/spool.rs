@@ -8,7 +8,11 @@
 use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::num::NonZero;
+use std::panic;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 use crate::base::bytes::HeapBlocks;
 use crate::base::ids::{MessageId, Position, ShardId};
@@ -100,7 +104,7 @@ pub fn open_spool(settings: &SpoolSettings) -> Result<(SpoolLock, Vec<ShardStart
     }
     at(dir, sync_dir(dir))?;
     remove_retired(dir)?;
-    let mut starts = recover(dir, settings.shards)?;
+    let mut starts = recover_at_start(dir, settings.shards)?;
     let orphans = starts.split_off(usize::from(settings.shards));
     if orphans.is_empty() {
         return Ok((lock, starts));
@@ -109,14 +113,14 @@ pub fn open_spool(settings: &SpoolSettings) -> Result<(SpoolLock, Vec<ShardStart
         let target = &mut starts[usize::from(orphan.shard.0 % settings.shards)];
         adopt(settings, orphan, target)?;
         // What was just written is part of the target's past.
-        starts = recover(dir, settings.shards)?;
+        starts = recover_at_start(dir, settings.shards)?;
         starts.truncate(usize::from(settings.shards));
     }
     for orphan in &orphans {
         retire(dir, orphan.shard)?;
     }
     remove_retired(dir)?;
-    let mut starts = recover(dir, settings.shards)?;
+    let mut starts = recover_at_start(dir, settings.shards)?;
     for orphan in orphans {
         starts[0].damage.extend(orphan.damage);
     }
@@ -166,9 +170,9 @@ fn numbered(dir: &Path, prefix: &str, suffix: &str) -> Result<Vec<(u32, PathBuf)
     Ok(found)
 }
 
-/// Reads the whole spool; the first `shards` starts are the configured shards.
+/// Reads the whole spool; the first `shards` starts are the configured shards. One thread: a tool may run beside a relay.
 fn recover(dir: &Path, shards: u16) -> Result<Vec<ShardStart>, SpoolError> {
-    recover_through(dir, shards, &mut |path| File::open(path).map(Some))
+    recover_through(dir, shards, &mut open_file)
 }
 
 /// The same through readers of the caller's own; a file that it gives none for is left out.
@@ -178,22 +182,61 @@ fn recover_through<R: Read + Seek>(
     open: &mut dyn FnMut(&Path) -> io::Result<Option<R>>,
 ) -> Result<Vec<ShardStart>, SpoolError> {
     let mut recovery = Recovery::new();
-    for (number, path) in numbered(dir, "shard-", "")? {
-        let Ok(shard) = u16::try_from(number).map(ShardId) else { continue };
-        let mut files = Vec::new();
-        for (slot, path) in numbered(&path, "segment-", ".log")? {
-            let Some(mut file) = at(&path, open(&path))? else { continue };
-            let life = at(&path, Recovery::life(shard, &mut file))?;
-            files.push((life, SegmentSlot(slot), path, file));
-        }
-        files.sort_by_key(|(life, slot, ..)| std::cmp::Reverse((*life, *slot)));
-        for (_, slot, path, mut file) in files {
-            let size = at(&path, file.seek(SeekFrom::End(0)))?.min(u64::from(u32::MAX)) as u32;
-            at(&path, file.rewind())?;
-            at(&path, recovery.segment(shard, slot, size, &mut file))?;
-        }
-    }
+    logs(dir)?.iter().try_for_each(|log| read_log(&mut recovery, log, open))?;
     Ok(recovery.finish(shards))
+}
+
+/// The same on all cores: nothing else runs yet, and mail waits. Each thread takes the log of one shard after the other.
+fn recover_at_start(dir: &Path, shards: u16) -> Result<Vec<ShardStart>, SpoolError> {
+    let logs = logs(dir)?;
+    let cores = thread::available_parallelism().map_or(1, NonZero::get);
+    let next = AtomicUsize::new(0);
+    let read = || -> Result<Recovery, SpoolError> {
+        let mut recovery = Recovery::new();
+        while let Some(log) = logs.get(next.fetch_add(1, Ordering::Relaxed)) {
+            read_log(&mut recovery, log, &mut open_file)?;
+        }
+        Ok(recovery)
+    };
+    thread::scope(|scope| {
+        let threads: Vec<_> = (1..cores.min(logs.len())).map(|_| scope.spawn(read)).collect();
+        let mut recovery = read()?;
+        for thread in threads {
+            recovery.join(thread.join().unwrap_or_else(|panic| panic::resume_unwind(panic))?);
+        }
+        Ok(recovery.finish(shards))
+    })
+}
+
+fn open_file(path: &Path) -> io::Result<Option<File>> {
+    File::open(path).map(Some)
+}
+
+/// The shards that have a log, and their directories.
+fn logs(dir: &Path) -> Result<Vec<(ShardId, PathBuf)>, SpoolError> {
+    let shard = |(number, path)| Some((u16::try_from(number).map(ShardId).ok()?, path));
+    Ok(numbered(dir, "shard-", "")?.into_iter().filter_map(shard).collect())
+}
+
+/// Feeds all segments of a shard.
+fn read_log<R: Read + Seek>(
+    recovery: &mut Recovery,
+    (shard, dir): &(ShardId, PathBuf),
+    open: &mut dyn FnMut(&Path) -> io::Result<Option<R>>,
+) -> Result<(), SpoolError> {
+    let mut files = Vec::new();
+    for (slot, path) in numbered(dir, "segment-", ".log")? {
+        let Some(mut file) = at(&path, open(&path))? else { continue };
+        let life = at(&path, Recovery::life(*shard, &mut file))?;
+        files.push((life, SegmentSlot(slot), path, file));
+    }
+    files.sort_by_key(|(life, slot, ..)| std::cmp::Reverse((*life, *slot)));
+    for (_, slot, path, mut file) in files {
+        let size = at(&path, file.seek(SeekFrom::End(0)))?.min(u64::from(u32::MAX)) as u32;
+        at(&path, file.rewind())?;
+        at(&path, recovery.segment(*shard, slot, size, &mut file))?;
+    }
+    Ok(())
 }
 
 // ---- moving the messages of a shard that is no longer configured ----

@@ -117,11 +117,12 @@ impl Disk {
     }
 }
 
-/// What recovery makes of all disks, as the relay does at its start.
+/// What recovery makes of all disks, as the relay does at its start: each is read by itself.
 pub fn recover(disks: &[Disk]) -> Vec<ShardStart> {
-    let mut recovery = Recovery::new();
+    let mut all = Recovery::new();
     for (number, disk) in disks.iter().enumerate() {
         let shard = ShardId(number as u16);
+        let mut recovery = Recovery::new();
         let mut files: Vec<_> = disk
             .files
             .iter()
@@ -133,8 +134,9 @@ pub fn recover(disks: &[Disk]) -> Vec<ShardStart> {
                 .segment(shard, SegmentSlot(slot), bytes.len() as u32, &mut &bytes[..])
                 .expect("memory can be read");
         }
+        all.join(recovery);
     }
-    recovery.finish(disks.len() as u16)
+    all.finish(disks.len() as u16)
 }
 
 /// A block with one bit that is not as it was written.

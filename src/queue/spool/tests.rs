@@ -86,6 +86,48 @@ fn orphans_are_adopted() {
     }
 }
 
+/// Logs read apart and joined, in whatever order, tell the same as read one behind the other: with messages that stand in two
+/// logs, one of them open, one settled where the other log does not know of it (QUE-01, QUE-03).
+#[test]
+fn logs_read_apart_tell_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_lock, starts) = open_spool(&settings(dir.path(), 3)).unwrap();
+    let ids: Vec<_> = starts.into_iter().map(|start| accept(dir.path(), start)).collect();
+    for from in [1, 2] {
+        let mut starts = recover(dir.path(), 3).unwrap();
+        let orphan = starts.remove(from);
+        adopt(&settings(dir.path(), 3), &orphan, &mut starts[0]).unwrap();
+    }
+    let start = recover(dir.path(), 3).unwrap().remove(0);
+    let mut writer = Writer::open(dir.path(), start, 256 << 10, 8);
+    let verdict = VerdictDraft {
+        recipient: 1,
+        outcome: VerdictOutcome::Failed,
+        attempts: 2,
+        due: UnixMs(0),
+        delay_reported: false,
+        code: 550,
+        text: b"5.1.1 no",
+    };
+    let ticket = writer.log.append_verdicts(ids[2], &[verdict]).unwrap();
+    writer.until_durable(&ticket).unwrap();
+
+    let expected = recover(dir.path(), 3).unwrap();
+    let found: Vec<_> = expected.iter().map(|start| start.messages.iter().map(|m| m.id).collect::<Vec<_>>()).collect();
+    assert_eq!(found, [vec![ids[0], ids[1]], vec![], vec![]]);
+    let expected = format!("{expected:?}");
+    assert_eq!(format!("{:?}", recover_at_start(dir.path(), 3).unwrap()), expected);
+    for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+        let mut all = Recovery::new();
+        for shard in order {
+            let mut apart = Recovery::new();
+            read_log(&mut apart, &logs(dir.path()).unwrap()[shard], &mut open_file).unwrap();
+            all.join(apart);
+        }
+        assert_eq!(format!("{:?}", all.finish(3)), expected, "joined in the order {order:?}");
+    }
+}
+
 #[test]
 fn damage_is_reported() {
     let dir = tempfile::tempdir().unwrap();
