@@ -7,6 +7,7 @@ pub mod checksum;
 pub mod histogram;
 pub mod ids;
 pub mod limits;
+pub mod names;
 pub mod rng;
 #[cfg(test)]
 pub(crate) mod search;

@@ -108,7 +108,7 @@ impl Shard {
 
     /// The home of a site allows messages to it. A site that was forgotten meanwhile needs them no more.
     pub(super) fn rate_allowed(&mut self, now: Now, site: &SiteName, messages: u32) {
-        if let Some(&site) = self.sites.by_name.get(site) {
+        if let Some(site) = self.sites.of_name(site) {
             self.sites.table[site as usize].purse.fill(now.mono, messages);
             self.want_pump(site);
         } else {

@@ -11,6 +11,7 @@ use slab::Slab;
 
 use crate::base::ids::ShardId;
 use crate::base::limits;
+use crate::base::names::Names;
 use crate::base::rng::Rng;
 use crate::base::time::{Mono, Now};
 use crate::config::{Settings, SourceId};
@@ -25,7 +26,7 @@ use crate::schedule::rate::Buckets;
 use crate::schedule::site::{JobId, NO_SITE, Site, SiteId};
 use crate::schedule::wheel::Wheel;
 use crate::shard::backlog::{Routed, domain_mark};
-use crate::shard::parcel::{Parcel, SiteName};
+use crate::shard::parcel::Parcel;
 use crate::shard::timers::Timer;
 use crate::shard::{Effect, Shard};
 use crate::smtp::client::Needs;
@@ -35,9 +36,9 @@ pub(super) struct Sites {
     pub(super) table: Slab<Site>,
     /// Those of them that have connections.
     pub(super) connected: usize,
-    pub(super) by_name: FxHashMap<SiteName, SiteId>,
+    by_name: Names,
     pub(super) destinations: Slab<Destination>,
-    destinations_by_name: FxHashMap<SiteName, DestinationId>,
+    destinations_by_name: Names,
     /// Domains seen lately, so that the hot path makes no name: their destinations, with the generation.
     by_domain: FxHashMap<Box<[u8]>, (DestinationId, u32)>,
     next_generation: u32,
@@ -67,9 +68,9 @@ impl Sites {
         Sites {
             table: Slab::new(),
             connected: 0,
-            by_name: FxHashMap::default(),
+            by_name: Names::default(),
             destinations: Slab::new(),
-            destinations_by_name: FxHashMap::default(),
+            destinations_by_name: Names::default(),
             by_domain: FxHashMap::default(),
             next_generation: 0,
             lingering: VecDeque::new(),
@@ -166,17 +167,21 @@ impl Sites {
     /// The destination of a decision, made if it is new.
     fn of_decision(&mut self, decision: Decision) -> DestinationId {
         let name = self.router.name(&decision);
-        match self.destinations_by_name.get(&name) {
-            Some(&destination) => destination,
-            None => {
-                self.next_generation = self.next_generation.wrapping_add(1);
-                let mut entry = Destination::new(decision, name.clone(), self.next_generation);
-                entry.suspended = self.suspended.contains(&*name);
-                let destination = self.destinations.insert(entry) as DestinationId;
-                self.destinations_by_name.insert(name, destination);
-                destination
-            }
+        if let Some(destination) = self.destinations_by_name.get(&name, |at| &self.destinations[at as usize].name) {
+            return destination;
         }
+        self.next_generation = self.next_generation.wrapping_add(1);
+        let suspended = self.suspended.contains(&*name);
+        let mut entry = Destination::new(decision, name, self.next_generation);
+        entry.suspended = suspended;
+        let destination = self.destinations.insert(entry) as DestinationId;
+        self.destinations_by_name.insert(destination, |at| &self.destinations[at as usize].name);
+        destination
+    }
+
+    /// The site of a name.
+    pub(super) fn of_name(&self, name: &str) -> Option<SiteId> {
+        self.by_name.get(name, |at| &self.table[at as usize].name)
     }
 
     /// The job of a site that is next.
@@ -192,18 +197,18 @@ impl Sites {
         targets: Vec<KnownTarget>,
         until: Mono,
     ) -> Option<SiteId> {
+        let kind = self.router.site(&self.destinations[destination as usize].decision, &targets);
+        let known = self.of_name(&kind.name);
         let entry = &mut self.destinations[destination as usize];
         entry.answered = Answered::Known { until };
-        let kind = self.router.site(&entry.decision, &targets);
-        let site = match self.by_name.get(&kind.name) {
-            Some(&site) => {
+        let site = match known {
+            Some(site) => {
                 self.table[site as usize].configure(kind, &entry.decision);
                 site
             }
             None => {
-                let name = kind.name.clone();
                 let site = self.table.insert(Site::new(kind, &entry.decision)) as SiteId;
-                self.by_name.insert(name, site);
+                self.by_name.insert(site, |at| &self.table[at as usize].name);
                 site
             }
         };
@@ -257,7 +262,7 @@ impl Sites {
     fn forget_destination(&mut self, destination: DestinationId) -> Option<SiteId> {
         let gone = self.destinations.remove(destination as usize);
         if !gone.retired {
-            self.destinations_by_name.remove(&gone.name);
+            self.destinations_by_name.remove(destination, &gone.name);
         }
         (gone.site != NO_SITE).then(|| {
             self.table[gone.site as usize].destinations -= 1;
@@ -268,7 +273,7 @@ impl Sites {
     /// Forgets a site that nothing speaks of.
     fn forget(&mut self, site: SiteId) {
         let gone = self.table.remove(site as usize);
-        self.by_name.remove(&gone.name);
+        self.by_name.remove(site, &gone.name);
     }
 }
 
@@ -385,7 +390,7 @@ impl Shard {
             effects.push(Effect::Parcel { to, parcel });
         }
         while let Some(name) = self.sites.permits.news() {
-            if let Some(&site) = self.sites.by_name.get(&name) {
+            if let Some(site) = self.sites.of_name(&name) {
                 self.want_pump(site);
             }
         }
