@@ -435,17 +435,15 @@ fn safety(decision: &Decision, host: &mx::Target, sts: Option<&Sts>) -> Option<S
     match (decision.tls, &host.tls) {
         // No word of anybody's goes beyond a failed proof (DAN-05, STS-05).
         (_, HostTls::Failed) if decision.is_published(false) => None,
-        (_, HostTls::Records { base, records }) if decision.is_published(false) => {
+        (_, HostTls::Records(dane)) if decision.is_published(false) => {
             // With usage 3 names do not matter, so that domains can share connections.
-            let domain = match &decision.next_hop {
-                NextHop::Mx { domain } if records.iter().any(|record| record.usage == 2) => Some(domain.clone()),
-                _ => None,
+            let dane = match &decision.next_hop {
+                NextHop::Mx { domain } if dane.records.iter().any(|record| record.usage == 2) => {
+                    Arc::new(Dane { domain: Some(domain.clone()), ..(**dane).clone() })
+                }
+                _ => dane.clone(),
             };
-            Some(Safety::Always(Identity::Dane(Arc::new(Dane {
-                base: base.clone(),
-                records: records.clone(),
-                domain,
-            }))))
+            Some(Safety::Always(Identity::Dane(dane)))
         }
         (_, known) if decision.wants_proof_of_hosts() => {
             let signed = matches!(known, HostTls::Signed | HostTls::Unusable);
@@ -679,9 +677,8 @@ mod tests {
         let named = |safeties: &[(&str, Safety)], name: &str| -> Found {
             Ok((safeties.iter().map(|(host, safety)| ((*host).to_owned(), safety.clone())).collect(), name.to_owned()))
         };
-        let dane = Dane { base: "base.test".into(), records: vec![].into(), domain: None };
-        let HostTls::Records { records: of_host, .. } = records() else { unreachable!() };
-        let dane = Safety::Always(Identity::Dane(Arc::new(Dane { records: of_host, ..dane })));
+        let HostTls::Records(dane) = records() else { unreachable!() };
+        let dane = Safety::Always(Identity::Dane(dane));
         let (name, any) = (Safety::Always(Identity::Name), Safety::Always(Identity::Any));
         let tested = |named| Safety::Tested { named };
         let opportunistic = [

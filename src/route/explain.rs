@@ -244,7 +244,7 @@ fn policy_in_words(sts: &Sts) -> (String, String) {
 /// What is published of a host's TLS.
 fn published(tls: &HostTls, host: &str, sts: Option<&Sts>) -> &'static str {
     match (tls, sts.and_then(Sts::policy)) {
-        (HostTls::Records { .. }, _) => "TLSA records: it has to prove itself by them",
+        (HostTls::Records(_), _) => "TLSA records: it has to prove itself by them",
         (HostTls::Failed, _) => "TLSA records cannot be looked up: not connected to",
         (_, Some(policy)) if policy.mode == Mode::Enforce && policy.names(host) => "MTA-STS: it has to prove its name",
         (_, Some(policy)) if policy.mode == Mode::Enforce => "MTA-STS: not named by the policy, not connected to",

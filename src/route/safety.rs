@@ -82,13 +82,9 @@ pub enum HostTls {
     Unknown,
     /// That there are no records; and that it is the domain's host (RTL-02).
     Signed,
-    /// Records of which some can be used: those.
-    Records {
-        /// The TLSA base domain: the host's name, or the end of its aliases (RFC 7672 2.2.2).
-        base: Arc<str>,
-        /// At least one.
-        records: Arc<[Tlsa]>,
-    },
+    /// Records of which some can be used: those, for the host by itself. Their base domain is its name, or the end of its aliases
+    /// (RFC 7672 2.2.2). Apart from what holds it: there may be very many hosts, and of most nothing is published.
+    Records(Arc<Dane>),
     /// Records of which none can be used: TLS is wanted, and no proof (DAN-04).
     Unusable,
     /// No answer, or one that is forged: the host counts as unreachable (DAN-05; RFC 7672 2.1.2).
@@ -105,7 +101,7 @@ impl HostTls {
         // The order in which a server happens to give them makes no other target.
         usable.sort();
         usable.truncate(crate::base::limits::TLSA_RECORDS_MAX);
-        HostTls::Records { base: base.into(), records: usable.into() }
+        HostTls::Records(Arc::new(Dane { base: base.into(), records: usable.into(), domain: None }))
     }
 }
 
@@ -142,10 +138,8 @@ mod tests {
         }
         assert_eq!(HostTls::of_records("mx.test", vec![tlsa(1, 1, 1, 32), tlsa(0, 0, 1, 32)]), HostTls::Unusable);
         let mixed = vec![tlsa(3, 1, 1, 32), tlsa(1, 1, 1, 32), tlsa(2, 1, 1, 32)];
-        let HostTls::Records { base, records } = HostTls::of_records("mx.test", mixed) else {
-            panic!("two can be used")
-        };
-        assert_eq!(&*base, "mx.test");
-        assert_eq!(records.iter().map(|record| record.usage).collect::<Vec<_>>(), [2, 3]);
+        let HostTls::Records(dane) = HostTls::of_records("mx.test", mixed) else { panic!("two can be used") };
+        assert_eq!((&*dane.base, &dane.domain), ("mx.test", &None));
+        assert_eq!(dane.records.iter().map(|record| record.usage).collect::<Vec<_>>(), [2, 3]);
     }
 }

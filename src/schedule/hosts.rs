@@ -34,11 +34,12 @@ pub struct KnownTarget {
 /// An address that failed.
 #[derive(Debug)]
 struct Aside {
-    address: SocketAddr,
-    /// Failures in a row.
-    failures: u32,
     /// Left aside until then.
     until: Mono,
+    /// Failures in a row.
+    failures: u32,
+    /// Which of the targets.
+    target: u16,
     trial: Trial,
 }
 
@@ -58,7 +59,7 @@ enum Trial {
 pub struct Hosts {
     /// By preference; those of one host stand together.
     targets: Box<[KnownTarget]>,
-    /// Each is one of the targets.
+    /// Of each target at most one.
     aside: Vec<Aside>,
     /// The target that a connection was ended for, to be tried by the next one.
     trial: Option<u16>,
@@ -68,9 +69,12 @@ impl Hosts {
     /// Takes over what DNS says now, in order of preference. What is known of an address that is still there stays.
     pub fn set(&mut self, targets: Vec<KnownTarget>) {
         assert!(targets.is_sorted_by_key(|target| target.preference), "targets come in order of preference");
-        self.targets = targets.into();
-        let targets = &self.targets;
-        self.aside.retain(|aside| targets.iter().any(|target| target.address == aside.address));
+        let before = std::mem::replace(&mut self.targets, targets.into());
+        self.aside.retain_mut(|aside| {
+            let address = before[usize::from(aside.target)].address;
+            let now_at = self.targets.iter().position(|target| target.address == address);
+            now_at.inspect(|&at| aside.target = at as u16).is_some()
+        });
         self.trial = None;
     }
 
@@ -81,7 +85,8 @@ impl Hosts {
 
     /// The addresses that failed, with failures in a row and the moment until which each is left aside.
     pub fn aside(&self) -> impl Iterator<Item = (SocketAddr, u32, Mono)> + '_ {
-        self.aside.iter().map(|aside| (aside.address, aside.failures, aside.until))
+        let address = |aside: &Aside| self.targets[usize::from(aside.target)].address;
+        self.aside.iter().map(move |aside| (address(aside), aside.failures, aside.until))
     }
 
     /// What is asked of the TLS of the host at an address. Panics if it is no target.
@@ -138,13 +143,12 @@ impl Hosts {
     /// A connection to an address failed before it was of any use: it is left aside, longer each time. False if it was
     /// left aside already: connections that were dialled together fail together, and count once.
     pub fn failed(&mut self, now: Mono, address: SocketAddr, backoff: &Backoff, rng: &mut Rng) -> bool {
-        if !self.targets.iter().any(|target| target.address == address) {
-            return false;
-        }
-        let at = self.aside.iter().position(|aside| aside.address == address).unwrap_or_else(|| {
+        let Some(target) = self.targets.iter().position(|target| target.address == address) else { return false };
+        let target = target as u16;
+        let at = self.aside.iter().position(|aside| aside.target == target).unwrap_or_else(|| {
             // There may be very many sites, and most have one address or two.
             self.aside.reserve_exact(1);
-            self.aside.push(Aside { address, failures: 0, until: now, trial: Trial::None });
+            self.aside.push(Aside { until: now, failures: 0, target, trial: Trial::None });
             self.aside.len() - 1
         });
         let aside = &mut self.aside[at];
@@ -160,7 +164,7 @@ impl Hosts {
 
     /// A session with an address has begun: it is no longer left aside, but not forgiven before it was of use.
     pub fn answered(&mut self, now: Mono, address: SocketAddr) {
-        if let Some(aside) = self.aside.iter_mut().find(|aside| aside.address == address) {
+        if let Some(aside) = self.aside_mut(address) {
             aside.until = now;
             aside.trial = Trial::Answered;
         }
@@ -174,7 +178,8 @@ impl Hosts {
     /// A connection to an address was of use: it is well. True if it was not before.
     pub fn succeeded(&mut self, address: SocketAddr) -> bool {
         let before = self.aside.len();
-        self.aside.retain(|aside| aside.address != address);
+        let targets = &self.targets;
+        self.aside.retain(|aside| targets[usize::from(aside.target)].address != address);
         self.aside.len() < before
     }
 
@@ -197,7 +202,12 @@ impl Hosts {
     }
 
     fn aside_until(&self, address: SocketAddr) -> Mono {
-        self.aside.iter().find(|aside| aside.address == address).map_or(Mono::default(), |aside| aside.until)
+        let of_address = |aside: &&Aside| self.targets[usize::from(aside.target)].address == address;
+        self.aside.iter().find(of_address).map_or(Mono::default(), |aside| aside.until)
+    }
+
+    fn aside_mut(&mut self, address: SocketAddr) -> Option<&mut Aside> {
+        self.aside.iter_mut().find(|aside| self.targets[usize::from(aside.target)].address == address)
     }
 
     fn is_aside(&self, now: Mono, address: SocketAddr) -> bool {
@@ -230,7 +240,7 @@ impl Hosts {
 
     /// If an address failed before, all others leave it aside while it is tried. False if it answers already.
     fn begin_trial(&mut self, now: Mono, address: SocketAddr) -> bool {
-        let Some(aside) = self.aside.iter_mut().find(|aside| aside.address == address) else { return false };
+        let Some(aside) = self.aside_mut(address) else { return false };
         if aside.trial == Trial::Answered {
             return false;
         }
@@ -381,8 +391,8 @@ mod tests {
                         let chosen = hosts.choose(now, &mut rng).expect("there are targets");
                         let preference = list.iter().find(|(_, _, a)| *a == chosen).expect("a target").0;
                         prop_assert!(trial == Some(chosen) || best.is_none_or(|best| best == preference));
-                        let answered = hosts.aside.iter().any(|a| a.address == chosen && a.trial == Trial::Answered);
-                        let failed_before = hosts.aside.iter().any(|aside| aside.address == chosen);
+                        let answered = hosts.aside_mut(chosen).is_some_and(|aside| aside.trial == Trial::Answered);
+                        let failed_before = hosts.aside_mut(chosen).is_some();
                         prop_assert!(!failed_before || answered || hosts.is_aside(now, chosen), "others leave it aside");
                     }
                 }

@@ -288,9 +288,9 @@ pub fn of_answer<'t>(
         match tls {
             HostTls::Failed => push(Applied::tlsa(host, &[]), host, Fault::UNKNOWN_TLSA),
             HostTls::Unusable => push(Applied::tlsa(host, &[]), host, Fault::UNUSABLE),
-            HostTls::Records { .. } | HostTls::Signed | HostTls::Unknown => {}
+            HostTls::Records(_) | HostTls::Signed | HostTls::Unknown => {}
         }
-        let judged_by_name = !matches!(tls, HostTls::Records { .. } | HostTls::Failed);
+        let judged_by_name = !matches!(tls, HostTls::Records(_) | HostTls::Failed);
         if let Some(policy) = enforced.filter(|policy| judged_by_name && !policy.names(host)) {
             push(Applied::sts(domain, Some(policy)), host, Fault::UNNAMED);
         }
