@@ -22,7 +22,8 @@ use std::time::{Duration, Instant};
 
 use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
 use hickory_proto::rr::rdata::{MX, SOA};
-use hickory_proto::rr::{Name, RData, Record};
+use hickory_proto::rr::{Name, RData, Record, RecordType};
+use ipnet::Ipv4Net;
 use serde::Deserialize;
 
 use crate::marker::DOMAIN;
@@ -62,6 +63,8 @@ struct ZoneText {
     null_mx: bool,
     #[serde(default)]
     a: Vec<Ipv4Addr>,
+    /// A network, of which each name that the zone stands for has one address.
+    a_of: Option<String>,
     #[serde(default)]
     aaaa: Vec<Ipv6Addr>,
     #[serde(default)]
@@ -90,6 +93,8 @@ enum Answer {
 #[derive(Clone, Debug)]
 struct Zone {
     records: Vec<RData>,
+    /// The network that has an address for each name.
+    a_of: Option<Ipv4Net>,
     answer: Answer,
     delay: Option<Span>,
     ttl_s: u32,
@@ -121,7 +126,7 @@ impl Zones {
 
     fn all_to(address: IpAddr) -> Zones {
         let exchange = Name::from_ascii(format!("mx.{DOMAIN}.")).expect("a constant name is sound");
-        let zone = |records| Zone { records, answer: Answer::Records, delay: None, ttl_s: minute() };
+        let zone = |records| Zone { records, a_of: None, answer: Answer::Records, delay: None, ttl_s: minute() };
         let mx = zone(vec![RData::MX(MX::new(10, exchange))]);
         let host = zone(vec![address_record(address)]);
         let named = [(DOMAIN.to_string(), mx.clone()), (format!("*.{DOMAIN}"), mx), (format!("mx.{DOMAIN}"), host)];
@@ -170,6 +175,10 @@ impl Zones {
                 for record in records.filter(|record| record.record_type() == query.query_type()) {
                     answer.add_answer(Record::from_rdata(query.name().clone(), ttl_s, record.clone()));
                 }
+                if let Some(network) = zone.and_then(|zone| zone.a_of).filter(|_| query.query_type() == RecordType::A) {
+                    let address = address_record(host_of(network, &name).into());
+                    answer.add_answer(Record::from_rdata(query.name().clone(), ttl_s, address));
+                }
                 if answer.answers.is_empty() {
                     answer.add_authority(start_of_authority(query.name(), ttl_s));
                 }
@@ -198,8 +207,13 @@ impl ZoneText {
         }
         records.extend(self.a.iter().map(|address| address_record(IpAddr::V4(*address))));
         records.extend(self.aaaa.iter().map(|address| address_record(IpAddr::V6(*address))));
+        let network = |text: &str| {
+            let network = Ipv4Net::from_str(text).ok().filter(|network| network.prefix_len() <= 30);
+            network.ok_or_else(|| format!("`{text}` is no network; write \"127.1.0.0/16\""))
+        };
+        let a_of = self.a_of.as_deref().map(network).transpose()?;
         let delay = self.delay.as_deref().map(parse_span).transpose()?;
-        Ok(Zone { records, answer: self.answer, delay, ttl_s: self.ttl_s })
+        Ok(Zone { records, a_of, answer: self.answer, delay, ttl_s: self.ttl_s })
     }
 }
 
@@ -208,6 +222,13 @@ fn address_record(address: IpAddr) -> RData {
         IpAddr::V4(address) => RData::from(address),
         IpAddr::V6(address) => RData::from(address),
     }
+}
+
+/// The address of a network that a name has: always the same, and not the first or last one.
+fn host_of(network: Ipv4Net, name: &str) -> Ipv4Addr {
+    let hosts = u64::from(u32::from(network.broadcast()) - u32::from(network.network())) - 1;
+    let drawn = (u64::from(crc32c::crc32c(name.as_bytes())) * hosts) >> 32;
+    Ipv4Addr::from(u32::from(network.network()) + 1 + drawn as u32)
 }
 
 /// Lets a resolver remember that there is nothing (RFC 2308).
@@ -289,8 +310,9 @@ fn serve(socket: &UdpSocket, zones: &Zones, rng: &mut Rng, stop: &AtomicBool, as
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::HashSet;
+
     use hickory_proto::op::Query;
-    use hickory_proto::rr::RecordType;
 
     const FILE: &str = "
         [[zone]]
@@ -314,6 +336,9 @@ mod tests {
         name = \"slow.test\"
         a = [\"127.0.0.4\"]
         delay = \"30ms\"
+        [[zone]]
+        name = \"*.many.test\"
+        a_of = \"127.1.0.0/16\"
     ";
 
     fn zones() -> Zones {
@@ -353,6 +378,25 @@ mod tests {
     }
 
     #[test]
+    fn each_name_has_an_address_of_a_network() {
+        let zones = zones();
+        let address = |name: &str| {
+            let (_, found) = ask(&zones, name, RecordType::A);
+            let [address] = &found[..] else { panic!("{found:?}") };
+            assert!(address.starts_with("127.1.") && ask(&zones, name, RecordType::AAAA).1.is_empty());
+            address.clone()
+        };
+        assert_eq!(address("D1.many.test."), address("d1.many.test."));
+        let all: HashSet<String> = (0..1000).map(|number| address(&format!("d{number}.many.test."))).collect();
+        assert!(all.len() > 950, "{} addresses of 1000 names", all.len());
+        let smallest = "192.0.2.4/30".parse().unwrap();
+        for number in 0..100 {
+            let host = host_of(smallest, &format!("d{number}.test"));
+            assert!([5, 6].contains(&host.octets()[3]), "{host}");
+        }
+    }
+
+    #[test]
     fn what_is_no_question_has_no_answer() {
         let (zones, mut rng) = (zones(), Rng::new(1));
         let mut answer = question("a.test.", RecordType::MX);
@@ -362,9 +406,13 @@ mod tests {
         for cut in 0..answer.len() {
             let _ = zones.answer(&question("a.test.", RecordType::MX)[..cut], &mut rng);
         }
-        for wrong in
-            ["name = 1", "name = \"x\"\nmx = [\"ten x\"]", "name = \"x\"\nspeed = 1", "name = \"x\"\ndelay = \"soon\""]
-        {
+        for wrong in [
+            "name = 1",
+            "name = \"x\"\nmx = [\"ten x\"]",
+            "name = \"x\"\nspeed = 1",
+            "name = \"x\"\na_of = \"127.0.0.1/32\"",
+            "name = \"x\"\ndelay = \"soon\"",
+        ] {
             let file = toml::from_str::<ZoneFile>(&format!("[[zone]]\n{wrong}\n")).map_err(|error| error.to_string());
             assert!(file.and_then(|file| Zones::new(&file, IpAddr::from([0, 0, 0, 0]))).is_err(), "{wrong}");
         }

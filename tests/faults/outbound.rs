@@ -28,9 +28,13 @@ pub(crate) fn run(campaign: &Campaign) -> Told<Vec<String>> {
     run_parts(campaign, &[("domains", domains), ("tarpits", tarpits), ("distance", distance), ("urgent", urgent)])
 }
 
-/// An address for mail hosts: not one that the relay listens on, which it would take for itself.
-fn other_host() -> SocketAddr {
-    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2)), free_address().port())
+/// The addresses of mail hosts: not that which the relay listens on, and would take for itself; and very many, as out there,
+/// for of the ports to one of them there are some ten thousand.
+const HOSTS: &str = "127.1.0.0/16";
+
+/// Where a sink listens that is all mail hosts.
+fn all_hosts() -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), free_address().port())
 }
 
 /// A relay that asks the sink's own DNS, where each domain is a mail host of its own: a site.
@@ -43,7 +47,7 @@ fn by_mx(dir: &Path, loads: Vec<Load>, hosts: SocketAddr) -> Setting {
         .set("route.mx_port", hosts.port())
         .set("dns.servers", dns);
     // Without MX, and so each its own mail host.
-    let zones = format!("[[zone]]\nname = \"*.{}\"\na = [\"{}\"]\n", loadgen::marker::DOMAIN, hosts.ip());
+    let zones = format!("[[zone]]\nname = \"*.{}\"\na_of = \"{HOSTS}\"\n", loadgen::marker::DOMAIN);
     setting.sink.dns = Some((dns, toml::from_str::<ZoneFile>(&zones).expect("zones")));
     setting
 }
@@ -64,7 +68,7 @@ fn domains(campaign: &Campaign) -> Told<Vec<String>> {
         ..endless(campaign.seed)
     };
     // Nobody listens there before the relay's second life.
-    let hosts = other_host();
+    let hosts = all_hosts();
     let setting = by_mx(dir.path(), vec![Load::new("queued", plan)], hosts)
         // So that the blocks kept for bodies hide nothing of what the rest takes.
         .set("queue.memory_bytes", 1 << 20)
@@ -136,7 +140,7 @@ fn quick_rate(campaign: &Campaign, sites: u32, time: Duration) -> Told<f64> {
     if sites > 0 {
         loads.push(Load::new("slow", slow));
     }
-    let outside = other_host();
+    let outside = all_hosts();
     let mut setting = by_mx(dir.path(), loads, outside)
         // The descriptors of both ends are this process's and the relay's, of which either may have some thousands.
         .set("site.default.connections", 8)
