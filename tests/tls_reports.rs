@@ -353,3 +353,16 @@ fn posts_are_right(world: &World, now_s: i64) {
         "tried again once"
     );
 }
+
+/// A file that something else wrote over is told, and stops nothing (RPT-01).
+#[test]
+fn what_cannot_be_read_is_told() {
+    let setup = Setup::bare();
+    fs::create_dir_all(setup.queue()).unwrap();
+    let path = setup.queue().join("tls-report-counts-2026-01-02.json");
+    fs::write(&path, "no report").unwrap();
+    let relay = setup.start();
+    let told = format!("TLS reports: {} cannot be read", path.display());
+    assert!(wait_until(LONGEST, || relay.errors().contains(&told)), "{}", relay.errors());
+    relay.stop();
+}

@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use serde_json::{Map, Value};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -291,10 +292,29 @@ impl Office {
                 remove(&self.path(day, true));
                 continue;
             }
-            let counts = fs::read_to_string(self.path(day, false)).unwrap_or_default();
-            let owed = fs::read_to_string(self.path(day, true)).ok();
+            let counts = self.text(day, false).unwrap_or_default();
+            let owed = self.text(day, true);
             self.books.read(day, &counts, owed.as_deref(), wall().0, delay_ms, &mut self.rng);
         }
+    }
+
+    /// What stands in a file, if it is there. Of one that cannot be read the operator is told, and it counts as empty: a
+    /// report that is lost is better than one that comes twice.
+    fn text(&self, day: Day, is_owed: bool) -> Option<String> {
+        let path = self.path(day, is_owed);
+        let read = match fs::read_to_string(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+            Err(error) => Err(error.to_string()),
+            Ok(text) => match serde_json::from_str::<Map<String, Value>>(&text) {
+                Ok(_) => Ok(text),
+                Err(error) => Err(error.to_string()),
+            },
+        };
+        Some(read.unwrap_or_else(|why| {
+            let text = format!("TLS reports: {} cannot be read, and what it holds is in none: {why}", path.display());
+            self.reporter.report(Level::Warning, text);
+            String::new()
+        }))
     }
 
     fn path(&self, day: Day, is_owed: bool) -> PathBuf {
