@@ -111,6 +111,9 @@ fn check(wanted: &Check) -> Result<(), Trouble> {
     read_files(&mut settings)?;
     Prover::check(&settings.route.next_hops).map_err(Trouble::Failed)?;
     runtime::placement(&settings).map_err(|error| Trouble::Usage(error.to_string()))?;
+    if let Some(note) = settings.fit(runtime::probe::raise_open_files()) {
+        say(&format!("{note}\n"))?;
+    }
     say(&format!("the configuration is right, and this machine can run it with {} shards\n", settings.shards))?;
     if wanted.dns { check_dns(&settings) } else { Ok(()) }
 }
@@ -236,7 +239,7 @@ fn run(configuration: &Configuration) -> Result<(), Trouble> {
     // Before any thread starts, so that all inherit it.
     runtime::block_signals().map_err(failed)?;
     runtime::probe::io_uring().map_err(Trouble::Failed)?;
-    runtime::probe::raise_open_files();
+    let few_files = settings.fit(runtime::probe::raise_open_files());
     let sockets = Sockets::bind(&settings.listen, settings.shards.into(), &cores, &settings.socket).map_err(failed)?;
     let (http_socket, note) = http_socket(&settings)?;
     if let Some(user) = &settings.user {
@@ -248,7 +251,7 @@ fn run(configuration: &Configuration) -> Result<(), Trouble> {
     read_files(&mut settings)?;
     let mut settings = Arc::new(settings);
     let reporter = Reporter::start(settings.log_level).map_err(failed)?;
-    note.into_iter().for_each(|note| reporter.report(Level::Warning, note));
+    few_files.into_iter().chain(note).for_each(|note| reporter.report(Level::Warning, note));
     let (_lock, starts) = spool::open_spool(&SpoolSettings {
         dir: settings.queue.dir.clone(),
         shards: settings.shards,
@@ -301,6 +304,8 @@ fn reload(
 ) {
     let loaded = load(configuration).and_then(|mut wanted| {
         read_files(&mut wanted)?;
+        let few_files = wanted.fit(runtime::probe::raise_open_files());
+        few_files.into_iter().for_each(|note| reporter.report(Level::Warning, note));
         let changes = Changes::between(settings, wanted);
         // Always: the files may hold others than before under the same names.
         let (keys, note) = Keys::load(&changes.settings).map_err(failed)?;

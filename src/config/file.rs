@@ -135,7 +135,7 @@ static KEYS: &[Key] = &[
         limits::CONNECTIONS_IN_MAX as u64,
         1,
         1_000_000,
-        "Inbound connections of one shard. One more is greeted with 421 4.3.2.",
+        "Inbound connections of one shard; fewer where the limit on open files has no room for them. One more is greeted with 421 4.3.2.",
     ),
     number(
         "listen.connections_per_address",

@@ -60,7 +60,7 @@ pub(super) static KEYS: &[Key] = &[
         limits::CONNECTIONS_OUT_MAX as u64,
         1,
         1_000_000,
-        "Outbound connections of one shard. While it has so many, sites without one wait for their turn.",
+        "Outbound connections of one shard; fewer where the limit on open files has no room for them. While it has so many, sites without one wait for their turn.",
     ),
     number("route.mx_port", 25, 1, 65_535, "Port of mail hosts found by MX; another than 25 is for tests."),
     number(

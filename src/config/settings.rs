@@ -420,6 +420,30 @@ pub(super) fn domain_name(text: &str) -> Option<Box<str>> {
 }
 
 impl Settings {
+    /// Lowers how many connections a shard may have to what is left of so many open files: connections must not keep the log
+    /// from its segments. Gives a note that says so, if it was too many.
+    pub fn fit(&mut self, files: u64) -> Option<String> {
+        let wanted = (self.relay.connections_max, self.route.connections);
+        let each = usize::try_from(files).unwrap_or(usize::MAX) / usize::from(self.shards);
+        let kept = self.queue.segments_max + limits::FILES_KEPT;
+        let room = each - kept.min(each / 4);
+        let sum = wanted.0.saturating_add(wanted.1);
+        if sum <= room {
+            return None;
+        }
+        let part = |wanted: usize| (wanted as u128 * room as u128 / sum as u128).max(1) as usize;
+        (self.relay.connections_max, self.route.connections) = (part(wanted.0), part(wanted.1));
+        Some(format!(
+            "only {files} files may be open: each shard takes {} clients and has {} outbound connections at most, and not {} and {} as \
+             listen.connections and route.connections say; raise the limit on open files to {} (LimitNOFILE=)",
+            self.relay.connections_max,
+            self.route.connections,
+            wanted.0,
+            wanted.1,
+            (sum + kept).saturating_mul(self.shards.into())
+        ))
+    }
+
     /// Where a message of a tenant may come from; never empty.
     pub fn pool_of(&self, tenant: TenantId) -> &[SourceId] {
         let own = usize::from(tenant).checked_sub(1).map(|number| &self.tenants[number].pool[..]);

@@ -125,6 +125,29 @@ fn a_file_and_overrides_add_up() {
     assert_eq!(networks, ["10.0.0.0/8", "192.0.2.7/32"]);
 }
 
+/// Where few files may be open, connections leave the log what it needs (QUE-09).
+#[test]
+fn connections_fit_the_limit_on_open_files() {
+    let of = |files: u64, sets: &[&str]| {
+        let mut settings = with("", sets).unwrap();
+        let note = settings.fit(files);
+        (settings.relay.connections_max, settings.route.connections, note)
+    };
+    let sets = ["shards=2", "queue.segments=100", "listen.connections=3000", "route.connections=1000"];
+    let enough = 2 * (3000 + 1000 + 100 + limits::FILES_KEPT as u64);
+    assert_eq!(of(enough, &sets), (3000, 1000, None));
+    assert_eq!(of(u64::MAX, &sets), (3000, 1000, None));
+    let (clients, out, note) = of(enough - 2, &sets);
+    assert_eq!((clients, out), (2999, 999));
+    assert!(note.unwrap().contains(&format!("raise the limit on open files to {enough}")));
+    let (clients, out, _) = of(1024, &sets);
+    assert_eq!((clients, out), (288, 96), "a quarter is kept at most");
+    for files in 0..100 {
+        let (clients, out, note) = of(files, &sets);
+        assert!(clients >= 1 && out >= 1 && note.is_some());
+    }
+}
+
 #[test]
 fn overrides_take_plain_text_and_toml() {
     for (sets, expected) in [

@@ -159,9 +159,9 @@ fn explain_memlock(limit: u64) -> String {
     )
 }
 
-/// Raises the limit on open files as far as it goes.
-pub fn raise_open_files() {
-    raise_limit(libc::RLIMIT_NOFILE, u64::MAX);
+/// Raises the limit on open files as far as it goes; gives how many may be open.
+pub fn raise_open_files() -> u64 {
+    raise_limit(libc::RLIMIT_NOFILE, u64::MAX)
 }
 
 /// Raises a soft limit to `wanted`, or as near as the hard limit lets; gives what is in force.

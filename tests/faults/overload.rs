@@ -169,6 +169,9 @@ fn idle(campaign: &Campaign) -> Told<Vec<String>> {
     let setting = Setting::new(dir.path(), vec![Load::new("meanwhile", plan)])
         .set("shards", 2)
         .set("listen.connections", 30_000)
+        // Nearly all descriptors are for clients.
+        .set("route.connections", 16)
+        .set("queue.segments", 16)
         .set("queue.segment_bytes", 8 << 20);
     let mut stage = Stage::open(&setting)?;
     let mut sessions: Vec<TcpStream> = (0..200).map(|_| session(&stage)).collect::<Told<_>>()?;
