@@ -59,6 +59,13 @@ pub const SHARDS_MAX: u16 = 256;
 /// Inbound connections of one shard (`listen.connections`). Full: 421 4.3.2 as the greeting (SES-26). The same bound holds for one
 /// address and one network if nothing else is set (`listen.connections_per_address`, `listen.connections_per_network`): 421 4.7.0.
 pub const CONNECTIONS_IN_MAX: usize = 10_000;
+/// A client that was refused for want of room is not read from for so long, at least: answering it again at once would take the time
+/// in which room is made (QUE-07).
+pub const REFUSED_REST_MS: u64 = 200;
+/// Longer where many were: of all clients of a shard together so many are answered so in a second.
+pub const REFUSALS_PER_SECOND: u64 = 2_000;
+/// But not longer than this.
+pub const REFUSED_REST_MAX_MS: u64 = 10_000;
 /// A PROXY header is awaited so long (PRX-01). Over: the connection is closed.
 pub const PROXY_HEADER_MS: u64 = 5_000;
 /// Connections of one shard whose PROXY header is awaited. Full: the connection is closed.

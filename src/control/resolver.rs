@@ -374,6 +374,8 @@ impl Lookups {
             all.tls = if tls == HostTls::Unknown { HostTls::Signed } else { tls };
             all.ttl_s = all.ttl_s.min(ttl_s);
         }
+        // Shards remember very many of them.
+        all.list.shrink_to_fit();
         all
     }
 

@@ -87,7 +87,7 @@ impl Shard {
                     self.counters.refused_by_log += 1;
                     if let Some((conn_id, mut conn)) = client {
                         let Conn { outbox, side: Side::In(inbound), .. } = &mut *conn else { unreachable!() };
-                        outbox.write(|out| inbound.server.refused(storage_reply(why), out));
+                        outbox.write(|out| inbound.server.refused_for_room(why, out));
                         self.go_on(now, conn_id, conn, effects);
                     } else if let Waiter::Injection(injection) = waiter {
                         self.injected(injection, Err(storage_reply(why)), effects);

@@ -72,6 +72,8 @@ pub(super) struct Inbound {
     pub(super) paused: bool,
     /// It is among those that are looked at again when less waits for the disk.
     pub(super) held_back: bool,
+    /// It was refused for want of room, and is not read from for a while.
+    pub(super) rests: bool,
     /// STARTTLS was answered; the handshake begins when the reply is out.
     pub(super) tls_due: bool,
     /// When the data of the current message began, `NEVER` outside of one, and how much of it came: for the least rate (DAT-14).

@@ -26,9 +26,10 @@ use crate::shard::backlog::{JOB_RECIPIENTS_MAX, Message, MessageSlot};
 use crate::shard::commit::{Committing, Waiter};
 use crate::shard::conns::{Conn, Inbound, Side};
 use crate::shard::terms::{self, Terms};
+use crate::shard::timers::Timer;
 use crate::shard::{Effect, Shard, TlsRole, etrn};
 use crate::smtp::reply::Reply;
-use crate::smtp::server::{AuthSettings, Peer, Server, ServerEvent, ServerSettings, Waiting, storage_reply};
+use crate::smtp::server::{AuthSettings, Peer, Server, ServerEvent, ServerSettings, Waiting};
 
 pub(super) fn server_settings(settings: &Settings, role: Role) -> ServerSettings {
     let submission = role.is_submission();
@@ -147,6 +148,7 @@ impl Shard {
             awaiting: false,
             paused: false,
             held_back: false,
+            rests: false,
             tls_due: false,
             data_since: Mono::NEVER,
             data_bytes: 0,
@@ -257,6 +259,9 @@ impl Shard {
                 }
             }
         }
+        if conn.inbound().server.take_room_refusal() {
+            self.let_rest(now, id, conn.inbound());
+        }
         self.set_client_deadline(now, id, conn);
         Shard::flush(id, conn, effects);
     }
@@ -309,7 +314,9 @@ impl Shard {
     /// The log does not take a whole message: says so, and forgets it.
     fn refuse(&mut self, conn: &mut Conn, why: LogRefusal) {
         self.counters.refused_by_log += 1;
-        self.turn_away(conn, storage_reply(why));
+        let Conn { outbox, side: Side::In(inbound), .. } = conn else { unreachable!("only clients send messages") };
+        outbox.write(|out| inbound.server.refused_for_room(why, out));
+        self.forget_body(inbound);
     }
 
     /// A whole message is not taken: says so, and forgets it.
@@ -554,7 +561,7 @@ impl Shard {
         let unread = conn.outbox.len() > limits::OUTBOX_MAX_BYTES;
         let crowded = self.log.crowded();
         let inbound = conn.inbound();
-        let pause = crowded || unread || inbound.leftover.len() > limits::LEFTOVER_MAX_BYTES;
+        let pause = crowded || unread || inbound.rests || inbound.leftover.len() > limits::LEFTOVER_MAX_BYTES;
         if pause != inbound.paused {
             inbound.paused = pause;
             effects.push(if pause { Effect::Pause { conn: id } } else { Effect::Resume { conn: id } });
@@ -564,6 +571,36 @@ impl Shard {
             self.held_back.push(id);
         }
         self.conns.put(id, conn);
+    }
+
+    /// Does not read from a client for a while, for it was refused for want of room. Refusing costs nearly what taking does, and
+    /// clients that ask again at once, or come anew, would leave no time to send what is there.
+    fn let_rest(&mut self, now: Now, id: ConnId, inbound: &mut Inbound) {
+        if std::mem::replace(&mut inbound.rests, true) {
+            return;
+        }
+        let in_turn_ms = self.resting.len() as u64 * 1000 / limits::REFUSALS_PER_SECOND;
+        let until = now.mono.plus_ms(in_turn_ms.clamp(limits::REFUSED_REST_MS, limits::REFUSED_REST_MAX_MS));
+        if self.resting.is_empty() {
+            self.wheel.insert(until, Timer::Resting);
+        }
+        self.resting.push_back((until, id));
+    }
+
+    /// Reads again from clients that have rested, in the order in which they were refused.
+    pub(super) fn resting_due(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        while let Some(&(until, id)) = self.resting.front() {
+            if now.mono < until {
+                // Many at a time: a timer for each would be too much.
+                self.wheel.insert(until.max(now.mono.plus_ms(limits::REFUSED_REST_MS / 20)), Timer::Resting);
+                return;
+            }
+            self.resting.pop_front();
+            if let Some(mut conn) = self.conns.take(id) {
+                conn.inbound().rests = false;
+                self.put_inbound(id, conn, effects);
+            }
+        }
     }
 
     /// Reads again from clients that were paused because too much waited for the disk, once it does not.

@@ -150,6 +150,8 @@ pub struct Shard {
     reclaim: reclaim::Reclaim,
     /// Clients that are not read from because too much waits for the disk.
     held_back: Vec<ConnId>,
+    /// Clients that were refused for want of room, and until when each is not read from.
+    resting: VecDeque<(Mono, ConnId)>,
     /// Destinations to be looked at at the end of this step.
     to_find: Vec<DestinationId>,
     /// Sites that may have something to do at the end of this step.
@@ -214,6 +216,7 @@ impl Shard {
             sites_at_rest: VecDeque::new(),
             reclaim: reclaim::Reclaim::default(),
             held_back: Vec::new(),
+            resting: VecDeque::new(),
             to_find: Vec::new(),
             to_pump: Vec::new(),
             draining: None,

@@ -23,6 +23,8 @@ pub(super) enum Timer {
     Site(SiteId),
     /// A destination's pause is over.
     Destination(DestinationId),
+    /// Clients that were refused for want of room may be read from again.
+    Resting,
     /// Destinations without mail may be forgotten.
     Lingering,
     /// Messages to a site whose home this is may be allowed again.
@@ -73,6 +75,7 @@ impl Shard {
                 Timer::Job(job) => self.job_due(now.mono, job),
                 Timer::Site(site) => self.site_due(site),
                 Timer::Destination(destination) => self.want_finding(destination),
+                Timer::Resting => self.resting_due(now, effects),
                 Timer::Lingering => self.lingering_due(now.mono),
                 Timer::Rate(bucket) => self.rate_due(now, bucket, effects),
                 Timer::WarmUp => self.warm_ups_due(now, effects),

@@ -229,6 +229,8 @@ pub struct Server {
     /// The chunk being read.
     bdat: Option<Bdat>,
     no_room: Option<LogRefusal>,
+    /// Mail was refused for want of room, and nobody has asked yet.
+    room_was_refused: bool,
     /// The moment, as the caller said last.
     now: UnixMs,
     errors: u32,
@@ -263,6 +265,7 @@ impl Server {
             chunked: false,
             bdat: None,
             no_room: None,
+            room_was_refused: false,
             now: UnixMs(0),
             errors: 0,
             mail_deferred: false,
@@ -401,7 +404,13 @@ impl Server {
         self.verdict_given(out);
     }
 
-    /// The message is not taken, for instance because the log has no room for it (QUE-07, QUE-08).
+    /// The message is not taken, for the log has no room for it (QUE-07, QUE-08).
+    pub fn refused_for_room(&mut self, why: LogRefusal, out: &mut Vec<u8>) {
+        self.room_was_refused = true;
+        self.refused(storage_reply(why), out);
+    }
+
+    /// The message is not taken.
     pub fn refused(&mut self, why: Reply, out: &mut Vec<u8>) {
         why.write(out);
         self.verdict_given(out);
@@ -410,6 +419,7 @@ impl Server {
     /// The log does not take this message's body: the end of data, or of the chunk, is answered so. Only `in_message`.
     pub fn storage_refused(&mut self, why: LogRefusal) {
         assert!(self.in_message(), "a body is refused while it comes");
+        self.room_was_refused = true;
         self.transaction_mut().storage_refusal = Some(why);
     }
 
@@ -423,6 +433,11 @@ impl Server {
     /// Whether new mail can be stored at all; if not, MAIL is answered so (EXT-01; RFC 1870 6.1).
     pub fn set_room(&mut self, refusal: Option<LogRefusal>) {
         self.no_room = refusal;
+    }
+
+    /// True if mail was refused for want of room since this was asked last.
+    pub fn take_room_refusal(&mut self) -> bool {
+        std::mem::take(&mut self.room_was_refused)
     }
 
     /// What time it is: some parameters count from now on.
@@ -675,6 +690,7 @@ impl Server {
             return reply::TOO_LARGE;
         }
         if let Some(why) = self.no_room {
+            self.room_was_refused = true;
             return storage_reply(why);
         }
         let envelope = &mut self.transaction_mut().envelope;

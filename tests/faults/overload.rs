@@ -56,7 +56,7 @@ fn beyond_setting(campaign: &Campaign, dir: &std::path::Path, plan: SendPlan) ->
     setting
 }
 
-/// Recipients delivered a second in closed loop: what the relay can do.
+/// Recipients delivered a second in closed loop: what a fresh relay can do.
 fn capacity(campaign: &Campaign, time: Duration) -> Told<f64> {
     let dir = scratch()?;
     let plan = SendPlan { sessions: 100, ..endless(campaign.seed) };
@@ -72,12 +72,13 @@ fn capacity(campaign: &Campaign, time: Duration) -> Told<f64> {
 
 fn beyond(campaign: &Campaign) -> Told<Vec<String>> {
     let seconds = campaign.option("seconds")?.unwrap_or(if campaign.short { 4 } else { 600 });
-    let capacity = capacity(campaign, Duration::from_secs(if campaign.short { 2 } else { 15 }))?;
-    println!("capacity, closed loop: {capacity:.0} recipients a second; now twice that for {seconds} s");
+    let closed = Duration::from_secs(if campaign.short { 2 } else { 15 });
+    let before = capacity(campaign, closed)?;
+    println!("capacity, closed loop: {before:.0} recipients a second; now twice that for {seconds} s");
     let dir = scratch()?;
     let plan = SendPlan {
         sessions: 400,
-        schedule: Some(Schedule::constant(2.0 * capacity)),
+        schedule: Some(Schedule::constant(2.0 * before)),
         messages_per_session: 200,
         ..endless(campaign.seed)
     };
@@ -113,12 +114,17 @@ fn beyond(campaign: &Campaign) -> Told<Vec<String>> {
     println!("{} refused for now, {} starts not made (slowed)", sent.deferred, sent.missed_starts);
     let mut broken = flat(&sizes);
     let half = median(&rates[rates.len() / 2..]);
-    println!("median of the second half: {half:.0} a second, {:.0} % of the capacity", 100.0 * half / capacity);
-    // A slice of some seconds among other tests says nothing about speed.
-    if !campaign.short && half < HOLDS * capacity {
-        broken.push(format!("throughput fell to {:.0} % of the best", 100.0 * half / capacity));
-    }
     broken.extend(none_lost(stage, 0)?);
+    // In ten minutes the machine may have become another: a fresh relay shows what it can do then.
+    let after = capacity(campaign, closed)?;
+    let part = 100.0 * half / before.min(after);
+    println!(
+        "median of the second half: {half:.0} a second; capacity before {before:.0} and behind {after:.0}, {part:.0} % of the lesser"
+    );
+    // A slice of some seconds among other tests says nothing about speed.
+    if !campaign.short && half < HOLDS * before.min(after) {
+        broken.push(format!("throughput fell to {part:.0} % of what a fresh relay can do"));
+    }
     Ok(broken)
 }
 

@@ -232,6 +232,42 @@ fn who_was_paused_for_two_reasons_goes_on() {
     }
 }
 
+/// QUE-07: a client that was refused for want of room is answered at once, is not read from for a while, and then is; many of
+/// them are not all read from again at the same time.
+#[test]
+fn who_was_refused_for_want_of_room_rests() {
+    let mut world = World::new(&[]);
+    world.fail_writes = Some(DiskError::Full);
+    let reply = world.send(&["to@dest.test"], "x\r\n");
+    assert!(reply.starts_with("452 4.3.1"), "{reply}");
+    let clients: Vec<ConnId> = (0..1000).map(|_| world.client()).collect();
+    for &client in &clients {
+        world.say(client, b"EHLO c.test\r\n");
+        let reply = world.say(client, b"MAIL FROM:<a@source.test>\r\n");
+        assert!(reply.starts_with("452 4.3.1"), "{reply}");
+    }
+    let resting = |world: &mut World| {
+        let rests = |client: &&ConnId| world.shard.conns.get_mut(**client).unwrap().inbound().paused;
+        clients.iter().filter(rests).count()
+    };
+    assert_eq!(resting(&mut world), 1000);
+    world.pass(limits::REFUSED_REST_MS / 2);
+    assert_eq!(resting(&mut world), 1000, "it rests");
+    let mut before = 1000;
+    for _ in 0..4 {
+        world.pass(100);
+        let now = resting(&mut world);
+        assert!(before - now <= 700, "{} go on at the same time", before - now);
+        before = now;
+    }
+    world.pass(100);
+    assert_eq!(resting(&mut world), 0, "nobody is forgotten");
+    world.fail_writes = None;
+    world.pass(5_000);
+    let reply = world.send(&["after@dest.test"], "x\r\n");
+    assert!(reply.starts_with("250"), "{reply}");
+}
+
 /// QUE-07: a long body for which the log has no room is refused, though its envelope alone would find some: nobody gets half a
 /// message.
 #[test]

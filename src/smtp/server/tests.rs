@@ -233,7 +233,7 @@ fn storage_that_refuses_is_answered_at_the_end_of_data() {
         let mut out = Vec::new();
         assert_eq!(session.server.next(&mut input, &mut out), ServerEvent::Body(b"a\r\n"));
         assert_eq!(session.server.next(&mut input, &mut out), ServerEvent::MessageEnd);
-        session.server.refused(storage_reply(why), &mut session.out);
+        session.server.refused_for_room(why, &mut session.out);
         assert!(session.replies().starts_with(code));
         assert!(session.say("RCPT TO:<c@d>\r\n").starts_with("503 5.5.1 "));
 
