@@ -60,6 +60,8 @@ pub struct Client {
     input: Vec<u8>,
     /// 354 came and the body is not sent.
     may_send: bool,
+    /// The last MAIL was refused.
+    mail_refused: bool,
     /// Bytes until it breaks off.
     patience: Option<(u64, Abort)>,
     pub over: bool,
@@ -203,6 +205,7 @@ impl Client {
             outstanding: VecDeque::from([Tag::Greeting]),
             input: Vec::new(),
             may_send: false,
+            mail_refused: false,
             patience,
             over: false,
             silent: false,
@@ -318,6 +321,8 @@ impl Client {
         // A relay that stopped since may have meant trouble that is over.
         let storage_may_fail = storage_may_fail || self.stale;
         let storage = storage_may_fail && matches!(code, 451 | 452);
+        // What stands behind a MAIL that found no room may be read when there is room again.
+        let mail_refused = storage_may_fail || self.mail_refused;
         let fine = match tag {
             Tag::Greeting => code == 220,
             Tag::Hello | Tag::Good => code == 250,
@@ -325,21 +330,23 @@ impl Client {
                 self.handshaking = true;
                 code == 220
             }
-            Tag::Mail => code == 250 || storage,
+            Tag::Mail => {
+                self.mail_refused = code != 250;
+                code == 250 || storage
+            }
             Tag::Rcpt(number, index) => {
                 ledger.messages[number].recipients[index].refused = code != 250;
                 let too_many = code == 452 && index >= plan.settings.relay.recipients_max;
-                // Behind a MAIL that found no room.
-                code == 250 || too_many || (storage_may_fail && code == 503)
+                code == 250 || too_many || (mail_refused && code == 503)
             }
             Tag::List(number) => {
                 let recipients = &mut ledger.messages[number].recipients;
                 recipients.iter_mut().for_each(|recipient| recipient.refused = code != 250);
-                code == 250 || (storage_may_fail && code == 503)
+                code == 250 || (mail_refused && code == 503)
             }
             Tag::Data => {
                 self.may_send = code == 354;
-                code == 354 || (storage_may_fail && code == 503)
+                code == 354 || (mail_refused && code == 503)
             }
             Tag::Dot(number) => {
                 let message = &mut ledger.messages[number];
