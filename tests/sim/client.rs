@@ -62,6 +62,8 @@ pub struct Client {
     may_send: bool,
     /// The last MAIL was refused.
     mail_refused: bool,
+    /// The disk was in trouble when a reply came.
+    had_trouble: bool,
     /// Bytes until it breaks off.
     patience: Option<(u64, Abort)>,
     pub over: bool,
@@ -206,6 +208,7 @@ impl Client {
             input: Vec::new(),
             may_send: false,
             mail_refused: false,
+            had_trouble: false,
             patience,
             over: false,
             silent: false,
@@ -321,6 +324,9 @@ impl Client {
         // A relay that stopped since may have meant trouble that is over.
         let storage_may_fail = storage_may_fail || self.stale;
         let storage = storage_may_fail && matches!(code, 451 | 452);
+        // A body that found no room is answered at its end, when there may be room again.
+        self.had_trouble |= storage_may_fail;
+        let was_storage = self.had_trouble && matches!(code, 451 | 452);
         // What stands behind a MAIL that found no room may be read when there is room again.
         let mail_refused = storage_may_fail || self.mail_refused;
         let fine = match tag {
@@ -356,7 +362,7 @@ impl Client {
                     250 => !message.poisoned,
                     552 => large,
                     550 | 554 => message.poisoned,
-                    _ => storage,
+                    _ => was_storage,
                 }
             }
             Tag::Bad => code >= 400,
