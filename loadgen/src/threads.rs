@@ -5,6 +5,7 @@
 //! followed, and a report keeps the busiest few. Used by the thread that runs a scenario. Nothing here fails.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs;
 
 use serde::{Deserialize, Serialize};
@@ -49,14 +50,18 @@ impl Threads {
             // A thread that is new has begun since the last look, or before the first: then it has no past to tell from.
             let known = self.last.insert(thread, now_ns);
             let Some(before_ns) = known.or((past_s > 0.0 && self.last.len() > 1).then_some(0)) else { continue };
-            if self.loads.len() < THREADS_MAX || self.loads.contains_key(&thread) {
-                let load = self.loads.entry(thread).or_insert_with(|| {
-                    let name = fs::read_to_string(format!("/proc/{thread}/comm")).unwrap_or_default();
-                    ThreadLoad { name: name.trim().to_string(), thread, cores: Vec::new() }
-                });
-                let spent_ns = now_ns.saturating_sub(before_ns) as f64;
-                load.cores.push((at_s, spent_ns / SECOND_NS as f64 / past_s.max(1e-3)));
-            }
+            let is_full = self.loads.len() >= THREADS_MAX;
+            let load = match self.loads.entry(thread) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(_) if is_full => continue,
+                Entry::Vacant(new) => {
+                    // It may have ended since its time was read; without a name it would tell nobody anything.
+                    let Ok(name) = fs::read_to_string(format!("/proc/{thread}/comm")) else { continue };
+                    new.insert(ThreadLoad { name: name.trim().to_string(), thread, cores: Vec::new() })
+                }
+            };
+            let spent_ns = now_ns.saturating_sub(before_ns) as f64;
+            load.cores.push((at_s, spent_ns / SECOND_NS as f64 / past_s.max(1e-3)));
         }
     }
 
