@@ -515,7 +515,8 @@ impl Shard {
             effects.push(Effect::Abort { conn: id });
             return;
         }
-        if inbound.awaiting {
+        // It waits for us.
+        if inbound.awaiting || inbound.rests {
             self.set_client_deadline(now, id, &mut conn);
             self.put_inbound(id, conn, effects);
             return;
@@ -598,6 +599,7 @@ impl Shard {
             self.resting.pop_front();
             if let Some(mut conn) = self.conns.take(id) {
                 conn.inbound().rests = false;
+                self.set_client_deadline(now, id, &mut conn);
                 self.put_inbound(id, conn, effects);
             }
         }

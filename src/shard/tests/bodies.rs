@@ -268,6 +268,27 @@ fn who_was_refused_for_want_of_room_rests() {
     assert!(reply.starts_with("250"), "{reply}");
 }
 
+/// QUE-07, SES-23: while a client rests it is we who are silent, however short its patience with us would be.
+#[test]
+fn who_rests_is_not_cut_off_as_idle() {
+    let mut world = World::new(&["relay.idle_ms=400"]);
+    world.fail_writes = Some(DiskError::Full);
+    world.send(&["to@dest.test"], "x\r\n");
+    let clients: Vec<ConnId> = (0..1000).map(|_| world.client()).collect();
+    for &client in &clients {
+        world.say(client, b"EHLO c.test\r\nMAIL FROM:<a@source.test>\r\n");
+    }
+    // The last of them rests for half a second.
+    let last = *clients.last().unwrap();
+    world.pass(480);
+    assert!(world.shard.conns.get_mut(last).unwrap().inbound().rests);
+    assert!(!world.clients[&last].contains("421"), "{}", world.clients[&last]);
+    world.pass(300);
+    assert!(!world.shard.conns.get_mut(last).unwrap().inbound().rests, "it is read from again");
+    world.pass(400);
+    assert!(world.clients[&last].contains("421 4.4.2"), "and then it has been silent: {}", world.clients[&last]);
+}
+
 /// QUE-07: a long body for which the log has no room is refused, though its envelope alone would find some: nobody gets half a
 /// message.
 #[test]
