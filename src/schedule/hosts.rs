@@ -70,11 +70,12 @@ impl Hosts {
     pub fn set(&mut self, targets: Vec<KnownTarget>) {
         assert!(targets.is_sorted_by_key(|target| target.preference), "targets come in order of preference");
         let before = std::mem::replace(&mut self.targets, targets.into());
-        self.aside.retain_mut(|aside| {
-            let address = before[usize::from(aside.target)].address;
-            let now_at = self.targets.iter().position(|target| target.address == address);
-            now_at.inspect(|&at| aside.target = at as u16).is_some()
+        let mut known = std::mem::take(&mut self.aside);
+        known.retain_mut(|aside| {
+            let now = self.number(before[usize::from(aside.target)].address);
+            now.inspect(|&target| aside.target = target).is_some()
         });
+        self.aside = known;
         self.trial = None;
     }
 
@@ -85,8 +86,8 @@ impl Hosts {
 
     /// The addresses that failed, with failures in a row and the moment until which each is left aside.
     pub fn aside(&self) -> impl Iterator<Item = (SocketAddr, u32, Mono)> + '_ {
-        let address = |aside: &Aside| self.targets[usize::from(aside.target)].address;
-        self.aside.iter().map(move |aside| (address(aside), aside.failures, aside.until))
+        let targets = &self.targets;
+        self.aside.iter().map(move |aside| (targets[usize::from(aside.target)].address, aside.failures, aside.until))
     }
 
     /// What is asked of the TLS of the host at an address. Panics if it is no target.
@@ -143,9 +144,8 @@ impl Hosts {
     /// A connection to an address failed before it was of any use: it is left aside, longer each time. False if it was
     /// left aside already: connections that were dialled together fail together, and count once.
     pub fn failed(&mut self, now: Mono, address: SocketAddr, backoff: &Backoff, rng: &mut Rng) -> bool {
-        let Some(target) = self.targets.iter().position(|target| target.address == address) else { return false };
-        let target = target as u16;
-        let at = self.aside.iter().position(|aside| aside.target == target).unwrap_or_else(|| {
+        let Some(target) = self.number(address) else { return false };
+        let at = self.aside_at(address).unwrap_or_else(|| {
             // There may be very many sites, and most have one address or two.
             self.aside.reserve_exact(1);
             self.aside.push(Aside { until: now, failures: 0, target, trial: Trial::None });
@@ -164,9 +164,9 @@ impl Hosts {
 
     /// A session with an address has begun: it is no longer left aside, but not forgiven before it was of use.
     pub fn answered(&mut self, now: Mono, address: SocketAddr) {
-        if let Some(aside) = self.aside_mut(address) {
-            aside.until = now;
-            aside.trial = Trial::Answered;
+        if let Some(at) = self.aside_at(address) {
+            self.aside[at].until = now;
+            self.aside[at].trial = Trial::Answered;
         }
     }
 
@@ -177,10 +177,7 @@ impl Hosts {
 
     /// A connection to an address was of use: it is well. True if it was not before.
     pub fn succeeded(&mut self, address: SocketAddr) -> bool {
-        let before = self.aside.len();
-        let targets = &self.targets;
-        self.aside.retain(|aside| targets[usize::from(aside.target)].address != address);
-        self.aside.len() < before
+        self.aside_at(address).map(|at| self.aside.remove(at)).is_some()
     }
 
     /// No address is left aside any longer for having failed before now; the pauses after the next failures are as long as
@@ -202,12 +199,17 @@ impl Hosts {
     }
 
     fn aside_until(&self, address: SocketAddr) -> Mono {
-        let of_address = |aside: &&Aside| self.targets[usize::from(aside.target)].address == address;
-        self.aside.iter().find(of_address).map_or(Mono::default(), |aside| aside.until)
+        self.aside_at(address).map_or(Mono::default(), |at| self.aside[at].until)
     }
 
-    fn aside_mut(&mut self, address: SocketAddr) -> Option<&mut Aside> {
-        self.aside.iter_mut().find(|aside| self.targets[usize::from(aside.target)].address == address)
+    /// Which of the targets has an address.
+    fn number(&self, address: SocketAddr) -> Option<u16> {
+        self.targets.iter().position(|target| target.address == address).map(|number| number as u16)
+    }
+
+    /// Where an address stands among those left aside, if it does.
+    fn aside_at(&self, address: SocketAddr) -> Option<usize> {
+        self.aside.iter().position(|aside| self.targets[usize::from(aside.target)].address == address)
     }
 
     fn is_aside(&self, now: Mono, address: SocketAddr) -> bool {
@@ -240,7 +242,8 @@ impl Hosts {
 
     /// If an address failed before, all others leave it aside while it is tried. False if it answers already.
     fn begin_trial(&mut self, now: Mono, address: SocketAddr) -> bool {
-        let Some(aside) = self.aside_mut(address) else { return false };
+        let Some(at) = self.aside_at(address) else { return false };
+        let aside = &mut self.aside[at];
         if aside.trial == Trial::Answered {
             return false;
         }
@@ -391,8 +394,8 @@ mod tests {
                         let chosen = hosts.choose(now, &mut rng).expect("there are targets");
                         let preference = list.iter().find(|(_, _, a)| *a == chosen).expect("a target").0;
                         prop_assert!(trial == Some(chosen) || best.is_none_or(|best| best == preference));
-                        let answered = hosts.aside_mut(chosen).is_some_and(|aside| aside.trial == Trial::Answered);
-                        let failed_before = hosts.aside_mut(chosen).is_some();
+                        let answered = hosts.aside_at(chosen).is_some_and(|at| hosts.aside[at].trial == Trial::Answered);
+                        let failed_before = hosts.aside_at(chosen).is_some();
                         prop_assert!(!failed_before || answered || hosts.is_aside(now, chosen), "others leave it aside");
                     }
                 }
