@@ -13,11 +13,11 @@
 
 use std::collections::VecDeque;
 
-use rustc_hash::FxHashMap;
 use slab::Slab;
 
 use crate::base::ids::ShardId;
 use crate::base::limits;
+use crate::base::names::Names;
 use crate::base::time::Mono;
 use crate::shard::parcel::SiteName;
 
@@ -77,7 +77,7 @@ pub enum Served {
 /// The buckets of the sites whose home a shard is.
 pub struct Buckets {
     me: ShardId,
-    by_name: FxHashMap<SiteName, BucketId>,
+    by_name: Names,
     table: Slab<Bucket>,
     /// So many buckets, and the full ones are thrown away.
     sweep_at: usize,
@@ -99,16 +99,14 @@ const SWEEP_LEAST: usize = 256;
 impl Buckets {
     /// For the shard `me`.
     pub fn new(me: ShardId) -> Buckets {
-        Buckets { me, by_name: FxHashMap::default(), table: Slab::new(), sweep_at: SWEEP_LEAST }
+        Buckets { me, by_name: Names::default(), table: Slab::new(), sweep_at: SWEEP_LEAST }
     }
 
     /// A shard asks for messages to a site with a rate, at least 1. Gives the bucket to be served.
     pub fn ask(&mut self, now: Mono, site: &SiteName, from: ShardId, messages: u32, per_second: u32) -> BucketId {
         assert!(messages > 0 && per_second > 0, "a question is for something");
-        let id = match self.by_name.get(site) {
-            Some(&id) => id,
-            None => self.add(now, site.clone(), per_second),
-        };
+        let known = self.by_name.get(site, |id| &self.table[id as usize].name);
+        let id = known.unwrap_or_else(|| self.add(now, site.clone(), per_second));
         self.table[id as usize].per_second = per_second;
         let waiting = &mut self.table[id as usize].waiting;
         assert!(waiting.iter().all(|(shard, _)| *shard != from), "a shard asks once until it is answered");
@@ -160,21 +158,21 @@ impl Buckets {
         }
         let tokens_milli = full_milli(per_second);
         let waiting = VecDeque::new();
-        let bucket = Bucket { name: name.clone(), per_second, tokens_milli, counted: now, waiting, timed: false };
+        let bucket = Bucket { name, per_second, tokens_milli, counted: now, waiting, timed: false };
         let id = self.table.insert(bucket) as BucketId;
-        self.by_name.insert(name, id);
+        self.by_name.insert(id, |id| &self.table[id as usize].name);
         id
     }
 
     /// Throws away what is as good as new.
     fn sweep(&mut self, now: Mono) {
         let by_name = &mut self.by_name;
-        self.table.retain(|_, bucket| {
+        self.table.retain(|id, bucket| {
             bucket.count(now);
             let full = full_milli(bucket.per_second);
             let needed = bucket.timed || !bucket.waiting.is_empty() || bucket.tokens_milli < full;
             if !needed {
-                by_name.remove(&bucket.name);
+                by_name.remove(id as BucketId, &bucket.name);
             }
             needed
         });
