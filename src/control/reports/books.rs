@@ -72,15 +72,15 @@ impl Books {
     pub(super) fn read(
         &mut self,
         day: Day,
-        counts: &str,
-        owed: Option<&str>,
+        counts: &Map<String, Value>,
+        owed: Option<Map<String, Value>>,
         now_ms: u64,
         delay_ms: u64,
         rng: &mut Rng,
     ) {
         let mut book = Book { counts: read_day(counts), ..Book::default() };
-        if let Some(text) = owed {
-            let owed = read_owed(text);
+        if let Some(owed) = owed {
+            let owed = read_owed(owed);
             book.owed =
                 Some(owed.into_iter().map(|(domain, owed)| (domain, owed.drawn(day, now_ms, delay_ms, rng))).collect());
         }
@@ -248,8 +248,7 @@ fn owed_text(owed: &BTreeMap<Box<str>, Owed>) -> String {
     Value::from(written).to_string()
 }
 
-fn read_owed(text: &str) -> Vec<(Box<str>, Owed)> {
-    let Ok(Value::Object(all)) = serde_json::from_str(text) else { return Vec::new() };
+fn read_owed(all: Map<String, Value>) -> Vec<(Box<str>, Owed)> {
     let read = |(domain, owed): (String, Value)| {
         let left = owed["left"]
             .as_array()
@@ -308,8 +307,9 @@ mod tests {
         fn read(&self, now_ms: u64) -> Books {
             let mut books = Books::default();
             for ((day, _), counts) in self.0.iter().filter(|((_, is_owed), _)| !is_owed) {
-                let owed = self.0.get(&(*day, true)).map(String::as_str);
-                books.read(*day, counts, owed, now_ms, 0, &mut Rng::new(1));
+                let content = |text: &String| serde_json::from_str(text).unwrap();
+                let (counts, owed) = (content(counts), self.0.get(&(*day, true)).map(content));
+                books.read(*day, &counts, owed, now_ms, 0, &mut Rng::new(1));
             }
             books
         }

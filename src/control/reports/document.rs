@@ -41,15 +41,14 @@ pub(super) fn day_text(day: &Tally) -> String {
 }
 
 /// What [`day_text`] wrote; what is not of that form is left out.
-pub(super) fn read_day(text: &str) -> Tally {
+pub(super) fn read_day(whole: &Map<String, Value>) -> Tally {
     let mut day = Tally::default();
-    let Ok(whole) = serde_json::from_str::<Value>(text) else { return day };
-    for (domain, policies) in whole["domains"].as_object().into_iter().flatten() {
+    for (domain, policies) in whole.get("domains").and_then(Value::as_object).into_iter().flatten() {
         for counted in policies.as_array().into_iter().flatten().filter_map(read_policy) {
             day.add(domain.as_str().into(), counted);
         }
     }
-    day.leave_out(whole["left-out"].as_u64().unwrap_or_default());
+    day.leave_out(whole.get("left-out").and_then(Value::as_u64).unwrap_or_default());
     day
 }
 
@@ -224,7 +223,8 @@ mod tests {
     #[test]
     fn what_cannot_be_read_is_nothing() {
         for text in ["", "[]", "{\"domains\":{\"a\":[{\"policy\":7}],\"b\":9}}", "{\"domains\":[]}"] {
-            assert!(read_day(text).is_empty(), "{text}");
+            let content = serde_json::from_str(text).unwrap_or_default();
+            assert!(read_day(&content).is_empty(), "{text}");
         }
     }
 
@@ -245,7 +245,7 @@ mod tests {
                 day.count(Seen { day: Day(1), domain: domain.as_str().into(), policy, failure });
             }
             day.leave_out(3);
-            let again = read_day(&day_text(&day));
+            let again = read_day(&serde_json::from_str(&day_text(&day)).unwrap());
             prop_assert_eq!(again.left_out(), day.left_out());
             prop_assert_eq!(again.domains().collect::<Vec<_>>(), day.domains().collect::<Vec<_>>());
         }

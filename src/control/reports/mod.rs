@@ -292,28 +292,25 @@ impl Office {
                 remove(&self.path(day, true));
                 continue;
             }
-            let counts = self.text(day, false).unwrap_or_default();
-            let owed = self.text(day, true);
-            self.books.read(day, &counts, owed.as_deref(), wall().0, delay_ms, &mut self.rng);
+            let counts = self.content(day, false).unwrap_or_default();
+            let owed = self.content(day, true);
+            self.books.read(day, &counts, owed, wall().0, delay_ms, &mut self.rng);
         }
     }
 
     /// What stands in a file, if it is there. Of one that cannot be read the operator is told, and it counts as empty: a
     /// report that is lost is better than one that comes twice.
-    fn text(&self, day: Day, is_owed: bool) -> Option<String> {
+    fn content(&self, day: Day, is_owed: bool) -> Option<Map<String, Value>> {
         let path = self.path(day, is_owed);
-        let read = match fs::read_to_string(&path) {
+        let read = match fs::read(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
-            Err(error) => Err(error.to_string()),
-            Ok(text) => match serde_json::from_str::<Map<String, Value>>(&text) {
-                Ok(_) => Ok(text),
-                Err(error) => Err(error.to_string()),
-            },
+            Err(error) => Err(error),
+            Ok(text) => serde_json::from_slice(&text).map_err(io::Error::from),
         };
         Some(read.unwrap_or_else(|why| {
             let text = format!("TLS reports: {} cannot be read, and what it holds is in none: {why}", path.display());
             self.reporter.report(Level::Warning, text);
-            String::new()
+            Map::new()
         }))
     }
 
