@@ -182,11 +182,11 @@ pub const SITE_CONNECTIONS: u32 = 20;
 pub const SITE_FIRST_CONNECTIONS: u32 = 2;
 /// Outbound connections of one shard (`route.connections`). Full: sites without one wait for their turn.
 pub const CONNECTIONS_OUT_MAX: usize = 10_000;
+/// One in so many of them is only for sites that have none yet: one that comes later need not wait until slow ones end.
+pub const CONNECTIONS_OUT_RESERVE: usize = 8;
 /// Open files that each shard keeps for what is neither a connection nor a segment of its log: rings, listeners, its part of what
 /// DNS, HTTP and reports need. Where fewer may be open, connections are fewer.
 pub const FILES_KEPT: usize = 128;
-/// One in so many of them is only for sites that have none yet: one that comes later need not wait until slow ones end.
-pub const CONNECTIONS_OUT_RESERVE: usize = 8;
 /// Messages over one outbound connection (`site.default.messages_per_connection`) (RTE-20).
 pub const CONNECTION_MESSAGES_MAX: u32 = 10_000;
 /// A connection whose permit another shard waits for ends after so many messages, when it has nothing to do, or at
