@@ -105,6 +105,23 @@ fn too_many_connections_are_told_so() {
     relay.stop();
 }
 
+/// QUE-09, SES-26: where few files may be open connections are fewer, each more is told so, and mail goes on.
+#[test]
+fn few_open_files_leave_the_log_its_own() {
+    let setup = Setup::to(free_address()).set("shards", 1);
+    let relay = setup.start_within(400);
+    let told = "only 400 files may be open: each shard takes 150 clients and has 150 outbound connections at most";
+    assert!(relay.errors().contains(told), "{}", relay.errors());
+    let mut clients: Vec<Client> = (0..150).map(|_| relay.client()).collect();
+    let (mut more, greeting) = Client::connect_any(relay.address());
+    assert!(greeting.is("421 4.3.2"), "{greeting:?}");
+    assert!(more.is_closed());
+    clients.truncate(149);
+    assert!(wait_until(Duration::from_secs(5), || Client::connect_any(relay.address()).1.code == 220));
+    relay.take_for("dest.example.com");
+    relay.stop();
+}
+
 /// TRC-02, SES-05: over IPv6, and the trace field says so.
 #[test]
 fn clients_come_over_ipv6() {

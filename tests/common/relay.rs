@@ -124,6 +124,13 @@ impl Setup {
         self.start_command(command)
     }
 
+    /// The same where so many files may be open.
+    pub(crate) fn start_within(&self, files: u32) -> Relay {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", &format!("ulimit -n {files} && exec \"$0\" \"$@\"")]).arg(program()).args(self.arguments());
+        self.start_command(command)
+    }
+
     fn start_command(&self, mut command: Command) -> Relay {
         command.current_dir(self.dir.path()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         // SAFETY: between fork and exec only prctl is called, which is async-signal-safe.
