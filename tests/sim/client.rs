@@ -60,9 +60,9 @@ pub struct Client {
     input: Vec<u8>,
     /// 354 came and the body is not sent.
     may_send: bool,
-    /// The last MAIL was refused.
+    /// The last MAIL was refused; what stands behind it may be read when there is room again.
     mail_refused: bool,
-    /// The disk was in trouble when a reply came.
+    /// The disk was in trouble when a reply of this transaction came.
     had_trouble: bool,
     /// Bytes until it breaks off.
     patience: Option<(u64, Abort)>,
@@ -326,9 +326,6 @@ impl Client {
         let storage = storage_may_fail && matches!(code, 451 | 452);
         // A body that found no room is answered at its end, when there may be room again.
         self.had_trouble |= storage_may_fail;
-        let was_storage = self.had_trouble && matches!(code, 451 | 452);
-        // What stands behind a MAIL that found no room may be read when there is room again.
-        let mail_refused = storage_may_fail || self.mail_refused;
         let fine = match tag {
             Tag::Greeting => code == 220,
             Tag::Hello | Tag::Good => code == 250,
@@ -338,21 +335,22 @@ impl Client {
             }
             Tag::Mail => {
                 self.mail_refused = code != 250;
+                self.had_trouble = storage_may_fail;
                 code == 250 || storage
             }
             Tag::Rcpt(number, index) => {
                 ledger.messages[number].recipients[index].refused = code != 250;
                 let too_many = code == 452 && index >= plan.settings.relay.recipients_max;
-                code == 250 || too_many || (mail_refused && code == 503)
+                code == 250 || too_many || (self.mail_refused && code == 503)
             }
             Tag::List(number) => {
                 let recipients = &mut ledger.messages[number].recipients;
                 recipients.iter_mut().for_each(|recipient| recipient.refused = code != 250);
-                code == 250 || (mail_refused && code == 503)
+                code == 250 || (self.mail_refused && code == 503)
             }
             Tag::Data => {
                 self.may_send = code == 354;
-                code == 354 || (mail_refused && code == 503)
+                code == 354 || (self.mail_refused && code == 503)
             }
             Tag::Dot(number) => {
                 let message = &mut ledger.messages[number];
@@ -362,7 +360,7 @@ impl Client {
                     250 => !message.poisoned,
                     552 => large,
                     550 | 554 => message.poisoned,
-                    _ => was_storage,
+                    _ => self.had_trouble && matches!(code, 451 | 452),
                 }
             }
             Tag::Bad => code >= 400,
