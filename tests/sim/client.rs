@@ -62,8 +62,9 @@ pub struct Client {
     may_send: bool,
     /// The last MAIL was refused; what stands behind it may be read when there is room again.
     mail_refused: bool,
-    /// The disk was in trouble when a reply of this transaction came.
-    had_trouble: bool,
+    /// When it last had a reply, and the last before that to its MAIL: the relay read all of the transaction since then.
+    replied_us: u64,
+    begun_us: u64,
     /// Bytes until it breaks off.
     patience: Option<(u64, Abort)>,
     pub over: bool,
@@ -208,7 +209,8 @@ impl Client {
             input: Vec::new(),
             may_send: false,
             mail_refused: false,
-            had_trouble: false,
+            replied_us: 0,
+            begun_us: 0,
             patience,
             over: false,
             silent: false,
@@ -282,13 +284,13 @@ impl Client {
         None
     }
 
-    /// Reads what the relay said.
+    /// Reads what the relay said. `trouble_us`: when the log was last seen unable to take mail, now or before.
     pub fn receive(
         &mut self,
         plan: &Plan,
         ledger: &mut Ledger,
         bytes: &[u8],
-        storage_may_fail: bool,
+        trouble_us: u64,
         stale: bool,
     ) -> Wish {
         self.stale = stale;
@@ -303,14 +305,14 @@ impl Client {
                 line.get(..3).and_then(|code| code.parse().ok()).unwrap_or_else(|| panic!("no reply: {line}"));
             if line.as_bytes().get(3) != Some(&b'-') {
                 assert!(wish == Wish::Nothing, "a reply behind the last: {line}");
-                wish = self.reply(plan, ledger, code, line, storage_may_fail);
+                wish = self.reply(plan, ledger, code, line, trouble_us);
             }
         }
         self.input = rest.to_vec();
         wish
     }
 
-    fn reply(&mut self, plan: &Plan, ledger: &mut Ledger, code: u16, line: &str, storage_may_fail: bool) -> Wish {
+    fn reply(&mut self, plan: &Plan, ledger: &mut Ledger, code: u16, line: &str, trouble_us: u64) -> Wish {
         if code == 421 {
             assert!(
                 self.hindered || self.outstanding.is_empty() || !line.contains("4.4.2"),
@@ -322,10 +324,11 @@ impl Client {
         }
         let tag = self.outstanding.pop_front().unwrap_or_else(|| panic!("a reply to nothing: {line}"));
         // A relay that stopped since may have meant trouble that is over.
-        let storage_may_fail = storage_may_fail || self.stale;
-        let storage = storage_may_fail && matches!(code, 451 | 452);
+        let trouble_since = |since_us| trouble_us >= since_us || self.stale;
+        let storage = trouble_since(self.last_us) && matches!(code, 451 | 452);
         // A body that found no room is answered at its end, when there may be room again.
-        self.had_trouble |= storage_may_fail;
+        let had_trouble = trouble_since(self.begun_us);
+        let replied_us = std::mem::replace(&mut self.replied_us, self.last_us);
         let fine = match tag {
             Tag::Greeting => code == 220,
             Tag::Hello | Tag::Good => code == 250,
@@ -335,7 +338,7 @@ impl Client {
             }
             Tag::Mail => {
                 self.mail_refused = code != 250;
-                self.had_trouble = storage_may_fail;
+                self.begun_us = replied_us;
                 code == 250 || storage
             }
             Tag::Rcpt(number, index) => {
@@ -360,7 +363,7 @@ impl Client {
                     250 => !message.poisoned,
                     552 => large,
                     550 | 554 => message.poisoned,
-                    _ => self.had_trouble && matches!(code, 451 | 452),
+                    _ => had_trouble && matches!(code, 451 | 452),
                 }
             }
             Tag::Bad => code >= 400,

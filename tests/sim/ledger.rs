@@ -45,7 +45,10 @@ pub struct Recipient {
     takes: Vec<Take>,
     /// It may fail: a next hop said so, or its domain takes no mail.
     excused: bool,
-    reported: u32,
+    /// Reports of its failure that its sender's next hop took.
+    reports: Vec<Take>,
+    /// A crash came before its last verdict was durable.
+    may_have_two_reports: bool,
     unreported: bool,
     verdict: Verdict,
 }
@@ -86,8 +89,14 @@ enum Fact {
     Terminal(usize, usize),
 }
 
-/// What was taken, to be told when the reply arrives: message and recipient and which take of it.
-pub type TakeName = (usize, usize, usize);
+/// What was taken, to be told when the reply arrives: message and recipient and which take of it, or which report.
+#[derive(Clone, Copy, Debug)]
+pub struct TakeName {
+    message: usize,
+    recipient: usize,
+    report: bool,
+    take: usize,
+}
 
 #[derive(Default)]
 pub struct Ledger {
@@ -161,7 +170,8 @@ impl Ledger {
                 refused: false,
                 takes: Vec::new(),
                 excused: eight_bit || dead(domain),
-                reported: 0,
+                reports: Vec::new(),
+                may_have_two_reports: false,
                 unreported: false,
                 verdict: Verdict::Open,
             })
@@ -361,7 +371,7 @@ impl Ledger {
             if let Some(&(number, index)) = self.by_address.get(recipient) {
                 names.push(self.take_original(plan, now_us, (site, orphan), sender, data, number, index));
             } else {
-                self.take_bounce(plan, now_us, sender, recipient, data);
+                names.extend(self.take_bounce(plan, now_us, orphan, sender, recipient, data));
             }
         }
         names
@@ -391,22 +401,23 @@ impl Ledger {
         // What the relay had sent before it let go of the connection is a window by itself.
         if !orphan {
             assert!(recipient.verdict != Verdict::Durable, "{name} is delivered after its last verdict was durable");
-            for take in &recipient.takes {
-                assert!(
-                    take.seen_us.is_none() || take.crashed,
-                    "{name} is delivered twice without excuse: taken at {} and the reply seen at {:?}; {crashes} crashes",
-                    take.at_us,
-                    take.seen_us
-                );
-            }
+            must_be_excused(&recipient.takes, &format!("{name} is delivered twice, after {crashes} crashes"));
         }
         self.taken += 1;
         self.twice += u64::from(!recipient.takes.is_empty());
-        recipient.takes.push(Take { at_us: now_us, seen_us: None, crashed: false });
-        (number, index, recipient.takes.len() - 1)
+        let take = take_at(&mut recipient.takes, now_us);
+        TakeName { message: number, recipient: index, report: false, take }
     }
 
-    fn take_bounce(&mut self, plan: &Plan, now_us: u64, sender: &str, recipient: &str, data: &[u8]) {
+    fn take_bounce(
+        &mut self,
+        plan: &Plan,
+        now_us: u64,
+        orphan: bool,
+        sender: &str,
+        recipient: &str,
+        data: &[u8],
+    ) -> Vec<TakeName> {
         let number = bounce_number(recipient).unwrap_or_else(|| panic!("mail for {recipient}, who was never named"));
         assert_eq!(sender, "", "a report comes from the null reverse-path");
         let message = &mut self.messages[number];
@@ -415,7 +426,7 @@ impl Ledger {
         let lied = !plan.smart_host;
         let expired = now_us - message.offered_us + self.ahead_us >= plan.settings.retry.expire_ms * 1000;
         let text = String::from_utf8_lossy(data);
-        let mut named = 0;
+        let mut names = Vec::new();
         for line in text.lines().filter_map(|line| line.strip_prefix("Final-Recipient: rfc822;")) {
             let address = line.trim();
             let &(about, index) = self.by_address.get(address).unwrap_or_else(|| panic!("a report about {address}"));
@@ -423,29 +434,23 @@ impl Ledger {
             let failed = &mut message.recipients[index];
             let excused = failed.excused || lied && self.lied_about.contains(&failed.domain);
             assert!(excused || expired, "{address} is reported as failed, but nothing final was said of it");
-            failed.reported += 1;
-            assert!(
-                failed.reported == 1
-                    || self.crashes > 0
-                    || plan.faults.drop_after_dot
-                        + plan.faults.silence
-                        + plan.faults.reset
-                        + plan.faults.half_open
-                        + plan.faults.slow_reply
-                        > 0,
-                "{address} is reported {} times",
-                failed.reported
-            );
-            named += 1;
+            if !orphan && !failed.may_have_two_reports {
+                must_be_excused(&failed.reports, &format!("{address} is reported as failed twice"));
+            }
+            let take = take_at(&mut failed.reports, now_us);
+            names.push(TakeName { message: number, recipient: index, report: true, take });
         }
-        assert!(named > 0, "a report about no one:\n{text}");
+        assert!(!names.is_empty(), "a report about no one:\n{text}");
         self.bounced += 1;
         self.settled_in_calm += 1;
+        names
     }
 
     /// The relay was given the whole reply to what was taken.
-    pub fn reply_seen(&mut self, now_us: u64, (message, recipient, take): TakeName) {
-        self.messages[message].recipients[recipient].takes[take].seen_us = Some(now_us);
+    pub fn reply_seen(&mut self, now_us: u64, name: TakeName) {
+        let recipient = &mut self.messages[name.message].recipients[name.recipient];
+        let takes = if name.report { &mut recipient.reports } else { &mut recipient.takes };
+        takes[name.take].seen_us = Some(now_us);
     }
 
     /// A next hop said something final about a recipient.
@@ -546,6 +551,11 @@ impl Ledger {
         self.outstanding.iter_mut().for_each(BTreeSet::clear);
         self.writes.clear();
         for message in &mut self.messages {
+            for recipient in &mut message.recipients {
+                // Its report may be durable and itself not: then there will be another. Or the report's own verdict is not.
+                recipient.may_have_two_reports |= recipient.verdict != Verdict::Durable;
+                recipient.reports.iter_mut().for_each(|report| report.crashed = true);
+            }
             for recipient in message.recipients.iter_mut().filter(|recipient| recipient.verdict != Verdict::Durable) {
                 for take in recipient.takes.iter_mut().filter(|take| !take.crashed) {
                     let Some(seen_us) = take.seen_us else { continue };
@@ -659,7 +669,7 @@ impl Ledger {
                     None => recipient.unreported || self.crashes > 0,
                     Some(_) => {
                         let site = if plan.smart_host { SMART_HOST } else { message.sender_domain };
-                        recipient.reported > 0 || message.bounce_excused || self.lied_about.contains(&site)
+                        !recipient.reports.is_empty() || message.bounce_excused || self.lied_about.contains(&site)
                     }
                 };
                 assert!(told, "{name} failed and its sender was not told: {recipient:?}");
@@ -679,6 +689,20 @@ impl Ledger {
                 );
             }
         }
+    }
+}
+
+/// Notes that something is taken, and gives its place among the takes.
+fn take_at(takes: &mut Vec<Take>, now_us: u64) -> usize {
+    takes.push(Take { at_us: now_us, seen_us: None, crashed: false });
+    takes.len() - 1
+}
+
+/// Taken again is only what the relay saw no reply to, or crashed behind.
+fn must_be_excused(takes: &[Take], what: &str) {
+    for take in takes {
+        let excused = take.seen_us.is_none() || take.crashed;
+        assert!(excused, "{what}, without excuse: taken at {} and the reply seen at {:?}", take.at_us, take.seen_us);
     }
 }
 

@@ -366,7 +366,7 @@ impl World {
         let count = self.at_site.entry(site).or_default();
         *count += 1;
         // Each source has its own.
-        let most = self.connections_most * if self.plan.warm_up { 2 } else { 1 };
+        let most = (self.connections_before + self.connections_most) * if self.plan.warm_up { 2 } else { 1 };
         // Who is told of other mail hosts than there are has another site for them, with limits of its own.
         let lied = self.ledger.lied_about.contains(&site) || self.ledger.renamed.contains(&site);
         assert!(lied || *count <= most, "{count} connections to site {site}, and {most} are allowed");
@@ -522,9 +522,10 @@ impl World {
             return;
         }
         client.last_us = self.now;
-        let storage_may_fail = self.storage_may_fail();
+        self.see_storage();
+        let trouble_us = self.storage_trouble_us;
         let client = &mut self.clients[number];
-        let mut wish = client.receive(&self.plan, &mut self.ledger, bytes, storage_may_fail, !self.conns[index].open);
+        let mut wish = client.receive(&self.plan, &mut self.ledger, bytes, trouble_us, !self.conns[index].open);
         let mut out = Vec::new();
         if wish == Wish::Nothing {
             wish = client.advance(&mut self.ledger, &mut out);

@@ -165,7 +165,9 @@ impl World {
         self.trace.note(self.now, "change", change.connections.into(), change.reroute.into(), || format!("{change:?}"));
         let settings = Arc::new(change.make(&mut self.dice, &self.plan.settings, self.plan.smart_host));
         // What is under way goes on beside what is routed otherwise.
-        self.connections_most += if change.reroute { settings.site.connections } else { 0 };
+        if change.reroute {
+            self.connections_before += std::mem::take(&mut self.connections_most);
+        }
         self.connections_most = self.connections_most.max(settings.site.connections);
         self.plan.settings = settings;
         for shard in 0..self.plan.shards {

@@ -161,8 +161,10 @@ pub struct World {
     accepting: Option<usize>,
     /// Connections open at each site, over all shards.
     pub at_site: HashMap<usize, u32>,
-    /// As many there may be of each, by all settings that this run of the relay has had.
+    /// As many there may be of each, by all settings that this run of the relay has had since the last other routes.
     pub connections_most: u32,
+    /// As many may still stand on the routes before: what is under way goes on beside what is routed otherwise.
+    pub connections_before: u32,
     /// The last order that was answered.
     pub operated: Option<OperationId>,
     parcels: HashMap<(usize, usize), VecDeque<Parcel>>,
@@ -171,6 +173,8 @@ pub struct World {
     draining: bool,
     /// The disk gave an error, or was too full or slow for anything to be promised, since the start of this run.
     pub disk_trouble: bool,
+    /// When a log was last seen that may take no mail.
+    pub storage_trouble_us: u64,
     pub calm: bool,
     /// Everything must be settled by then.
     end: u64,
@@ -209,6 +213,7 @@ impl World {
             clients: Vec::new(),
             accepting: None,
             at_site: HashMap::new(),
+            connections_before: 0,
             connections_most: 0,
             operated: None,
             parcels: HashMap::new(),
@@ -216,6 +221,7 @@ impl World {
             drained: vec![false; shards],
             draining: false,
             disk_trouble: false,
+            storage_trouble_us: 0,
             calm: false,
             end: SECOND_US + plan.safety_us + plan.liveness_us,
             wall_off_ms: 0,
@@ -307,10 +313,12 @@ impl World {
         self.shards.iter().all(idle) && !self.clients.iter().any(Client::waits)
     }
 
-    /// Whether a client may be told that the log takes no mail now: its disk is in trouble, or it may be full.
-    pub fn storage_may_fail(&self) -> bool {
+    /// Notes if a client may be told that the log takes no mail now: its disk is in trouble, or it may be full.
+    pub fn see_storage(&mut self) {
         let preparing = self.disks.iter().any(Disk::is_preparing);
-        self.disk_trouble || preparing || self.plan.settings.queue.segments_max < 12
+        if self.disk_trouble || preparing || self.plan.settings.queue.segments_max < 12 {
+            self.storage_trouble_us = self.now;
+        }
     }
 
     fn stuck(&mut self) -> ! {
@@ -500,6 +508,7 @@ impl World {
         self.draining = false;
         self.drained.fill(false);
         self.shards.clear();
+        self.connections_before = 0;
         self.connections_most = self.plan.settings.site.connections;
         for start in starts {
             let setup = Setup {
@@ -726,6 +735,7 @@ impl World {
     }
 
     fn disk_done(&mut self, shard: usize, number: u64) {
+        self.see_storage();
         let Some(work) = self.disks[shard].end(number) else { return };
         if self.dice.fault("disk_outages", self.faults.disk_outages) {
             let error = self.disk_error();
