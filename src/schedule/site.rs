@@ -193,6 +193,12 @@ impl Site {
         self.window = self.window.saturating_add(1);
     }
 
+    /// True if a connection at rest is its last, and has been promised a message: the home of its rate will answer. Shards that
+    /// share one permit and a low rate would else pass it round, each too late for what it is allowed, and deliver nothing.
+    pub fn keeps_its_last(&self, now: Mono) -> bool {
+        self.connections == 1 && self.purse.waits() && !self.ready.is_empty() && !self.paused(now)
+    }
+
     /// Connections this site could use: one per job that waits, on top of those that are busy.
     pub fn useful_connections(&self) -> u32 {
         let busy = self.connections - self.idle.len() as u32 - self.opening;

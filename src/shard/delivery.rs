@@ -478,6 +478,11 @@ impl Shard {
     /// The next hop said nothing for too long, or the connection rested long enough.
     pub(super) fn next_hop_silent(&mut self, now: Now, id: ConnId, mut conn: Box<Conn>, effects: &mut Vec<Effect>) {
         if conn.outbound().idle {
+            let entry = &self.sites.table[conn.outbound().site as usize];
+            if entry.keeps_its_last(now.mono) {
+                conn.deadline = now.mono.plus_ms(entry.limits.idle_ms);
+                return self.put_outbound(now, id, conn, effects);
+            }
             self.leave_idle(id, &mut conn);
             let Conn { outbox, side: Side::Out(outbound), .. } = &mut *conn else { unreachable!() };
             outbound.client.quit(now.mono, outbox);

@@ -72,3 +72,17 @@ fn a_site_recovers() {
     assert!(world.reports.iter().any(|text| text.contains("runs at its limit again")), "{:?}", world.reports);
     world.nothing_left();
 }
+
+/// RTE-24: a connection that has been promised a message waits for it, though connections at rest are kept for less: whoever
+/// dials anew for each may be too late for each.
+#[test]
+fn a_connection_waits_for_its_rate() {
+    let mut world =
+        World::new(&["site.default.connections=1", "site.default.messages_per_second=1", "site.default.idle_ms=50"]);
+    hold(&mut world, 5);
+    world.pass(6_000);
+    assert_eq!((world.taken.len(), world.dials), (5, 1), "{:?}", world.reports);
+    world.pass(100);
+    assert_eq!(world.shard.counters().connections_out, 0, "nothing waits any more");
+    world.nothing_left();
+}
