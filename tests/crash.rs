@@ -114,7 +114,7 @@ fn nothing_is_lost_when_it_is_killed_between_attempts() {
         ..Faults::default()
     };
     let scenario = Scenario {
-        relay: Some(command(1, &["queue.memory_bytes=1048576", "queue.segment_bytes=4194304", "queue.segments=6"])),
+        relay: Some(command(1, &["queue.memory_bytes=1048576", "queue.segment_bytes=4194304", "queue.segments=8"])),
         load: SendPlan {
             sessions: 10,
             schedule: Some(Schedule::constant(300.0)),

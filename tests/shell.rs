@@ -433,7 +433,7 @@ fn a_full_disk_refuses_until_there_is_room() {
 #[test]
 fn a_full_queue_is_started_again() {
     let next_hop = free_address();
-    let setup = Setup::to(next_hop).set("queue.segment_bytes", 4 << 20).set("queue.segments", 2);
+    let setup = Setup::to(next_hop).set("queue.segment_bytes", 4 << 20).set("queue.segments", 4);
     let relay = setup.start();
     let body = [&plain("full")[..], &b"0123456789012345678901234567890123456789012345678901234567890\r\n".repeat(4000)]
         .concat();

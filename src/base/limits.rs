@@ -32,17 +32,23 @@ pub const CHUNK_MIN_BYTES: usize = 16 << 10;
 pub const CHUNK_MAX_BYTES: usize = 128 << 10;
 /// Verdicts wait at most so long for a commit that happens anyway.
 pub const VERDICT_DELAY_MS: u64 = 10;
-/// Room kept at the end of each segment for verdicts, so that delivering goes on when the disk is full.
+/// Room kept at the end of the last segment that new mail may have, for verdicts and reports: delivering goes on when the disk is
+/// full.
 pub const SEGMENT_RESERVE_BYTES: u32 = 1 << 20;
+/// The last segments that can be had are for copies, by which room is made; what settles mail may have half of one of them. In two
+/// of them a whole segment's mail finds room, however little of it is dead.
+pub const SEGMENTS_KEPT: usize = 2;
 /// While the next segment is being made, reading from clients pauses when no more than this is left of the open one, or half
 /// of it: what was read already still finds room.
 pub const SEGMENT_LATE_BYTES: u32 = 8 << 20;
-/// Segments of one shard (`queue.segments`). All in use: 452 4.3.1.
+/// Segments of one shard (`queue.segments`). All but the kept ones in use: 452 4.3.1.
 pub const SEGMENTS_MAX: usize = 4096;
 /// After a failed write or a full disk, a new segment is tried no sooner than this.
 pub const SEGMENT_RETRY_MS: u64 = 1000;
-/// Segments kept started ahead of the open one, so that taking the next costs nothing.
-pub const SEGMENTS_SPARE: usize = 2;
+/// Segments kept started ahead of the open one: the kept ones, and one more, so that taking the next costs nothing.
+pub const SEGMENTS_SPARE: usize = SEGMENTS_KEPT + 1;
+/// The least that `queue.segments` may be: one for mail, and those ahead of it.
+pub const SEGMENTS_MIN: usize = SEGMENTS_SPARE + 1;
 /// Appended but not yet handed to the disk. Half full: reading from clients pauses. Full: 451 4.3.0 (a disk that slow is failing).
 pub const LOG_BACKLOG_MAX_BYTES: usize = 64 << 20;
 /// Verdicts held in memory while no segment can be written. Full: delivering pauses.

@@ -283,9 +283,9 @@ static KEYS: &[Key] = &[
     number(
         "queue.segments",
         limits::SEGMENTS_MAX as u64,
-        2,
+        limits::SEGMENTS_MIN as u64,
         limits::SEGMENTS_MAX as u64,
-        "Segments of one shard: its share of the disk is so many times `queue.segment_bytes`. All in use: 452 4.3.1.",
+        "Segments of one shard: its share of the disk is so many times `queue.segment_bytes`. All but two in use: 452 4.3.1.",
     ),
     number(
         "queue.memory_bytes",

@@ -286,7 +286,7 @@ impl<'a> Writer<'a> {
         let mut chunks = Vec::new();
         for chunk in &message.chunks {
             let copied = read_record(from, start, chunk.position, chunk.record_bytes())
-                .map(|body| self.until_taken(|log| log.append_chunk(&[&body])));
+                .map(|body| self.until_taken(|log| log.copy_chunk(&body)));
             match copied {
                 Ok(Ok(chunk)) => chunks.push(chunk),
                 Ok(Err(refusal)) => return Ok(Err(refusal)),

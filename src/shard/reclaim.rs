@@ -25,10 +25,13 @@ use crate::shard::timers::Timer;
 use crate::shard::{Effect, Shard};
 
 /// Messages being copied at a time.
-const COPIES_MAX: usize = 8;
+const COPIES_MAX: usize = 32;
 
 /// How often it is looked for something to copy.
 const LOOK_EVERY_MS: u64 = 100;
+
+/// Messages found at one look at most: the next look finds the others.
+const FOUND_MAX: usize = 16 << 10;
 
 /// A message on its way to its new place.
 struct Copy {
@@ -50,6 +53,8 @@ struct Moved {
 /// What reclaim is doing.
 #[derive(Default)]
 pub(super) struct Reclaim {
+    /// What stands in the segment to be emptied and is still to be copied.
+    found: Vec<(MessageSlot, MessageId)>,
     copies: Vec<Copy>,
     moved: VecDeque<Moved>,
     next_look: Mono,
@@ -59,7 +64,9 @@ pub(super) struct Reclaim {
 
 impl Shard {
     pub(super) fn next_reclaim_due(&self) -> Mono {
-        if self.reclaim.at_rest || self.draining.is_some() { Mono::NEVER } else { self.reclaim.next_look }
+        // With something found, copies are under way, and the end of one is what comes next.
+        let waits = self.reclaim.at_rest || !self.reclaim.found.is_empty() || self.draining.is_some();
+        if waits { Mono::NEVER } else { self.reclaim.next_look }
     }
 
     /// Something came that may have changed the log: it is worth another look.
@@ -70,31 +77,33 @@ impl Shard {
     /// Looks for stragglers now and then, and for copies that became durable.
     pub(super) fn reclaim(&mut self, now: Now, effects: &mut Vec<Effect>) {
         self.finish_moves();
-        if self.reclaim.at_rest || now.mono < self.reclaim.next_look || self.draining.is_some() {
+        if self.draining.is_some() {
             return;
         }
-        self.reclaim.next_look = now.mono.plus_ms(LOOK_EVERY_MS);
+        if self.reclaim.found.is_empty() && !self.reclaim.at_rest && now.mono >= self.reclaim.next_look {
+            self.reclaim.next_look = now.mono.plus_ms(LOOK_EVERY_MS);
+            self.look_for_stragglers();
+        }
+        while self.reclaim.copies.len() + self.reclaim.moved.len() < COPIES_MAX {
+            let Some((slot, id)) = self.reclaim.found.pop() else { return };
+            let message = self.backlog.messages.get_mut(slot as usize).filter(|message| message.id == id);
+            let Some(message) = message.filter(|message| !message.copying) else { continue };
+            message.copying = true;
+            let copy = Copy { message: slot, id, old: message.chunks.clone(), new: Vec::new() };
+            self.go_on_copying(copy, None, effects);
+        }
+    }
+
+    fn look_for_stragglers(&mut self) {
         let straggler = self.log.straggler();
         self.reclaim.at_rest = straggler.is_none();
         let Some(life) = straggler else { return };
-        let room = COPIES_MAX.saturating_sub(self.reclaim.copies.len() + self.reclaim.moved.len());
         let stands_there = |message: &Message| {
             message.place.position.life() == life || message.chunks.iter().any(|c| c.position.life() == life)
         };
-        let found: Vec<MessageSlot> = self
-            .backlog
-            .messages
-            .iter()
-            .filter(|(_, message)| !message.copying && message.committed && stands_there(message))
-            .map(|(slot, _)| slot as MessageSlot)
-            .take(room)
-            .collect();
-        for slot in found {
-            let message = &mut self.backlog.messages[slot as usize];
-            message.copying = true;
-            let copy = Copy { message: slot, id: message.id, old: message.chunks.clone(), new: Vec::new() };
-            self.go_on_copying(copy, None, effects);
-        }
+        let messages = self.backlog.messages.iter();
+        let there = messages.filter(|(_, message)| !message.copying && message.committed && stands_there(message));
+        self.reclaim.found.extend(there.map(|(slot, message)| (slot as MessageSlot, message.id)).take(FOUND_MAX));
     }
 
     /// A part of a message came from disk; `None` if it could not be read.
@@ -133,12 +142,16 @@ impl Shard {
                 return;
             };
             let appended = match next {
-                Some(_) => self.log.append_chunk(&[&bytes]).map(|chunk| copy.new.push(chunk)),
+                Some(_) => self.log.copy_chunk(&bytes).map(|chunk| copy.new.push(chunk)),
                 None => self.append_copy(&mut copy, &bytes),
             };
-            if appended.is_err() {
+            if let Err(refusal) = appended {
                 self.log.drop_chunks(&copy.new);
                 self.backlog.messages[copy.message as usize].copying = false;
+                if refusal == LogRefusal::Full {
+                    // So will the others be.
+                    self.reclaim.found.clear();
+                }
                 return;
             }
             if next.is_none() {

@@ -380,7 +380,7 @@ fn start(dir: &Path, program: &str) -> Told<Child> {
         "route.domains={\"waits.example\"=\"127.0.0.1:1\"}".into(),
         "queue.dir=/mnt/at/queue".into(),
         "queue.segment_bytes=4194304".into(),
-        "queue.segments=5".into(),
+        "queue.segments=7".into(),
         "queue.memory_bytes=1048576".into(),
         "shards=1".into(),
         "tls.offer=false".into(),

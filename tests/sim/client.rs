@@ -285,14 +285,7 @@ impl Client {
     }
 
     /// Reads what the relay said. `trouble_us`: when the log was last seen unable to take mail, now or before.
-    pub fn receive(
-        &mut self,
-        plan: &Plan,
-        ledger: &mut Ledger,
-        bytes: &[u8],
-        trouble_us: u64,
-        stale: bool,
-    ) -> Wish {
+    pub fn receive(&mut self, plan: &Plan, ledger: &mut Ledger, bytes: &[u8], trouble_us: u64, stale: bool) -> Wish {
         self.stale = stale;
         self.input.extend_from_slice(bytes);
         let input = std::mem::take(&mut self.input);

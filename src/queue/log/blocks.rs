@@ -3,7 +3,8 @@
 use crate::base::bytes::{OpenBlock, Slice};
 use crate::base::ids::{MessageId, Position};
 use crate::base::limits::{
-    BLOCK_MAX_BYTES, BLOCK_MIN_BYTES, DISK_ALIGN_BYTES, LOG_BACKLOG_MAX_BYTES, SEGMENT_RESERVE_BYTES, SEGMENTS_MAX,
+    BLOCK_MAX_BYTES, BLOCK_MIN_BYTES, DISK_ALIGN_BYTES, LOG_BACKLOG_MAX_BYTES, SEGMENT_RESERVE_BYTES, SEGMENTS_KEPT,
+    SEGMENTS_MAX,
 };
 use crate::base::time::Mono;
 use crate::queue::LogRefusal;
@@ -11,7 +12,7 @@ use crate::queue::record::{self, CutEntry, HEADER_BYTES, Kind, padded};
 use crate::queue::segment::{Segment, SegmentState};
 
 use super::commit::Sealed;
-use super::{Log, Reserve};
+use super::{Log, Purpose};
 
 /// Longest record; beside it a block has room for the cut record of all segments.
 const RECORD_MAX_BYTES: usize = BLOCK_MAX_BYTES - (64 << 10);
@@ -35,17 +36,24 @@ pub(super) struct Batch {
 
 impl Log {
     /// Makes the open block have room for `size` bytes, taking the next block or segment if need be.
-    pub(super) fn make_room(&mut self, size: usize, reserve: Reserve) -> Result<(), LogRefusal> {
+    pub(super) fn make_room(&mut self, size: usize, purpose: Purpose) -> Result<(), LogRefusal> {
+        let made = self.find_room(size, purpose);
+        if purpose == Purpose::Settling {
+            self.starved = made.is_err();
+        }
+        made
+    }
+
+    fn find_room(&mut self, size: usize, purpose: Purpose) -> Result<(), LogRefusal> {
         if size > RECORD_MAX_BYTES.min(self.settings.segment_bytes as usize / 2) {
             return Err(LogRefusal::Full);
         }
         let Some(slot) = self.open else { return Err(self.refusal()) };
-        if reserve == Reserve::Keep && self.sealed_bytes > LOG_BACKLOG_MAX_BYTES {
+        if purpose == Purpose::Mail && self.sealed_bytes > LOG_BACKLOG_MAX_BYTES {
             return Err(LogRefusal::Failing);
         }
         let segment = &self.segments[slot as usize];
-        let kept = if self.spares.is_empty() { self.kept_bytes(reserve) } else { 0 };
-        let limit = segment.size_bytes as usize - kept;
+        let limit = segment.size_bytes as usize - self.kept_bytes(purpose);
         if let Some(batch) = &self.batch
             && batch.filled + size <= batch.capacity
             && batch.start as usize + batch.filled + size <= limit
@@ -60,7 +68,9 @@ impl Log {
             self.seal_batch();
             self.open_batch(size);
         } else {
-            let Some(spare) = self.spares.pop_front() else { return Err(self.refusal()) };
+            let Some(spare) = self.may_take(purpose).then(|| self.spares.pop_front()).flatten() else {
+                return Err(self.refusal());
+            };
             self.seal_batch();
             self.close_segment(slot);
             self.open_segment(spare, size);
@@ -73,17 +83,44 @@ impl Log {
         let Some(slot) = self.open else { return Some(self.refusal()) };
         let segment = &self.segments[slot as usize];
         let left = segment.size_bytes as usize - segment.next_offset as usize;
-        (self.spares.is_empty() && left <= self.kept_bytes(Reserve::Keep) + BLOCK_MIN_BYTES).then(|| self.refusal())
+        let full = !self.may_take(Purpose::Mail) && left <= self.kept_bytes(Purpose::Mail) + BLOCK_MIN_BYTES;
+        full.then(|| self.refusal())
     }
 
-    /// What stays free at the end of the last segment.
-    fn kept_bytes(&self, reserve: Reserve) -> usize {
-        let all = SEGMENT_RESERVE_BYTES.min(self.settings.segment_bytes / 4) as usize;
-        match reserve {
-            Reserve::Keep => all,
-            Reserve::Half => all / 2,
-            Reserve::All => 0,
+    /// True if the next segment may be taken.
+    pub(super) fn may_take(&self, purpose: Purpose) -> bool {
+        self.spares.len()
+            > match purpose {
+                Purpose::Mail => SEGMENTS_KEPT,
+                Purpose::Settling => 1,
+                Purpose::Copying => 0,
+            }
+    }
+
+    /// What stays free at the end of the open segment, if it is the last that may be had.
+    fn kept_bytes(&self, purpose: Purpose) -> usize {
+        if self.may_take(purpose) {
+            return 0;
         }
+        let segment_bytes = self.settings.segment_bytes;
+        let (all, half) = match self.open_is_kept {
+            true => (segment_bytes, segment_bytes / 2),
+            false => {
+                let reserve = SEGMENT_RESERVE_BYTES.min(segment_bytes / 4);
+                (reserve, reserve / 2)
+            }
+        };
+        match purpose {
+            Purpose::Mail => all as usize,
+            Purpose::Settling => half as usize,
+            Purpose::Copying => 0,
+        }
+    }
+
+    /// A segment was just opened: it is kept from mail if there are too few behind it.
+    pub(super) fn note_kept(&mut self) {
+        let more = self.ready_trouble.is_none() && !self.exhausted();
+        self.open_is_kept = self.spares.len() < SEGMENTS_KEPT && !more;
     }
 
     fn refusal(&self) -> LogRefusal {
@@ -107,6 +144,7 @@ impl Log {
         segment.state = SegmentState::Open;
         assert!(self.appended < Position::new(segment.life, segment.next_offset), "lives only grow");
         self.open = Some(slot);
+        self.note_kept();
         let length = CutEntry::payload_bytes(self.cuts.len());
         let cut_bytes = if self.cuts.is_empty() { 0 } else { padded(HEADER_BYTES + length) };
         self.open_batch(size + cut_bytes);

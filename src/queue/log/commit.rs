@@ -16,7 +16,7 @@ use crate::queue::record::{self, CutEntry, HEADER_BYTES, Kind, VerdictView, padd
 use crate::queue::segment::SegmentState;
 use crate::queue::{DiskError, LogRefusal, SegmentSlot, WriteId};
 
-use super::{Commit, DiskOrder, Log, Reserve};
+use super::{Commit, DiskOrder, Log, Purpose};
 
 /// A whole block that waits for its write.
 pub(super) struct Sealed {
@@ -70,6 +70,7 @@ impl Log {
             let segment = &mut self.segments[slot as usize];
             segment.state = SegmentState::Open;
             self.open = Some(slot);
+            self.note_kept();
         } else {
             self.open_segment(slot, 0);
         }
@@ -250,7 +251,7 @@ impl Log {
     fn append_held(&mut self) {
         while let Some(payload) = self.held.front() {
             let length = payload.len();
-            if self.make_room(padded(HEADER_BYTES + length), Reserve::Half).is_err() {
+            if self.make_room(padded(HEADER_BYTES + length), Purpose::Settling).is_err() {
                 return;
             }
             let payload = self.held.pop_front().expect("there is a first");

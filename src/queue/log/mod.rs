@@ -159,15 +159,15 @@ struct Counters {
     failures: u64,
 }
 
-/// How much of the reserve at the end of the last segment may be used.
+/// What is appended, and so how much of the last room it may have.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Reserve {
-    /// None of it: new mail.
-    Keep,
-    /// Half of it: verdicts and reports.
-    Half,
-    /// All of it: copies, by which room is made.
-    All,
+enum Purpose {
+    /// New mail: leaves the reserve at the end of its last segment, and [`SEGMENTS_KEPT`] segments.
+    Mail,
+    /// Verdicts and reports: leave half of the reserve, one segment, and half of another.
+    Settling,
+    /// Copies, by which room is made: leave nothing.
+    Copying,
 }
 
 /// One shard's log.
@@ -183,6 +183,10 @@ pub struct Log {
     next_life: u32,
     next_write: u64,
     open: Option<u32>,
+    /// The open segment is one of the last, which are kept from mail.
+    open_is_kept: bool,
+    /// Something that settles mail found no room when it was last appended.
+    starved: bool,
     /// Started segments, in order of their lives.
     spares: VecDeque<u32>,
     /// The slot being made or started; one at a time, so that lives become spare in order.
@@ -238,6 +242,8 @@ impl Log {
             next_life: start.next_life,
             next_write: 0,
             open: None,
+            open_is_kept: false,
+            starved: false,
             spares: VecDeque::new(),
             readying: None,
             ready_retry_at: Mono(0),
@@ -289,7 +295,8 @@ impl Log {
 
     fn next_segment_is_late(&self) -> bool {
         let well = self.trouble.is_none() && self.ready_trouble.is_none();
-        let Some(slot) = self.open.filter(|_| well && self.spares.is_empty() && self.readying.is_some()) else {
+        let waits = well && !self.may_take(Purpose::Mail) && self.readying.is_some();
+        let Some(slot) = self.open.filter(|_| waits) else {
             return false;
         };
         let segment = &self.segments[slot as usize];
@@ -298,8 +305,17 @@ impl Log {
 
     /// Appends a part of a body. Its segment stays until the chunk is dropped or settled with its message.
     pub fn append_chunk(&mut self, parts: &[&[u8]]) -> Result<ChunkRef, LogRefusal> {
+        self.append_part(parts, Purpose::Mail)
+    }
+
+    /// The same for a copy of a message, which may have the last room.
+    pub fn copy_chunk(&mut self, part: &[u8]) -> Result<ChunkRef, LogRefusal> {
+        self.append_part(&[part], Purpose::Copying)
+    }
+
+    fn append_part(&mut self, parts: &[&[u8]], purpose: Purpose) -> Result<ChunkRef, LogRefusal> {
         let length = parts.iter().map(|part| part.len()).sum::<usize>();
-        self.make_room(padded(HEADER_BYTES + length), Reserve::Keep)?;
+        self.make_room(padded(HEADER_BYTES + length), purpose)?;
         let (position, payload) = self.place_record(length);
         let mut at = 0;
         for part in parts {
@@ -322,7 +338,7 @@ impl Log {
     ///
     /// `prefix` writes at most `PREFIX_MAX_BYTES`, once the name is known; of a copy it is asked twice. The chunks pass to
     /// the new record. Every message appended is settled once, also if its ticket fails. An error changes nothing. Copies
-    /// may use the reserve.
+    /// may have the last room.
     pub fn append_accept(
         &mut self,
         draft: &Draft<'_>,
@@ -334,19 +350,19 @@ impl Log {
             }
         }
         let Some(copy) = draft.copy_of else {
-            return self.append_message(draft, prefix, PREFIX_MAX_BYTES, Reserve::Keep);
+            return self.append_message(draft, prefix, PREFIX_MAX_BYTES, Purpose::Mail);
         };
         // Of what is left when the log is full nothing is claimed that is not used.
         self.scratch.clear();
         prefix(copy.id, &mut self.scratch);
         let prefix_bytes = self.scratch.len();
-        self.append_message(draft, prefix, prefix_bytes, Reserve::All)
+        self.append_message(draft, prefix, prefix_bytes, Purpose::Copying)
     }
 
-    /// Appends a message that settles another: the report of a failure. May use as much of the reserve as verdicts
+    /// Appends a message that settles another: the report of a failure. May have as much of the last room as verdicts
     /// may, for without it a full queue of failed messages would never empty.
     pub fn append_report(&mut self, draft: &Draft<'_>) -> Result<Appended, LogRefusal> {
-        self.append_message(draft, &mut |_, _| {}, 0, Reserve::Half)
+        self.append_message(draft, &mut |_, _| {}, 0, Purpose::Settling)
     }
 
     fn append_message(
@@ -354,9 +370,9 @@ impl Log {
         draft: &Draft<'_>,
         prefix: &mut dyn FnMut(MessageId, &mut Vec<u8>),
         prefix_max_bytes: usize,
-        reserve: Reserve,
+        purpose: Purpose,
     ) -> Result<Appended, LogRefusal> {
-        self.make_room(padded(HEADER_BYTES + draft.payload_bytes(prefix_max_bytes)), reserve)?;
+        self.make_room(padded(HEADER_BYTES + draft.payload_bytes(prefix_max_bytes)), purpose)?;
         let place = self.next_position();
         let id = draft.copy_of.map_or(MessageId { shard: self.settings.shard, position: place }, |copy| copy.id);
         let mut text = std::mem::take(&mut self.scratch);
@@ -377,14 +393,14 @@ impl Log {
         Ok(Appended { id, place, ticket: Ticket(TicketKind::Accept { end, epoch: self.epoch }) })
     }
 
-    /// Appends what became of recipients. May use the reserve; does not by itself start a write before
+    /// Appends what became of recipients. May have some of the last room; does not by itself start a write before
     /// `VERDICT_DELAY_MS`. While no segment can be written it is held in memory and appended later: its ticket never
     /// fails. Refused only if too much is held already.
     pub fn append_verdicts(&mut self, message: MessageId, verdicts: &[VerdictDraft<'_>]) -> Result<Ticket, LogRefusal> {
         let length = VerdictDraft::payload_bytes(verdicts);
         assert!(padded(HEADER_BYTES + length) <= BLOCK_MAX_BYTES / 2, "verdicts of one message fit a block");
         let room = if self.held.is_empty() {
-            self.make_room(padded(HEADER_BYTES + length), Reserve::Half)
+            self.make_room(padded(HEADER_BYTES + length), Purpose::Settling)
         } else {
             Err(LogRefusal::Failing)
         };

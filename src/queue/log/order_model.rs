@@ -19,7 +19,7 @@ use crate::queue::recover::Recovery;
 use crate::queue::{Commit, DiskError};
 
 const SEGMENT: u32 = 96 << 10;
-const SEGMENTS: usize = 3;
+const SEGMENTS: usize = 5;
 const SHARD: ShardId = ShardId(1);
 /// Longer than a batch may be: goes beside the one on its way.
 const LARGE: usize = BLOCK_MIN_BYTES + 100;

@@ -16,10 +16,23 @@ use crate::queue::segment::{Segment, SegmentState};
 use crate::queue::{DiskError, LogRefusal, SegmentSlot};
 
 use super::commit::Errand;
-use super::{DiskOrder, Log};
+use super::{DiskOrder, Log, Purpose};
 
-/// A segment is worth emptying when so many younger ones are on disk.
-const STRAGGLER_YOUNGER_MIN: usize = 4;
+/// When emptying the oldest segments is worth it: their dead bytes, and those of the segments that they keep from being reused, are
+/// at least so many 16ths of a segment, and so many 16ths of what has to be copied.
+struct Worth {
+    of_segment: u64,
+    of_copied: u64,
+}
+
+/// There is room: it is done in passing, at half a byte copied for each byte that is won.
+const AT_LEISURE: Worth = Worth { of_segment: 4 * 16, of_copied: 2 * 16 };
+/// Half of the log is in use.
+const HALF_FULL: Worth = Worth { of_segment: 2 * 16, of_copied: 16 };
+/// Mail finds no room, or soon none.
+const FULL: Worth = Worth { of_segment: 4, of_copied: 5 };
+/// Verdicts and reports find none: whatever it costs.
+const STARVED: Worth = Worth { of_segment: 1, of_copied: 1 };
 
 impl Log {
     /// Takes over the segments of the runs before.
@@ -100,7 +113,7 @@ impl Log {
         let find = |last_resort| self.on_disk.values().copied().find(|&slot| self.may_go(slot, last_resort));
         // When verdicts wait for a segment and there is no other, waiting for them to be durable would be for ever. A crash
         // just then reports chunks missing of messages that are long delivered.
-        let last_resort = || self.spares.is_empty() && !self.held.is_empty() && !self.has_absent();
+        let last_resort = || !self.may_take(Purpose::Settling) && !self.held.is_empty() && !self.has_absent();
         find(false).or_else(|| last_resort().then(|| find(true)).flatten())
     }
 
@@ -215,18 +228,39 @@ impl Log {
         }
     }
 
-    /// The life of a segment worth emptying by copying its last live messages forward, if there is one: the oldest,
-    /// when little in it lives, and it keeps many younger ones from being reused or the log is running out of them.
+    /// The life of a segment worth emptying by copying its last live messages forward, if there is one: the oldest. It is worth
+    /// it when enough is won, by emptying it and perhaps some behind it, for what has to be copied: their dead bytes, and all
+    /// of those segments in which nothing lives any more and which stay only because they speak of what is older.
     pub fn straggler(&self) -> Option<u32> {
-        let live = |slot: &u32| self.segments[*slot as usize].live_records > 0;
-        let closed =
-            |slot: &u32| matches!(self.segments[*slot as usize].state, SegmentState::Closed | SegmentState::Poisoned);
-        let (&life, &slot) = self.on_disk.iter().find(|(_, slot)| closed(slot) && live(slot))?;
-        let segment = &self.segments[slot as usize];
-        let younger = self.on_disk.range(life + 1..).count();
-        let tight = self.spares.is_empty() && self.prepared().is_none() && self.reusable().is_none();
-        let sparse = segment.live_bytes <= u64::from(segment.size_bytes) / 4;
-        let worth = segment.live_bytes <= u64::from(segment.size_bytes) / 4 * 3;
-        ((sparse && younger >= STRAGGLER_YOUNGER_MIN + SEGMENTS_SPARE) || (tight && worth)).then_some(life)
+        let closed = |slot: u32| {
+            let segment = &self.segments[slot as usize];
+            matches!(segment.state, SegmentState::Closed | SegmentState::Poisoned).then_some(segment)
+        };
+        let in_use = |segment: &&Segment| segment.live_records > 0 || self.blocked(segment);
+        let used = || self.on_disk.values().filter_map(|&slot| closed(slot)).filter(in_use);
+        let oldest = used().find(|segment| segment.live_records > 0)?.life;
+        let worth = self.worth(used().count());
+        let (mut won, mut copied) = (0, 0);
+        for segment in used().skip_while(|segment| segment.life != oldest) {
+            copied += segment.live_bytes;
+            won += u64::from(segment.size_bytes) - segment.live_bytes;
+            if won * 16 >= u64::from(self.settings.segment_bytes) * worth.of_segment
+                && won * 16 >= copied * worth.of_copied
+            {
+                return Some(oldest);
+            }
+        }
+        None
+    }
+
+    fn worth(&self, used: usize) -> Worth {
+        let most = self.settings.segments_max;
+        let tight = !self.may_take(Purpose::Mail) && (self.exhausted() || self.ready_trouble.is_some());
+        match used {
+            _ if self.starved => STARVED,
+            _ if tight || used * 4 >= most * 3 => FULL,
+            _ if used * 2 >= most => HALF_FULL,
+            _ => AT_LEISURE,
+        }
     }
 }

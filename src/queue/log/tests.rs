@@ -2,10 +2,10 @@
 
 use super::*;
 use crate::base::bytes::HeapBlocks;
-use crate::base::limits::{SEGMENT_RESERVE_BYTES, SEGMENT_RETRY_MS, VERDICT_DELAY_MS};
+use crate::base::limits::{SEGMENT_RETRY_MS, VERDICT_DELAY_MS};
 use crate::base::time::UnixMs;
 use crate::mail::text::Text;
-use crate::queue::record::{self, DraftRecipient, VerdictOutcome};
+use crate::queue::record::{self, CopyOf, DraftRecipient, VerdictOutcome};
 use crate::queue::{DiskError, DiskOrder};
 
 const SHARD: ShardId = ShardId(0);
@@ -54,10 +54,24 @@ impl Bench {
     }
 
     fn append(&mut self, body_bytes: usize, report: bool) -> Result<Appended, LogRefusal> {
+        self.append_draft(body_bytes, report, None)
+    }
+
+    fn copy(&mut self, old: &Appended) -> Result<Appended, LogRefusal> {
+        let body_bytes = old.place.length_bytes as usize - 60;
+        self.append_draft(body_bytes, false, Some(CopyOf { id: old.id, copies: old.place.copies }))
+    }
+
+    fn append_draft(
+        &mut self,
+        body_bytes: usize,
+        report: bool,
+        copy_of: Option<CopyOf>,
+    ) -> Result<Appended, LogRefusal> {
         let body = vec![b'x'; body_bytes];
         let recipients = vec![DraftRecipient::open(b"a@x.example")];
         let draft = Draft {
-            copy_of: None,
+            copy_of,
             arrived: UnixMs(1),
             text: Text::default(),
             body_bytes: 1,
@@ -111,7 +125,7 @@ fn commits_gather() {
 /// made they are told so.
 #[test]
 fn a_late_segment_pauses_and_a_full_queue_refuses() {
-    let mut bench = Bench::new(4);
+    let mut bench = Bench::new(6);
     while !bench.log.crowded() {
         bench.accept(60_000).expect("there is room until reading pauses");
         bench.poll();
@@ -262,7 +276,81 @@ fn full_log_refuses_and_goes_on() {
     assert_eq!((stats.live_records, stats.hot_bytes), (1, 0));
 }
 
-/// Reports fill their half of the reserve to the last: they claim no room for fields that they have not.
+/// Mail that waits for long, however dense it stands, keeps no younger segments from being reused for ever: what stands in
+/// the way is copied when enough is won by it, and less is copied than is taken.
+#[test]
+fn mail_that_waits_keeps_few_segments() {
+    for waiting_count in [20, 68, 210] {
+        let mut bench = Bench::new(16);
+        let mut waiting = VecDeque::new();
+        while waiting.len() < waiting_count {
+            waiting.extend(bench.accept(60_000));
+            bench.complete(Ok(()));
+        }
+        let (mut passed, mut copied) = (0, 0);
+        let mut under_way = VecDeque::new();
+        while passed < 3_000 {
+            under_way.push_back(bench.accept(60_000).expect("there is room"));
+            bench.complete(Ok(()));
+            if under_way.len() > 5 {
+                let first = under_way.pop_front().unwrap();
+                bench.verdict(first.id);
+                bench.log.settle(first.place, &[]);
+                passed += 1;
+            }
+            if let Some(life) = bench.log.straggler() {
+                let at = waiting.iter().position(|message: &Appended| message.place.position.life() == life);
+                let old = waiting.remove(at.unwrap_or(0)).unwrap();
+                let new = bench.copy(&old).expect("a copy finds room");
+                bench.complete(Ok(()));
+                bench.log.settle(old.place, &[]);
+                waiting.push_back(new);
+                copied += 1;
+            }
+            bench.complete(Ok(()));
+        }
+        assert!(copied < passed, "{copied} copies of {waiting_count} messages while {passed} passed");
+    }
+}
+
+/// In a full log copies find room for all that lives in the oldest segment, though hardly anything in it is dead.
+#[test]
+fn a_full_log_copies_its_oldest_segment() {
+    let mut bench = Bench::new(8);
+    let mut messages = VecDeque::new();
+    while bench.log.no_room().is_none() {
+        messages.extend(bench.accept(20_000));
+        bench.complete(Ok(()));
+        bench.complete(Ok(()));
+    }
+    let oldest = messages[0].place.position.life();
+    // What settles goes on until it finds no room either, and wins too little by itself.
+    for _ in 0..20 {
+        let message = messages.remove(3).unwrap();
+        bench.verdict(message.id);
+        bench.log.settle(message.place, &[]);
+    }
+    let mut reports = 0;
+    while bench.append(1000, true).is_ok() {
+        bench.complete(Ok(()));
+        reports += 1;
+    }
+    assert!(reports > 500 && bench.log.no_room() == Some(LogRefusal::Full));
+    assert_eq!(bench.log.straggler(), Some(oldest), "for verdicts and reports room is made at any price");
+    while messages[0].place.position.life() == oldest {
+        let old = messages.pop_front().unwrap();
+        let new = bench.copy(&old).expect("a copy finds room");
+        bench.complete(Ok(()));
+        bench.log.settle(old.place, &[]);
+        messages.push_back(new);
+    }
+    for _ in 0..8 {
+        bench.complete(Ok(()));
+    }
+    assert!(bench.append(1000, true).is_ok(), "the oldest segment is used again");
+}
+
+/// Reports fill their part of the last room to the last: they claim none for fields that they have not.
 #[test]
 fn reports_claim_no_more_than_they_take() {
     let mut bench = Bench::new(4);
@@ -273,7 +361,7 @@ fn reports_claim_no_more_than_they_take() {
         bench.complete(Ok(()));
     }
     let open = &bench.log.segments[bench.log.open.unwrap() as usize];
-    let (left, kept) = (open.size_bytes - open.next_offset, SEGMENT_RESERVE_BYTES.min(SEGMENT / 4) / 2);
+    let (left, kept) = (open.size_bytes - open.next_offset, SEGMENT / 2);
     assert!(left < kept + DISK_ALIGN_BYTES as u32, "{left} bytes left, {kept} of them for copies");
 }
 

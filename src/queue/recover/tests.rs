@@ -22,7 +22,7 @@ impl Bench {
         let settings = LogSettings {
             shard: SHARD,
             segment_bytes: SEGMENT,
-            segments_max: 4,
+            segments_max: 6,
             hot_bytes: 0,
             commit: CommitSettings::default(),
         };

@@ -293,7 +293,7 @@ fn who_rests_is_not_cut_off_as_idle() {
 /// message.
 #[test]
 fn a_body_that_finds_no_room_takes_its_message_with_it() {
-    let mut world = World::new(&["queue.segments=2", "queue.segment_bytes=4194304", "retry.first_ms=60000"]);
+    let mut world = World::new(&["queue.segments=4", "queue.segment_bytes=4194304", "retry.first_ms=60000"]);
     world.rule = |line| if line.starts_with("RCPT") { "450 4.2.1 later\r\n".into() } else { accept_all(line) };
     let (short, long) = ("short\r\n".to_owned(), "a line of text\r\n".repeat(10_000));
     assert!(long.len() > limits::CHUNK_MAX_BYTES);

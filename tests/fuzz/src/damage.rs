@@ -96,7 +96,7 @@ fn write_spool() -> Spool {
     let settings = LogSettings {
         shard: SHARD,
         segment_bytes: SEGMENT,
-        segments_max: 4,
+        segments_max: 6,
         hot_bytes: 0,
         commit: CommitSettings::default(),
     };

@@ -115,7 +115,7 @@ fn begin(start: ShardStart) {
     let settings = LogSettings {
         shard: SHARD,
         segment_bytes: 4 << 20,
-        segments_max: 6,
+        segments_max: 8,
         hot_bytes: 0,
         commit: CommitSettings::default(),
     };
