@@ -30,6 +30,7 @@ use ringpost::queue::ShardStart;
 use ringpost::queue::spool::{self, SpoolSettings};
 use ringpost::route::explain::{Fact, Present, Whose};
 use ringpost::route::{self, Answer, QueryId};
+use ringpost::runtime::ahead;
 use ringpost::runtime::report::Reporter;
 use ringpost::runtime::tls::Keys;
 use ringpost::runtime::{
@@ -257,6 +258,7 @@ fn run(configuration: &Configuration) -> Result<(), Trouble> {
         shards: settings.shards,
         segment_bytes: settings.queue.segment_bytes,
         segments_max: settings.queue.segments_max,
+        open: ahead::open,
     })
     .map_err(failed)?;
     let recovered: usize = starts.iter().map(|start| start.messages.len()).sum();

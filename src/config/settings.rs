@@ -276,6 +276,8 @@ impl Default for SocketSettings {
 /// Limits of a site that has none of its own (`site.default.*`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SiteSettings {
+    /// The rule (`site.NAME`) that they come from; `None`: `site.default`.
+    pub rule: Option<Box<str>>,
     /// Connections over all shards, at least 1.
     pub connections: u32,
     /// Messages a second over all shards; 0: no limit.
@@ -660,6 +662,7 @@ fn site(values: &Values, name: &str) -> SiteSettings {
     };
     let small = |limit: &str| u32::try_from(number(limit)).expect("the key's bounds fit");
     SiteSettings {
+        rule: (name != "default").then(|| name.into()),
         connections: small("connections"),
         messages_per_second: small("messages_per_second"),
         messages_per_connection: small("messages_per_connection"),

@@ -7,8 +7,9 @@
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Write};
 use std::num::NonZero;
+use std::os::unix::fs::FileExt as _;
 use std::panic;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -38,7 +39,12 @@ pub struct SpoolSettings {
     pub segment_bytes: u32,
     /// Segment files of one shard at most.
     pub segments_max: usize,
+    /// How segments are read.
+    pub open: OpenSegment,
 }
+
+/// Opens a segment file to be read from its beginning, each once or twice. [`open_file`] does, and may not be the fastest.
+pub type OpenSegment = fn(&Path) -> io::Result<Box<dyn Read>>;
 
 /// Keeps other relays out of the spool as long as it lives.
 #[derive(Debug)]
@@ -104,7 +110,7 @@ pub fn open_spool(settings: &SpoolSettings) -> Result<(SpoolLock, Vec<ShardStart
     }
     at(dir, sync_dir(dir))?;
     remove_retired(dir)?;
-    let mut starts = recover_at_start(dir, settings.shards)?;
+    let mut starts = recover_at_start(settings)?;
     let orphans = starts.split_off(usize::from(settings.shards));
     if orphans.is_empty() {
         return Ok((lock, starts));
@@ -113,14 +119,14 @@ pub fn open_spool(settings: &SpoolSettings) -> Result<(SpoolLock, Vec<ShardStart
         let target = &mut starts[usize::from(orphan.shard.0 % settings.shards)];
         adopt(settings, orphan, target)?;
         // What was just written is part of the target's past.
-        starts = recover_at_start(dir, settings.shards)?;
+        starts = recover_at_start(settings)?;
         starts.truncate(usize::from(settings.shards));
     }
     for orphan in &orphans {
         retire(dir, orphan.shard)?;
     }
     remove_retired(dir)?;
-    let mut starts = recover_at_start(dir, settings.shards)?;
+    let mut starts = recover_at_start(settings)?;
     for orphan in orphans {
         starts[0].damage.extend(orphan.damage);
     }
@@ -172,11 +178,11 @@ fn numbered(dir: &Path, prefix: &str, suffix: &str) -> Result<Vec<(u32, PathBuf)
 
 /// Reads the whole spool; the first `shards` starts are the configured shards. One thread: a tool may run beside a relay.
 fn recover(dir: &Path, shards: u16) -> Result<Vec<ShardStart>, SpoolError> {
-    recover_through(dir, shards, &mut open_file)
+    recover_through(dir, shards, &mut |path| open_file(path).map(Some))
 }
 
 /// The same through readers of the caller's own; a file that it gives none for is left out.
-fn recover_through<R: Read + Seek>(
+fn recover_through<R: Read>(
     dir: &Path,
     shards: u16,
     open: &mut dyn FnMut(&Path) -> io::Result<Option<R>>,
@@ -187,14 +193,14 @@ fn recover_through<R: Read + Seek>(
 }
 
 /// The same on all cores: nothing else runs yet, and mail waits. Each thread takes the log of one shard after the other.
-fn recover_at_start(dir: &Path, shards: u16) -> Result<Vec<ShardStart>, SpoolError> {
-    let logs = logs(dir)?;
+fn recover_at_start(settings: &SpoolSettings) -> Result<Vec<ShardStart>, SpoolError> {
+    let logs = logs(&settings.dir)?;
     let cores = thread::available_parallelism().map_or(1, NonZero::get);
     let next = AtomicUsize::new(0);
     let read = || -> Result<Recovery, SpoolError> {
         let mut recovery = Recovery::new();
         while let Some(log) = logs.get(next.fetch_add(1, Ordering::Relaxed)) {
-            read_log(&mut recovery, log, &mut open_file)?;
+            read_log(&mut recovery, log, &mut |path| (settings.open)(path).map(Some))?;
         }
         Ok(recovery)
     };
@@ -204,12 +210,13 @@ fn recover_at_start(dir: &Path, shards: u16) -> Result<Vec<ShardStart>, SpoolErr
         for thread in threads {
             recovery.join(thread.join().unwrap_or_else(|panic| panic::resume_unwind(panic))?);
         }
-        Ok(recovery.finish(shards))
+        Ok(recovery.finish(settings.shards))
     })
 }
 
-fn open_file(path: &Path) -> io::Result<Option<File>> {
-    File::open(path).map(Some)
+/// Opens a segment file by ordinary means.
+pub fn open_file(path: &Path) -> io::Result<Box<dyn Read>> {
+    Ok(Box::new(File::open(path)?))
 }
 
 /// The shards that have a log, and their directories.
@@ -219,7 +226,7 @@ fn logs(dir: &Path) -> Result<Vec<(ShardId, PathBuf)>, SpoolError> {
 }
 
 /// Feeds all segments of a shard.
-fn read_log<R: Read + Seek>(
+fn read_log<R: Read>(
     recovery: &mut Recovery,
     (shard, dir): &(ShardId, PathBuf),
     open: &mut dyn FnMut(&Path) -> io::Result<Option<R>>,
@@ -228,12 +235,12 @@ fn read_log<R: Read + Seek>(
     for (slot, path) in numbered(dir, "segment-", ".log")? {
         let Some(mut file) = at(&path, open(&path))? else { continue };
         let life = at(&path, Recovery::life(*shard, &mut file))?;
-        files.push((life, SegmentSlot(slot), path, file));
+        files.push((life, SegmentSlot(slot), path));
     }
-    files.sort_by_key(|(life, slot, ..)| std::cmp::Reverse((*life, *slot)));
-    for (_, slot, path, mut file) in files {
-        let size = at(&path, file.seek(SeekFrom::End(0)))?.min(u64::from(u32::MAX)) as u32;
-        at(&path, file.rewind())?;
+    files.sort_by_key(|(life, slot, _)| std::cmp::Reverse((*life, *slot)));
+    for (_, slot, path) in files {
+        let size = at(&path, fs::metadata(&path))?.len().min(u64::from(u32::MAX)) as u32;
+        let Some(mut file) = at(&path, open(&path))? else { continue };
         at(&path, recovery.segment(*shard, slot, size, &mut file))?;
     }
     Ok(())
@@ -388,9 +395,8 @@ fn draft<'a>(index: usize, recipient: RecipientView<'a>, message: &RecoveredMess
 }
 
 fn write_at(path: &Path, offset_bytes: u32, bytes: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).open(path)?;
-    file.seek(SeekFrom::Start(u64::from(offset_bytes)))?;
-    file.write_all(bytes)?;
+    let file = OpenOptions::new().write(true).open(path)?;
+    file.write_all_at(bytes, u64::from(offset_bytes))?;
     file.sync_data()
 }
 
@@ -406,9 +412,7 @@ fn read_record(dir: &Path, start: &ShardStart, position: Position, record_bytes:
     let path = segment_path(dir, start.shard, segment.expect("recovery found it there").slot);
     let mut bytes = vec![0; record_bytes as usize];
     let mut read = || {
-        let mut file = File::open(&path)?;
-        file.seek(SeekFrom::Start(u64::from(position.offset_bytes())))?;
-        file.read_exact(&mut bytes)?;
+        File::open(&path)?.read_exact_at(&mut bytes, u64::from(position.offset_bytes()))?;
         if verify_record(&bytes, start.shard, position).is_none() {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "a record changed since it was found"));
         }

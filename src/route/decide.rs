@@ -113,8 +113,6 @@ pub struct SiteKind {
     pub name: SiteName,
     /// Its limits.
     pub limits: Arc<SiteSettings>,
-    /// The rule that they come from; `None`: `site.default`.
-    pub rule: Option<Box<str>>,
     /// How its source is warmed up for it, if it is.
     pub warm_up: Option<Arc<WarmUp>>,
 }
@@ -269,7 +267,6 @@ impl Router {
             warm_up: self.warm_up(decision, rule, targets, &base),
             name: self.named(decision, format!("{base}{}", proved_name(decision, targets)).into()),
             limits: rule.map_or_else(|| self.default_limits.clone(), |rule| rule.settings.clone()),
-            rule: rule.map(|rule| rule.name.clone()),
         }
     }
 

@@ -140,7 +140,8 @@ pub fn explain(
     let targets: &[KnownTarget] = if let Ways::Try(targets) = &ways { targets } else { &[] };
     let site = router.site(&decision, targets);
     if !targets.is_empty() {
-        let rule = site.rule.as_ref().map_or("no rule of its own".to_owned(), |rule| format!("rule site.{rule}"));
+        let rule =
+            site.limits.rule.as_ref().map_or("no rule of its own".to_owned(), |rule| format!("rule site.{rule}"));
         say("site", site.name.to_string(), rule);
     }
     let tenant_name = usize::from(tenant).checked_sub(1).map(|number| &settings.tenants[number].name);
@@ -148,7 +149,7 @@ pub fn explain(
         let what = match held {
             Target::Domain(held) if **held == *domain => format!("domain {held}"),
             Target::Site(held) if *site.name == **held || *router.name(&decision) == **held => format!("site {held}"),
-            Target::Site(held) if site.rule.as_ref() == Some(held) => format!("rule {held}"),
+            Target::Site(held) if site.limits.rule.as_ref() == Some(held) => format!("rule {held}"),
             Target::Tenant(held) if tenant_name == Some(held) => format!("tenant {held}"),
             Target::Message(_) | Target::Domain(_) | Target::DomainsBelow(_) | Target::Tenant(_) | Target::Site(_) => {
                 continue;
@@ -204,7 +205,7 @@ pub fn explain(
         ("recipients a transaction", limits.recipients as u64, "recipients"),
     ] {
         let value = if value == 0 { "no limit".to_owned() } else { value.to_string() };
-        let own = site.rule.as_ref().map(|rule| format!("site.{rule}.{key}"));
+        let own = site.limits.rule.as_ref().map(|rule| format!("site.{rule}.{key}"));
         let own = own.filter(|own| values.origin(own) != Origin::Default);
         say(about, value, by(&own.unwrap_or_else(|| format!("site.default.{key}"))));
     }

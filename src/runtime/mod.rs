@@ -6,11 +6,12 @@
 //! - `probe`: is io_uring there, and what to do if not. `report`: lines for the operator.
 //! - `executor`: the shell of a shard. `listen`, `conn`, `dial`: its sockets. `balance`: which shard takes a fresh connection.
 //!   `proxy`: what a load balancer says of one. `gate`: how many handshakes a turn has. `disk`: its segments.
-//! - `survey`: how a disk commits, for `ringpost tune`.
+//! - `ahead`: segments read at the start. `survey`: how a disk commits, for `ringpost tune`.
 //! - `tls`: keys, and one connection's records. `signing`: DKIM keys. No other files name rustls.
 //! - `privileges`: what is given up at the start. `files`: small ones, replaced whole.
 //! - `ring`: how glommio's rings are made. `mesh`: what comes from other threads, through a `mailbox`. `clock`: the moment of a step, and the one timer.
 
+pub mod ahead;
 mod balance;
 mod clock;
 mod conn;

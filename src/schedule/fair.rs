@@ -66,6 +66,13 @@ struct Row {
 pub struct Fair {
     rows: Vec<Row>,
     jobs: u32,
+    /// Once there are several rows. Most sites have one, and there may be very many sites.
+    rounds: Option<Box<Rounds>>,
+}
+
+/// Whose turn it is.
+#[derive(Debug, Default)]
+struct Rounds {
     /// Jobs that each class may still send in this round.
     turns: [u32; 3],
     /// The row whose turn it is, by class; what is no row of the class is nobody's turn.
@@ -101,14 +108,16 @@ impl Fair {
         self.jobs -= 1;
         if self.jobs == 0 {
             self.rows.clear();
-            self.turns = [0; 3];
+            self.rounds = None;
         }
     }
 
     /// A job of a share was sent, to so many recipients.
     pub fn charge(&mut self, share: Share, recipients: u32) {
-        let turns = &mut self.turns[share.class as usize];
-        *turns = turns.saturating_sub(1);
+        if let Some(rounds) = &mut self.rounds {
+            let turns = &mut rounds.turns[share.class as usize];
+            *turns = turns.saturating_sub(1);
+        }
         if let Some(row) = self.rows.iter_mut().find(|row| row.share == share) {
             row.credit = row.credit.saturating_sub_unsigned(recipients);
         }
@@ -122,7 +131,7 @@ impl Fair {
         }
         let class = self.class_next()?;
         loop {
-            let at = self.current[class] as usize;
+            let at = self.rounds().current[class] as usize;
             if let Some(row) = self.rows.get(at)
                 && row.share.class as usize == class
                 && row.credit > 0
@@ -135,7 +144,7 @@ impl Fair {
                 row.credit = row.credit.min(0);
             }
             let next = self.next_row(class, at);
-            self.current[class] = next as u32;
+            self.rounds().current[class] = next as u32;
             let row = &mut self.rows[next];
             let weight = weights.get(usize::from(row.share.tenant)).copied().unwrap_or(1).max(1);
             row.credit = row.credit.saturating_add(i32::from(weight) * limits::TENANT_TURN_RECIPIENTS as i32);
@@ -150,7 +159,7 @@ impl Fair {
     fn row(&mut self, share: Share) -> &mut List {
         let at = self.rows.iter().position(|row| row.share == share).unwrap_or_else(|| {
             if self.rows.is_empty() {
-                // Most sites have one row, and there may be very many sites.
+                // Likewise.
                 self.rows.reserve_exact(1);
             }
             self.rows.push(Row { share, jobs: List::default(), credit: 0 });
@@ -167,14 +176,19 @@ impl Fair {
     fn class_next(&mut self) -> Option<usize> {
         let mut waiting = (0..3).filter(|&class| self.waits(class));
         let first = waiting.next()?;
-        if self.turns[first] > 0 {
+        let turns = self.rounds.as_ref().map_or([0; 3], |rounds| rounds.turns);
+        if turns[first] > 0 {
             return Some(first);
         }
-        if let Some(class) = waiting.find(|&class| self.turns[class] > 0) {
+        if let Some(class) = waiting.find(|&class| turns[class] > 0) {
             return Some(class);
         }
-        self.turns = CLASS_TURNS;
+        self.rounds().turns = CLASS_TURNS;
         Some(first)
+    }
+
+    fn rounds(&mut self) -> &mut Rounds {
+        self.rounds.get_or_insert_default()
     }
 
     /// The next row of a class with jobs, behind a place; there is one.

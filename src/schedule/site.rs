@@ -38,8 +38,6 @@ pub const NO_SITE: SiteId = u32::MAX;
 pub struct Site {
     /// Its name, the same on all shards.
     pub name: SiteName,
-    /// The rule that its limits come from, if there is one.
-    pub rule: Option<Box<str>>,
     /// What it may have and take.
     pub limits: Arc<SiteSettings>,
     /// Jobs that may be sent now.
@@ -124,10 +122,9 @@ struct Shown {
 impl Site {
     /// A site that nothing is known of.
     pub fn new(kind: SiteKind, decision: &Decision) -> Site {
-        let SiteKind { name, limits, rule, warm_up } = kind;
+        let SiteKind { name, limits, warm_up } = kind;
         Site {
             name,
-            rule,
             limits,
             ready: Fair::default(),
             marked: false,
@@ -173,7 +170,7 @@ impl Site {
             self.login_in_doubt = next_hop.is_some_and(|hop| hop.credentials.is_some());
             self.next_hop = next_hop.cloned();
         }
-        (self.limits, self.rule, self.warm_up) = (kind.limits, kind.rule, kind.warm_up);
+        (self.limits, self.warm_up) = (kind.limits, kind.warm_up);
     }
 
     /// True while nothing may be tried, by itself or by an operator's order.

@@ -38,9 +38,12 @@ pub enum Slowed {
     AtFloor,
 }
 
-/// How far a site holds itself back.
+/// How far a site holds itself back. Most never did, and there may be very many of them.
+#[derive(Clone, Debug, Default)]
+pub struct Throttle(Option<Box<Held>>);
+
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Throttle {
+struct Held {
     /// Connections that the site allows itself; `None`: as many as its limit.
     ceiling: Option<u32>,
     /// Until then complaints count as one with the last, and no connection is opened.
@@ -52,48 +55,51 @@ pub struct Throttle {
 impl Throttle {
     /// Connections the site may have, of `limit`.
     pub fn allowed(&self, limit: u32) -> u32 {
-        self.ceiling.map_or(limit, |ceiling| ceiling.min(limit))
+        self.ceiling().map_or(limit, |ceiling| ceiling.min(limit))
     }
 
     /// The ceiling, while there is one.
     pub fn ceiling(&self) -> Option<u32> {
-        self.ceiling
+        self.0.as_ref()?.ceiling
     }
 
     /// Until when no connection is to be opened, if that is so.
     pub fn holds(&self, now: Mono) -> Option<Mono> {
-        (now < self.hold_until).then_some(self.hold_until)
+        self.0.as_ref().map(|held| held.hold_until).filter(|until| now < *until)
     }
 
     /// When nothing is worth remembering any more, of a site that has nothing to do.
     pub fn forgets_at(&self) -> Mono {
-        self.ceiling.map_or(Mono::default(), |_| self.raise_at.plus_ms(limits::THROTTLE_MEMORY_MS))
+        let held = self.0.as_ref().filter(|held| held.ceiling.is_some());
+        held.map_or(Mono::default(), |held| held.raise_at.plus_ms(limits::THROTTLE_MEMORY_MS))
     }
 
     /// The next hop asked for less while `in_use` connections were in use.
     pub fn complaint(&mut self, now: Mono, in_use: u32) -> Slowed {
-        self.raise_at = now.plus_ms(limits::THROTTLE_RECOVER_MS);
-        if self.holds(now).is_some() {
+        let held = self.0.get_or_insert_default();
+        held.raise_at = now.plus_ms(limits::THROTTLE_RECOVER_MS);
+        if now < held.hold_until {
             return Slowed::Already;
         }
-        self.hold_until = now.plus_ms(limits::THROTTLE_HOLD_MS);
-        let before = self.ceiling.map_or(in_use, |ceiling| ceiling.min(in_use)).max(1);
+        held.hold_until = now.plus_ms(limits::THROTTLE_HOLD_MS);
+        let before = held.ceiling.map_or(in_use, |ceiling| ceiling.min(in_use)).max(1);
         let ceiling = (before / 2).max(1);
-        self.ceiling = Some(ceiling);
+        held.ceiling = Some(ceiling);
         if before == 1 { Slowed::AtFloor } else { Slowed::To(ceiling) }
     }
 
     /// Mail was taken while `in_use` connections were in use: after a while without a complaint, one more is allowed. True
     /// if that takes the ceiling away, because it reached the limit.
     pub fn taken(&mut self, now: Mono, in_use: u32, limit: u32) -> bool {
-        let Some(ceiling) = self.ceiling else { return false };
+        let Some(held) = self.0.as_mut() else { return false };
+        let Some(ceiling) = held.ceiling else { return false };
         // A ceiling that is not reached says nothing about what the next hop would bear.
-        if now < self.raise_at || in_use < ceiling {
+        if now < held.raise_at || in_use < ceiling {
             return false;
         }
-        self.raise_at = now.plus_ms(limits::THROTTLE_RECOVER_MS);
-        self.ceiling = (ceiling + 1 < limit).then_some(ceiling + 1);
-        self.ceiling.is_none()
+        held.raise_at = now.plus_ms(limits::THROTTLE_RECOVER_MS);
+        held.ceiling = (ceiling + 1 < limit).then_some(ceiling + 1);
+        held.ceiling.is_none()
     }
 }
 

@@ -14,6 +14,8 @@
 //! Shard-local. Timers live in one slab linked by index: no allocation once it has grown to the most timers there
 //! ever were at a time. More than `u32::MAX - 1` timers are a panic.
 
+use std::num::NonZero;
+
 use crate::base::time::Mono;
 
 const DIGIT_BITS: u32 = 6;
@@ -31,7 +33,8 @@ const NONE: u32 = u32::MAX;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TimerId {
     index: u32,
-    generation: u32,
+    /// Never 0, so that a timer or none takes no more than a timer.
+    generation: NonZero<u32>,
 }
 
 /// Deadlines, each with a key that says what is due.
@@ -52,7 +55,7 @@ struct Timer<K> {
     /// Rounded up to a whole tick, so that nothing fires early.
     tick: u64,
     key: Option<K>,
-    generation: u32,
+    generation: NonZero<u32>,
     /// Where it hangs: an index of `lists`.
     list: u32,
     next: u32,
@@ -100,7 +103,8 @@ impl<K: Copy> Wheel<K> {
         let index = match self.unused {
             NONE => {
                 let index = u32::try_from(self.timers.len()).ok().filter(|index| *index != NONE);
-                let timer = Timer { tick, key: None, generation: 0, list: 0, next: NONE, previous: NONE };
+                let timer =
+                    Timer { tick, key: None, generation: NonZero::<u32>::MIN, list: 0, next: NONE, previous: NONE };
                 self.timers.push(timer);
                 index.expect("fewer timers than 2^32")
             }
@@ -226,7 +230,7 @@ impl<K: Copy> Wheel<K> {
     fn free(&mut self, index: u32) {
         let timer = &mut self.timers[index as usize];
         timer.key = None;
-        timer.generation = timer.generation.wrapping_add(1);
+        timer.generation = timer.generation.checked_add(1).unwrap_or(NonZero::<u32>::MIN);
         timer.next = self.unused;
         self.unused = index;
         self.count -= 1;

@@ -5,13 +5,14 @@
 //! so a job is a run of them and a mask of those still open. The body and the addresses stay in the log; per
 //! job the memory is a few dozen bytes.
 
+use std::ops::Deref;
+
 use slab::Slab;
 
 use crate::base::bytes::Slice;
 use crate::base::checksum::crc32c;
 use crate::base::ids::MessageId;
 use crate::base::time::{Mono, UnixMs};
-use crate::mail::text::Text;
 use crate::queue::{ChunkRef, Place};
 use crate::schedule::destination::DestinationId;
 use crate::schedule::fair::Share;
@@ -29,16 +30,37 @@ const NO_RECORD: u32 = u32::MAX;
 /// Recipients of one job: the mask's width.
 pub(super) const JOB_RECIPIENTS_MAX: usize = 128;
 
-/// A message that is on disk or on its way there.
+/// The parts of a message's body that stand apart from its record, of most messages none.
+#[derive(Clone, Default)]
+pub(super) struct Chunks(Option<Box<Parts>>);
+
+#[derive(Clone)]
+struct Parts {
+    all: Box<[ChunkRef]>,
+}
+
+impl From<&[ChunkRef]> for Chunks {
+    fn from(parts: &[ChunkRef]) -> Chunks {
+        Chunks((!parts.is_empty()).then(|| Box::new(Parts { all: parts.into() })))
+    }
+}
+
+impl Deref for Chunks {
+    type Target = [ChunkRef];
+
+    fn deref(&self) -> &[ChunkRef] {
+        self.0.as_deref().map_or(&[], |parts| &parts.all)
+    }
+}
+
+/// A message that is on disk or on its way there. There may be millions: what its record says is not said again.
 pub(super) struct Message {
     pub(super) id: MessageId,
     pub(super) place: Place,
-    pub(super) chunks: Box<[ChunkRef]>,
+    pub(super) chunks: Chunks,
     pub(super) arrived: UnixMs,
     /// After this moment it is given up.
     pub(super) expires: Mono,
-    pub(super) body_bytes: u64,
-    pub(super) text: Text,
     /// For whom it is sent, and how urgent it is.
     pub(super) share: Share,
     /// What was asked for beside delivery.
@@ -82,7 +104,8 @@ pub(super) struct Routed {
     pub(super) domain: u32,
 }
 
-/// Some recipients of a message, one transaction's worth.
+/// Some recipients of a message, one transaction's worth. Packed, for the bits want twice as much room between two as all else.
+#[repr(packed(8))]
 pub(super) struct Job {
     pub(super) message: MessageSlot,
     /// Where the configuration sends it.
@@ -119,6 +142,8 @@ impl Job {
         usize::from(self.first) + open.trailing_zeros() as usize
     }
 }
+
+const _: () = assert!(size_of::<Message>() <= 80 && size_of::<Job>() <= 56);
 
 /// By which operators' orders find a job: the checksum of its domain in lower case.
 pub(super) fn domain_mark(lower: &[u8]) -> u32 {

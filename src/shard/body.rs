@@ -5,7 +5,7 @@
 //! crumbs is it copied. Parts that are on disk only are seen when they have come, in order (DAT-06, DAT-07, BDT-06).
 
 use crate::base::bytes::{Outbox, Slice, heap_block};
-use crate::mail::text::{Form, Text};
+use crate::mail::text::Form;
 use crate::queue::record::AcceptView;
 use crate::queue::{ChunkRef, Log};
 use crate::smtp::data::View;
@@ -17,15 +17,9 @@ const BODY_AT_ONCE_BYTES: usize = 256 << 10;
 const SLICE_LEAST_BYTES: usize = 512;
 
 /// Puts a message into the outbox. A view that has more to see, once parts on disk have come, is given back.
-pub(super) fn push_body(
-    log: &Log,
-    record: &Slice,
-    chunks: &[ChunkRef],
-    text: Text,
-    form: Form,
-    out: &mut Outbox,
-) -> Option<View> {
+pub(super) fn push_body(log: &Log, record: &Slice, chunks: &[ChunkRef], form: Form, out: &mut Outbox) -> Option<View> {
     let accept = AcceptView::read(record).expect("the record was verified when it came");
+    let text = accept.text;
     let tail = record.part(accept.tail.start, accept.tail.end);
     let stored_bytes = chunks.iter().map(|chunk| u64::from(chunk.length_bytes)).sum::<u64>() + tail.len() as u64;
     // Wire form without doubled dots is plain form.

@@ -14,7 +14,7 @@ use crate::queue::{Draft, VerdictDraft, VerdictOutcome};
 use crate::schedule::fair::Share;
 use crate::schedule::list::NO_JOB;
 use crate::schedule::site::JobId;
-use crate::shard::backlog::Message;
+use crate::shard::backlog::{Chunks, Message};
 use crate::shard::commit::{Committing, Waiter};
 use crate::shard::intake::ByDomain;
 use crate::shard::outcome::{Entry, Unwritten};
@@ -142,8 +142,8 @@ impl Shard {
             full: asked_in_full
                 && failed
                 && whole
-                && message.text == Text::default()
-                && message.body_bytes <= limits::REPORT_FULL_MAX_BYTES
+                && view.text == Text::default()
+                && view.body_bytes <= limits::REPORT_FULL_MAX_BYTES
                 && !message_said.require_tls,
             utf8: message_said.utf8,
             recipients: &recipients,
@@ -251,11 +251,9 @@ impl Shard {
         let slot = self.backlog.messages.insert(Message {
             id: appended.id,
             place: appended.place,
-            chunks: Box::default(),
+            chunks: Chunks::default(),
             arrived: now.wall,
             expires: now.mono.plus_ms(self.settings.retry.expire_ms),
-            body_bytes,
-            text,
             share: Share::default(),
             terms,
             open_jobs: 0,

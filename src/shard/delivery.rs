@@ -64,7 +64,7 @@ impl ClientHandler for Hand<'_> {
         let job = &self.backlog.jobs[handle as usize];
         let record = self.backlog.record(handle).expect("a job is offered with its record at hand");
         let message = &self.backlog.messages[job.message as usize];
-        *self.view = body::push_body(self.log, record, &message.chunks, message.text, form, out);
+        *self.view = body::push_body(self.log, record, &message.chunks, form, out);
     }
 
     fn verdict(&mut self, handle: u32, recipient: usize, verdict: ClientVerdict<'_>) {
@@ -206,13 +206,11 @@ impl Shard {
         let entry = &mut self.backlog.jobs[job as usize];
         assert_eq!(entry.state, JobState::Ready, "at most one attempt of a recipient is in flight");
         entry.state = JobState::Offered;
-        let message = &self.backlog.messages[entry.message as usize];
-        let (body_bytes, text) = (message.body_bytes, message.text);
         let entry = &self.backlog.jobs[job as usize];
         let record = self.backlog.record(job).cloned().expect("next_job gives it at hand");
         let view = AcceptView::read(&record).expect("the record was verified when it came");
         // Our own fields go out too, and no line of theirs begins with a dot (EXT-02; RFC 1870 6.2).
-        let size_bytes = body_bytes + view.prefix.len() as u64;
+        let size_bytes = view.body_bytes + view.prefix.len() as u64;
         let number = usize::from(entry.first);
         let sender = view.sender_of(number);
         let mut recipients = OpenRecipients {
@@ -231,7 +229,7 @@ impl Shard {
             ahead as i64 / 1000 - behind as i64 / 1000
         });
         let (sender, recipients) = (&*sender, &mut recipients);
-        let offer = Offer { handle: job, sender, recipients, size_bytes, text, parameters, by_seconds };
+        let offer = Offer { handle: job, sender, recipients, size_bytes, text: view.text, parameters, by_seconds };
         let mut hand =
             Hand { backlog: &self.backlog, log: &self.log, results: &mut self.results, view: &mut outbound.view };
         outbound.transactions += 1;

@@ -431,8 +431,6 @@ impl Shard {
             chunks: arrival.chunks.into(),
             arrived: now.wall,
             expires: terms::expires(terms.as_deref(), now, now.wall, self.settings.retry.expire_ms),
-            body_bytes: arrival.body_bytes,
-            text: arrival.text,
             share: terms::share(terms.as_deref(), arrival.share),
             terms,
             open_jobs: 0,

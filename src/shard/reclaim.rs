@@ -18,7 +18,7 @@ use crate::queue::{
 use crate::schedule::backoff::Backoff;
 use crate::schedule::fair::Share;
 use crate::schedule::list::NO_JOB;
-use crate::shard::backlog::{JOB_RECIPIENTS_MAX, Job, JobState, Message, MessageSlot};
+use crate::shard::backlog::{Chunks, JOB_RECIPIENTS_MAX, Job, JobState, Message, MessageSlot};
 use crate::shard::reading::Reading;
 use crate::shard::terms::{self, Terms};
 use crate::shard::timers::Timer;
@@ -37,7 +37,7 @@ const FOUND_MAX: usize = 16 << 10;
 struct Copy {
     message: MessageSlot,
     id: MessageId,
-    old: Box<[ChunkRef]>,
+    old: Chunks,
     new: Vec<ChunkRef>,
 }
 
@@ -47,7 +47,7 @@ struct Moved {
     message: MessageSlot,
     id: MessageId,
     place: Place,
-    chunks: Box<[ChunkRef]>,
+    chunks: Chunks,
 }
 
 /// What reclaim is doing.
@@ -209,7 +209,7 @@ impl Shard {
             message: copy.message,
             id: copy.id,
             place: appended.place,
-            chunks: std::mem::take(&mut copy.new).into(),
+            chunks: copy.new.as_slice().into(),
         });
         Ok(())
     }
@@ -260,11 +260,9 @@ impl Shard {
         let slot = self.backlog.messages.insert(Message {
             id: recovered.id,
             place: recovered.place,
-            chunks: recovered.chunks.into(),
+            chunks: recovered.chunks.as_slice().into(),
             arrived: recovered.arrived,
             expires,
-            body_bytes: recovered.body_bytes,
-            text: recovered.text,
             share: terms::share(terms.as_deref(), share),
             terms,
             open_jobs: 0,

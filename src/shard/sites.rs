@@ -278,7 +278,7 @@ impl Sites {
 }
 
 fn is_suspended(suspended: &FxHashSet<Box<str>>, site: &Site) -> bool {
-    suspended.contains(&*site.name) || site.rule.as_ref().is_some_and(|rule| suspended.contains(rule))
+    suspended.contains(&*site.name) || site.limits.rule.as_ref().is_some_and(|rule| suspended.contains(rule))
 }
 
 /// Draws one of some sources by weight.
@@ -308,7 +308,7 @@ impl Shard {
     /// The jobs of what a name stands for: a site, all sites of a rule (a provider), a destination.
     pub(super) fn jobs_of_name(&self, name: &str) -> Vec<JobId> {
         let Sites { table, destinations, .. } = &self.sites;
-        let is_meant = |site: &Site| *site.name == *name || site.rule.as_deref() == Some(name);
+        let is_meant = |site: &Site| *site.name == *name || site.limits.rule.as_deref() == Some(name);
         let sites: FxHashSet<SiteId> =
             table.iter().filter(|(_, site)| is_meant(site)).map(|(at, _)| at as SiteId).collect();
         let leads = |entry: &Destination| sites.contains(&entry.site) || *entry.name == *name;

@@ -165,6 +165,7 @@ pub fn reshard(disks: &mut Vec<Disk>, plan: &mut Plan, shards: usize) -> Vec<Sha
         shards: shards as u16,
         segment_bytes: plan.settings.queue.segment_bytes,
         segments_max: plan.settings.queue.segments_max,
+        open: spool::open_file,
     };
     let taken = match spool::open_spool(&settings) {
         Ok(_) => shards,

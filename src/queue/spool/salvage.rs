@@ -198,15 +198,14 @@ impl Forgiving {
 
 impl Read for Forgiving {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.file.seek(SeekFrom::Start(self.at))?;
-        let count = match self.file.read(buffer) {
+        let count = match self.file.read_at(buffer, self.at) {
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(error),
             Err(_) => {
                 // A read of many sectors fails as a whole: from here on one is tried after the other.
                 let sector = DISK_ALIGN_BYTES - (self.at % DISK_ALIGN_BYTES as u64) as usize;
                 let length = buffer.len().min(sector);
-                match self.file.seek(SeekFrom::Start(self.at)).and_then(|_| self.file.read(&mut buffer[..length])) {
+                match self.file.read_at(&mut buffer[..length], self.at) {
                     Ok(count) => count,
                     Err(_) => {
                         buffer[..length].fill(0);
@@ -217,19 +216,6 @@ impl Read for Forgiving {
         };
         self.at += count as u64;
         Ok(count)
-    }
-}
-
-impl Seek for Forgiving {
-    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        self.at = match to {
-            SeekFrom::Start(offset) => offset,
-            relative => {
-                self.file.seek(SeekFrom::Start(self.at))?;
-                self.file.seek(relative)?
-            }
-        };
-        Ok(self.at)
     }
 }
 
