@@ -11,7 +11,7 @@ pub mod recover;
 mod segment;
 pub mod spool;
 
-pub use log::{Appended, Commit, CommitSettings, DiskOrder, Log, LogSettings, LogStats, Ticket};
+pub use log::{Appended, Commit, CommitSettings, DiskOrder, Log, LogSettings, LogStats, Straggler, Ticket};
 pub use record::{
     ChunkRef, CopyOf, Draft, DraftRecipient, Place, RecipientList, RecipientState, VerdictDraft, VerdictOutcome,
 };

@@ -19,6 +19,7 @@
 //! Panics mean a broken invariant of our own, never something from outside; errors are answered to the peer
 //! (4xx, 5xx) and reported; warnings and worse reach the operator as [`Effect::Report`].
 
+mod ahead;
 mod auth;
 mod backlog;
 mod body;
@@ -132,6 +133,8 @@ pub struct Shard {
     leaving: Vec<backlog::Message>,
     results: Results,
     reads: rustc_hash::FxHashMap<ReadId, Reading>,
+    /// Records that came with others.
+    ahead: ahead::Ahead,
     /// Sites that could not begin a read because too many were under way.
     waiting_for_reads: VecDeque<SiteId>,
     /// Destinations that could not, for what is to be failed.
@@ -205,6 +208,7 @@ impl Shard {
             leaving: Vec::new(),
             results: Results::default(),
             reads: Default::default(),
+            ahead: ahead::Ahead::default(),
             waiting_for_reads: VecDeque::new(),
             waiting_to_fail: Vec::new(),
             next_read: 0,

@@ -23,7 +23,7 @@ use crate::schedule::destination::DestinationId;
 use crate::schedule::fair::TenantId;
 use crate::schedule::site::{JobId, NO_SITE};
 use crate::shard::backlog::{Job, JobState, domain_mark};
-use crate::shard::reading::{READS_MAX, Reading};
+use crate::shard::reading::READS_MAX;
 use crate::shard::terms;
 use crate::shard::timers::Timer;
 use crate::shard::{Effect, Level, Shard};
@@ -355,15 +355,15 @@ impl Shard {
         let entry = &self.backlog.jobs[job as usize];
         assert_eq!(entry.site, NO_SITE, "what is on hold is no site's");
         let place = self.backlog.messages[entry.message as usize].place;
-        let Some(record) = self.backlog.record(job).cloned().or_else(|| self.log.record(&place)) else {
+        let Some(record) = self.backlog.record(job).cloned().or_else(|| self.record_at_hand(&place)) else {
             if self.reads.len() < READS_MAX {
                 self.backlog.jobs[job as usize].state = JobState::Loading;
-                let what = Reading::Record { job, position: place.position };
-                self.read(what, place.position, place.length_bytes, effects);
+                self.read_record(job, &place, effects);
             }
             return Progress::Reading;
         };
         let view = AcceptView::read(&record).expect("the record was verified when it came");
+        let entry = &self.backlog.jobs[job as usize];
         let first = view.recipients_from(entry.recipient(0)).next().expect("a job's recipients stand in its record");
         let first = first.address;
         let domain = domain_of(first);

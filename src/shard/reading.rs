@@ -1,22 +1,24 @@
 //! Reading back: what is no longer in memory is fetched from the segments, verified, and given to whoever waits.
 //!
-//! The number of reads under way is bounded; who finds no place goes on when any of them ends. A record that cannot be
-//! read is reported and its message waits; nothing is ever sent that did not check out.
+//! The number of reads under way is bounded; who finds no place goes on when any of them ends. Records that are wanted one
+//! behind the other come many at a time (`ahead`). A record that cannot be read is reported and its message waits; nothing is
+//! ever sent that did not check out.
 
 use crate::base::bytes::{Block, Slice};
 use crate::base::ids::{ConnId, Position};
 use crate::base::time::Now;
-use crate::queue::{ChunkRef, DiskError, ReadId, record};
+use crate::queue::{ChunkRef, DiskError, Place, ReadId, record};
 use crate::schedule::destination::DestinationId;
 use crate::schedule::site::{JobId, NO_SITE, SiteId};
+use crate::shard::ahead;
 use crate::shard::backlog::JobState;
 use crate::shard::conns::Conn;
 use crate::shard::{Effect, Level, Shard};
 
 /// What a read is for.
 pub(super) enum Reading {
-    /// A job's accepting record.
-    Record { job: JobId, position: Position },
+    /// A job's accepting record, and perhaps what stands behind it, for which others may wait too.
+    Records { job: JobId, position: Position, length_bytes: u32, others: Vec<JobId> },
     /// The next part of a body that is going out.
     Chunk { conn: ConnId, position: Position },
     /// A part of a message that reclaim moves.
@@ -60,7 +62,7 @@ impl Shard {
         }
         let entry = &self.backlog.jobs[job as usize];
         let place = self.backlog.messages[entry.message as usize].place;
-        if let Some(record) = self.log.record(&place) {
+        if let Some(record) = self.record_at_hand(&place) {
             self.backlog.keep_record(job, record);
             return true;
         }
@@ -70,14 +72,43 @@ impl Shard {
         if entry.site != NO_SITE {
             self.sites.table[entry.site as usize].loading += 1;
         }
-        self.read(Reading::Record { job, position: place.position }, place.position, place.length_bytes, effects);
+        self.read_record(job, &place, effects);
         false
     }
 
-    /// Begins to read a whole record, header included.
-    pub(super) fn read(&mut self, what: Reading, position: Position, payload_bytes: u32, effects: &mut Vec<Effect>) {
+    /// An accepting record that is in memory.
+    pub(super) fn record_at_hand(&mut self, place: &Place) -> Option<Slice> {
+        self.log.record(place).or_else(|| self.ahead.record(self.id, place))
+    }
+
+    /// Begins to read a job's record, if it is not on its way already.
+    pub(super) fn read_record(&mut self, job: JobId, place: &Place, effects: &mut Vec<Effect>) {
+        let (from, record_bytes) = (place.position, place.record_bytes());
+        let is_there = |position: Position, length_bytes: u32| {
+            let skipped = from.offset_bytes().checked_sub(position.offset_bytes());
+            from.life() == position.life() && skipped.is_some_and(|skipped| skipped + record_bytes <= length_bytes)
+        };
+        for read in self.reads.values_mut() {
+            if let Reading::Records { position, length_bytes, others, .. } = read
+                && is_there(*position, *length_bytes)
+            {
+                others.push(job);
+                return self.ahead.note_use(from, record_bytes);
+            }
+        }
+        let most = self.log.written_behind(from);
+        let length_bytes = self.ahead.length_bytes(from, record_bytes).min(most).max(record_bytes);
+        self.read_only(job, from, length_bytes, effects);
+    }
+
+    fn read_only(&mut self, job: JobId, position: Position, length_bytes: u32, effects: &mut Vec<Effect>) {
+        let what = Reading::Records { job, position, length_bytes, others: Vec::new() };
+        self.read(what, position, length_bytes, effects);
+    }
+
+    /// Begins to read so many bytes from the beginning of a record on.
+    pub(super) fn read(&mut self, what: Reading, position: Position, length_bytes: u32, effects: &mut Vec<Effect>) {
         let (slot, offset_bytes) = self.log.locate(position).expect("what is read is not settled");
-        let length_bytes = record::HEADER_BYTES as u32 + payload_bytes;
         self.next_read += 1;
         let read = ReadId(self.next_read);
         self.reads.insert(read, what);
@@ -96,52 +127,95 @@ impl Shard {
         while let Some(destination) = self.waiting_to_fail.pop() {
             self.want_finding(destination);
         }
-        let (Reading::Record { position, .. } | Reading::Chunk { position, .. } | Reading::Copy { position, .. }) =
-            what;
-        let payload = match result {
-            Err(error) => Err(error.to_string()),
-            Ok(block) => match record::verify(block.bytes(), self.id, position) {
-                Some(payload) => {
-                    let end = record::HEADER_BYTES + payload.len();
-                    Ok(Slice::new(block.clone(), record::HEADER_BYTES, end))
-                }
-                None => Err("its checksum or name is wrong".to_string()),
-            },
-        };
-        if let Err(problem) = &payload {
-            self.counters.damaged_reads += 1;
-            effects.push(Effect::Report(
-                Level::Error,
-                format!("shard {}: queue record at {:x}-{:x} cannot be read: {problem}; its message waits; run `ringpost spool verify`", self.id.0, position.life(), position.offset_bytes()),
-            ));
-        }
         match what {
-            Reading::Record { job, .. } => {
-                let site = self.backlog.jobs[job as usize].site;
-                if site != NO_SITE {
-                    self.sites.table[site as usize].loading -= 1;
+            Reading::Records { job, position, length_bytes, others } => {
+                if let Ok(block) = &result
+                    && length_bytes
+                        > self.backlog.messages[self.backlog.jobs[job as usize].message as usize].place.record_bytes()
+                {
+                    self.ahead.keep(position, block.clone());
                 }
-                match payload {
-                    Ok(record) => {
-                        self.backlog.keep_record(job, record);
-                        self.make_ready_again(job);
-                    }
-                    Err(_) => self.defer_unread(now, job),
+                for job in std::iter::once(job).chain(others) {
+                    self.record_came(now, job, (position, length_bytes), &result, effects);
                 }
-                self.want_pump(site);
             }
-            Reading::Chunk { conn: id, .. } => {
+            Reading::Chunk { conn: id, position } => {
+                let part = self.checked(position, result, effects);
                 let Some(mut conn) = self.conns.take(id) else { return };
-                match payload {
-                    Ok(slice) => {
+                match part {
+                    Some(slice) => {
                         conn.fill_body(position.0, slice);
                         self.put_outbound(now, id, conn, effects);
                     }
-                    Err(_) => self.cut(now, id, conn, effects),
+                    None => self.cut(now, id, conn, effects),
                 }
             }
-            Reading::Copy { message, .. } => self.copy_part_came(message, payload.ok(), effects),
+            Reading::Copy { message, position } => {
+                let part = self.checked(position, result, effects);
+                self.copy_part_came(message, part, effects);
+            }
         }
+    }
+
+    /// A job's record came with what was read from somewhere before it, perhaps.
+    fn record_came(
+        &mut self,
+        now: Now,
+        job: JobId,
+        (from, length_bytes): (Position, u32),
+        read: &Result<Block, DiskError>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let entry = &self.backlog.jobs[job as usize];
+        let (site, place) = (entry.site, self.backlog.messages[entry.message as usize].place);
+        let alone = from == place.position && length_bytes == place.record_bytes();
+        let record = match read {
+            Ok(block) if !alone => ahead::record(self.id, from, block, &place),
+            read => {
+                let read = read.as_ref().map(Block::clone).map_err(|error| *error);
+                if alone { self.checked(place.position, read, effects) } else { None }
+            }
+        };
+        if record.is_none() && !alone {
+            // Whatever is wrong with it may be wrong with another one only.
+            return self.read_only(job, place.position, place.record_bytes(), effects);
+        }
+        if site != NO_SITE {
+            self.sites.table[site as usize].loading -= 1;
+        }
+        match record {
+            Some(record) => {
+                self.backlog.keep_record(job, record);
+                self.make_ready_again(job);
+            }
+            None => self.defer_unread(now, job),
+        }
+        self.want_pump(site);
+    }
+
+    /// The payload of a record that was read alone, if it is what it should be; reported if not.
+    fn checked(
+        &mut self,
+        position: Position,
+        read: Result<Block, DiskError>,
+        effects: &mut Vec<Effect>,
+    ) -> Option<Slice> {
+        let problem = match read {
+            Err(error) => error.to_string(),
+            Ok(block) => match record::verify(block.bytes(), self.id, position) {
+                Some(payload) => {
+                    let end = record::HEADER_BYTES + payload.len();
+                    return Some(Slice::new(block.clone(), record::HEADER_BYTES, end));
+                }
+                None => "its checksum or name is wrong".to_string(),
+            },
+        };
+        self.counters.damaged_reads += 1;
+        effects.push(Effect::Report(
+            Level::Error,
+            format!("shard {}: queue record at {:x}-{:x} cannot be read: {problem}; its message waits; run `ringpost spool verify`", self.id.0, position.life(), position.offset_bytes()),
+        ));
+        None
     }
 
     /// Fetches the next parts of a body that are not in memory. False if one is nowhere any more: the message was
@@ -156,7 +230,7 @@ impl Shard {
                     conn.fill_body(name, slice);
                 }
                 None if self.log.locate(position).is_none() => return false,
-                None => self.read(Reading::Chunk { conn: id, position }, position, length as u32, effects),
+                None => self.read(Reading::Chunk { conn: id, position }, position, chunk.record_bytes(), effects),
             }
         }
         true

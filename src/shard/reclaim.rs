@@ -13,7 +13,8 @@ use crate::base::time::{Mono, Now, UnixMs};
 use crate::mail::parameters::ParameterBlock;
 use crate::queue::record::AcceptView;
 use crate::queue::{
-    ChunkRef, Commit, CopyOf, Draft, DraftRecipient, LogRefusal, Place, RecipientState, RecoveredMessage, Ticket,
+    ChunkRef, Commit, CopyOf, Draft, DraftRecipient, LogRefusal, Place, RecipientState, RecoveredMessage, Straggler,
+    Ticket,
 };
 use crate::schedule::backoff::Backoff;
 use crate::schedule::fair::Share;
@@ -29,6 +30,9 @@ const COPIES_MAX: usize = 32;
 
 /// How often it is looked for something to copy.
 const LOOK_EVERY_MS: u64 = 100;
+
+/// A segment out of which as much is delivered as would empty it in sixteen times as long is left to that.
+const WATCHED_MS: u64 = 1000;
 
 /// Messages found at one look at most: the next look finds the others.
 const FOUND_MAX: usize = 16 << 10;
@@ -50,6 +54,13 @@ struct Moved {
     chunks: Chunks,
 }
 
+/// The segment to be emptied as it was a while ago.
+struct Watched {
+    life: u32,
+    live_bytes: u64,
+    since: Mono,
+}
+
 /// What reclaim is doing.
 #[derive(Default)]
 pub(super) struct Reclaim {
@@ -58,6 +69,7 @@ pub(super) struct Reclaim {
     copies: Vec<Copy>,
     moved: VecDeque<Moved>,
     next_look: Mono,
+    watched: Option<Watched>,
     /// There was nothing to copy, and nothing has come to the shard since then.
     at_rest: bool,
 }
@@ -82,7 +94,7 @@ impl Shard {
         }
         if self.reclaim.found.is_empty() && !self.reclaim.at_rest && now.mono >= self.reclaim.next_look {
             self.reclaim.next_look = now.mono.plus_ms(LOOK_EVERY_MS);
-            self.look_for_stragglers();
+            self.look_for_stragglers(now.mono);
         }
         while self.reclaim.copies.len() + self.reclaim.moved.len() < COPIES_MAX {
             let Some((slot, id)) = self.reclaim.found.pop() else { return };
@@ -94,16 +106,33 @@ impl Shard {
         }
     }
 
-    fn look_for_stragglers(&mut self) {
+    fn look_for_stragglers(&mut self, now: Mono) {
         let straggler = self.log.straggler();
         self.reclaim.at_rest = straggler.is_none();
-        let Some(life) = straggler else { return };
+        let Some(straggler) = straggler else { return };
+        if !straggler.urgent && self.empties_itself(now, &straggler) {
+            return;
+        }
+        let life = straggler.life;
         let stands_there = |message: &Message| {
             message.place.position.life() == life || message.chunks.iter().any(|c| c.position.life() == life)
         };
         let messages = self.backlog.messages.iter();
         let there = messages.filter(|(_, message)| !message.copying && message.committed && stands_there(message));
         self.reclaim.found.extend(there.map(|(slot, message)| (slot as MessageSlot, message.id)).take(FOUND_MAX));
+    }
+
+    /// True until it was seen for a while that a segment is not about to be empty without any copying.
+    fn empties_itself(&mut self, now: Mono, straggler: &Straggler) -> bool {
+        let &Straggler { life, live_bytes, .. } = straggler;
+        let before = self.reclaim.watched.as_ref().filter(|before| before.life == life);
+        let Some(before) =
+            before.filter(|before| now.ms_since(before.since) < WATCHED_MS || live_bytes * 17 > before.live_bytes * 16)
+        else {
+            self.reclaim.watched = Some(Watched { life, live_bytes, since: now });
+            return true;
+        };
+        now.ms_since(before.since) < WATCHED_MS
     }
 
     /// A part of a message came from disk; `None` if it could not be read.
@@ -127,9 +156,9 @@ impl Shard {
                 return;
             };
             let next = copy.old.get(copy.new.len()).copied();
-            let (position, length_bytes) = match next {
-                Some(chunk) => (chunk.position, chunk.length_bytes),
-                None => (message.place.position, message.place.length_bytes),
+            let (position, record_bytes) = match next {
+                Some(chunk) => (chunk.position, chunk.record_bytes()),
+                None => (message.place.position, message.place.record_bytes()),
             };
             let hot = part.take().or_else(|| match next {
                 Some(chunk) => self.log.chunk(&chunk),
@@ -138,7 +167,7 @@ impl Shard {
             let Some(bytes) = hot else {
                 let slot = copy.message;
                 self.reclaim.copies.push(copy);
-                self.read(Reading::Copy { message: slot, position }, position, length_bytes, effects);
+                self.read(Reading::Copy { message: slot, position }, position, record_bytes, effects);
                 return;
             };
             let appended = match next {

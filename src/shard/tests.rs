@@ -10,6 +10,7 @@ mod lists;
 mod orders;
 mod pacing;
 mod parameters;
+mod reading;
 mod sharing;
 mod signing;
 mod sites;

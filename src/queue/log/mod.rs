@@ -10,6 +10,7 @@
 mod blocks;
 mod commit;
 mod reclaim;
+pub use reclaim::Straggler;
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -477,6 +478,12 @@ impl Log {
     pub fn locate(&self, position: Position) -> Option<(SegmentSlot, u32)> {
         let slot = *self.slot_of.get(&position.life())?;
         Some((SegmentSlot(slot), position.offset_bytes()))
+    }
+
+    /// Bytes that are written, or on their way, from a position on in the same segment, of which `locate` knows.
+    pub fn written_behind(&self, position: Position) -> u32 {
+        let segment = self.segment_of(position);
+        segment.next_offset.min(segment.void_from).saturating_sub(position.offset_bytes())
     }
 
     /// The message is gone from this place for good: all its recipients are terminal and their verdicts appended, or

@@ -219,7 +219,7 @@ impl World {
     fn copy(&mut self) {
         let straggler = self.log.straggler();
         let Some(id) = (match straggler {
-            Some(life) => {
+            Some(Straggler { life, .. }) => {
                 self.told.iter().find(|(_, t)| !t.settled && t.place.position.life() == life).map(|(id, _)| *id)
             }
             None => self.pick(),

@@ -18,6 +18,17 @@ use crate::queue::{DiskError, LogRefusal, SegmentSlot};
 use super::commit::Errand;
 use super::{DiskOrder, Log, Purpose};
 
+/// A segment to be emptied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Straggler {
+    /// Its life.
+    pub life: u32,
+    /// What lives in it.
+    pub live_bytes: u64,
+    /// Verdicts or reports wait for room: nothing else is worth waiting for.
+    pub urgent: bool,
+}
+
 /// When emptying the oldest segments is worth it: their dead bytes, and those of the segments that they keep from being reused, are
 /// at least so many 16ths of a segment, and so many 16ths of what has to be copied.
 struct Worth {
@@ -228,26 +239,27 @@ impl Log {
         }
     }
 
-    /// The life of a segment worth emptying by copying its last live messages forward, if there is one: the oldest. It is worth
+    /// A segment worth emptying by copying its last live messages forward, if there is one: the oldest. It is worth
     /// it when enough is won, by emptying it and perhaps some behind it, for what has to be copied: their dead bytes, and all
     /// of those segments in which nothing lives any more and which stay only because they speak of what is older.
-    pub fn straggler(&self) -> Option<u32> {
+    pub fn straggler(&self) -> Option<Straggler> {
         let closed = |slot: u32| {
             let segment = &self.segments[slot as usize];
             matches!(segment.state, SegmentState::Closed | SegmentState::Poisoned).then_some(segment)
         };
         let in_use = |segment: &&Segment| segment.live_records > 0 || self.blocked(segment);
         let used = || self.on_disk.values().filter_map(|&slot| closed(slot)).filter(in_use);
-        let oldest = used().find(|segment| segment.live_records > 0)?.life;
+        let oldest = used().find(|segment| segment.live_records > 0)?;
         let worth = self.worth(used().count());
         let (mut won, mut copied) = (0, 0);
-        for segment in used().skip_while(|segment| segment.life != oldest) {
+        for segment in used().skip_while(|segment| segment.life != oldest.life) {
             copied += segment.live_bytes;
             won += u64::from(segment.size_bytes) - segment.live_bytes;
             if won * 16 >= u64::from(self.settings.segment_bytes) * worth.of_segment
                 && won * 16 >= copied * worth.of_copied
             {
-                return Some(oldest);
+                let Segment { life, live_bytes, .. } = *oldest;
+                return Some(Straggler { life, live_bytes, urgent: self.starved });
             }
         }
         None
