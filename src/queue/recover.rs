@@ -35,8 +35,9 @@ pub struct ShardStart {
     pub next_life: u32,
     /// The segment files that are there.
     pub segments: Vec<RecoveredSegment>,
-    /// The messages with open recipients.
-    pub messages: Vec<RecoveredMessage>,
+    /// The messages with open recipients, in the order in which they stand in the log.
+    #[expect(clippy::vec_box, reason = "there may be millions, which are sorted, and given on one by one")]
+    pub messages: Vec<Box<RecoveredMessage>>,
     /// Messages that were accepted and are not settled, with parts of their bodies missing: for salvage, not for a relay.
     pub aside: Vec<RecoveredMessage>,
     /// What is not as it should be.
@@ -217,7 +218,7 @@ struct OpenEntry {
 
 struct Accept {
     shard: ShardId,
-    message: RecoveredMessage,
+    message: Box<RecoveredMessage>,
 }
 
 /// The last word on one recipient.
@@ -443,7 +444,7 @@ impl Recovery {
         }
         // There may be millions, and hardly any of them stands in two places.
         open.accepts.reserve_exact(1);
-        open.accepts.push(Accept { shard: reading.shard, message: message(&view, place) });
+        open.accepts.push(Accept { shard: reading.shard, message: Box::new(message(&view, place)) });
         reading.accepts.push(view.id);
         true
     }
@@ -532,7 +533,7 @@ impl Recovery {
                     let Accept { shard, message } = open.accepts.swap_remove(index);
                     let start = starts.get_mut(&shard).expect("its segment was fed");
                     start.damage.push(Damage::Incomplete { id, chunks_missing });
-                    start.aside.push(open.resolve(message));
+                    start.aside.push(*open.resolve(message));
                 }
                 Err(None) => (),
             }
@@ -540,7 +541,8 @@ impl Recovery {
         for start in starts.values_mut() {
             let ShardStart { damage, segments, .. } = start;
             damage.retain(|damage| !damage.is_start_cut_off(segments));
-            start.messages.sort_unstable_by_key(|message| message.place.position);
+            // Each is looked at once, wherever it is in memory.
+            start.messages.sort_by_cached_key(|message| message.place.position);
             start.aside.sort_unstable_by_key(|message| message.place.position);
         }
         starts.into_values().collect()
@@ -579,7 +581,7 @@ impl Recovery {
 }
 
 /// Puts an open message in its shard.
-fn place(start: &mut ShardStart, message: RecoveredMessage) {
+fn place(start: &mut ShardStart, message: Box<RecoveredMessage>) {
     let mut count = |position: Position, bytes: u32| {
         let segment = start.segments.iter_mut().find(|segment| segment.life == position.life());
         let segment = segment.expect("its segment was fed");
@@ -631,7 +633,7 @@ impl OpenEntry {
     }
 
     /// The message with its open recipients only.
-    fn resolve(mut self, mut message: RecoveredMessage) -> RecoveredMessage {
+    fn resolve(mut self, mut message: Box<RecoveredMessage>) -> Box<RecoveredMessage> {
         self.verdicts.sort_unstable_by_key(|tried| tried.recipient);
         let verdicts = &self.verdicts;
         message.recipients.retain_mut(|recipient| {

@@ -577,7 +577,7 @@ pub fn list(dir: &Path) -> Result<Vec<ListedMessage>, SpoolError> {
     let starts = recover(dir, 0)?.into_iter();
     let listed = |start: ShardStart| {
         let shard = start.shard;
-        start.messages.into_iter().map(move |message| ListedMessage { shard, message })
+        start.messages.into_iter().map(move |message| ListedMessage { shard, message: *message })
     };
     Ok(starts.flat_map(listed).collect())
 }
@@ -586,7 +586,7 @@ pub fn list(dir: &Path) -> Result<Vec<ListedMessage>, SpoolError> {
 pub fn show(dir: &Path, id: MessageId) -> Result<(ListedMessage, Vec<u8>), SpoolError> {
     for mut start in recover(dir, 0)? {
         let Some(index) = start.messages.iter().position(|message| message.id == id) else { continue };
-        let message = start.messages.swap_remove(index);
+        let message = *start.messages.swap_remove(index);
         let payload = read_record(dir, &start, message.place.position, message.place.record_bytes())?;
         let view = AcceptView::read(&payload).expect("recovery read it");
         let mut text = payload[view.prefix.clone()].to_vec();

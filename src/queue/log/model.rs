@@ -392,7 +392,7 @@ impl World {
         }
         for (id, mut told) in std::mem::take(&mut self.told) {
             let message = found.get(&id);
-            self.check(id, &told, message, durable);
+            self.check(id, &told, message.map(|message| &**message), durable);
             let Some(message) = message else {
                 self.gone.insert(id);
                 continue;

@@ -50,7 +50,7 @@ impl World {
     }
 
     fn found_on_disk(&self) -> Vec<RecoveredMessage> {
-        start_of(&self.disk).messages
+        start_of(&self.disk).messages.into_iter().map(|message| *message).collect()
     }
 }
 

@@ -39,7 +39,7 @@ impl World {
     }
 
     fn recovered(&self) -> Vec<RecoveredMessage> {
-        start_of(&self.disk).messages
+        start_of(&self.disk).messages.into_iter().map(|message| *message).collect()
     }
 
     /// The reports that went out, each with its text.
