@@ -35,8 +35,8 @@ pub struct ShardStart {
     pub next_life: u32,
     /// The segment files that are there.
     pub segments: Vec<RecoveredSegment>,
-    /// The messages with open recipients, in the order in which they stand in the log.
-    #[expect(clippy::vec_box, reason = "there may be millions, which are sorted, and given on one by one")]
+    /// The messages with open recipients, in the order in which they stand in the log. In boxes, for there may be millions, which
+    /// are sorted, and given on one by one.
     pub messages: Vec<Box<RecoveredMessage>>,
     /// Messages that were accepted and are not settled, with parts of their bodies missing: for salvage, not for a relay.
     pub aside: Vec<RecoveredMessage>,

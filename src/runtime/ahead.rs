@@ -99,12 +99,12 @@ impl Ahead {
                 let (filled, empty) = read_on(file)?;
                 // With this one.
                 let _ = empty.send(seen);
-                self.from_thread(filled, empty)?
+                self.wait_for(filled, empty)?
             }
             From::Thread { filled, empty } => {
                 // If the thread has ended it needs no more.
                 let _ = empty.send(seen);
-                self.from_thread(filled, empty)?
+                self.wait_for(filled, empty)?
             }
         };
         if next.filled == 0 {
@@ -114,7 +114,7 @@ impl Ahead {
         Ok(())
     }
 
-    fn from_thread(&mut self, filled: Receiver<io::Result<Block>>, empty: Sender<Block>) -> io::Result<Block> {
+    fn wait_for(&mut self, filled: Receiver<io::Result<Block>>, empty: Sender<Block>) -> io::Result<Block> {
         let block = filled.recv().unwrap_or_else(|_| Ok(Block::empty()))?;
         self.from = From::Thread { filled, empty };
         Ok(block)

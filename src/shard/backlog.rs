@@ -105,7 +105,7 @@ pub(super) struct Routed {
 }
 
 /// Some recipients of a message, one transaction's worth. Packed, for the bits want twice as much room between two as all else.
-#[repr(packed(8))]
+#[repr(Rust, packed(8))]
 pub(super) struct Job {
     pub(super) message: MessageSlot,
     /// Where the configuration sends it.

@@ -240,7 +240,7 @@ impl Shard {
             settings,
         };
         for message in recovered {
-            shard.adopt(now, message);
+            shard.adopt(now, *message);
         }
         shard
     }

@@ -280,7 +280,7 @@ impl Shard {
     }
 
     /// Makes a message live that recovery found in the spool.
-    pub(super) fn adopt(&mut self, now: Now, recovered: Box<RecoveredMessage>) {
+    pub(super) fn adopt(&mut self, now: Now, recovered: RecoveredMessage) {
         let block = ParameterBlock(&recovered.parameters);
         let terms = Terms::of(block, recovered.arrived, self.settings.report.delay_ms);
         let expires = terms::expires(terms.as_deref(), now, recovered.arrived, self.settings.retry.expire_ms);
