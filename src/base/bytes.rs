@@ -87,6 +87,11 @@ impl Slice {
         Slice { block, start: start as u32, end: end as u32 }
     }
 
+    /// A copy in memory of its own, which holds nothing else.
+    pub fn copy_of(bytes: &[u8]) -> Slice {
+        Slice::new(Rc::new(HeapBlock(bytes.to_vec())), 0, bytes.len())
+    }
+
     /// The part `start..end` of this slice. Panics if it is not in it.
     pub fn part(&self, start: usize, end: usize) -> Slice {
         assert!(start <= end && end <= self.len(), "part {start}..{end} outside its slice");

@@ -92,15 +92,15 @@ impl Ahead {
     }
 }
 
-/// A record out of what was read from a position on, if it is there and checks out.
+/// A record out of what was read from a position on, if it is there and checks out. A copy: a slow next hop must not keep all that
+/// came with its message.
 pub(super) fn record(shard: ShardId, from: Position, block: &Block, place: &Place) -> Option<Slice> {
     let start = place.position.offset_bytes().checked_sub(from.offset_bytes())? as usize;
     let end = start + place.record_bytes() as usize;
     if place.position.life() != from.life() || end > block.bytes().len() {
         return None;
     }
-    record::verify(&block.bytes()[start..end], shard, place.position)?;
-    Some(Slice::new(block.clone(), start + record::HEADER_BYTES, end))
+    record::verify(&block.bytes()[start..end], shard, place.position).map(Slice::copy_of)
 }
 
 #[cfg(test)]

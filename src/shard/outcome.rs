@@ -113,9 +113,11 @@ impl Shard {
         self.conclude(now, job, &mut entries, Passed::default(), effects);
     }
 
-    /// A job's record cannot be read: it waits as long as a retry may, and an operator was told.
-    pub(super) fn defer_unread(&mut self, now: Now, job: JobId) {
-        self.let_wait(now, job, self.settings.retry.longest_ms);
+    /// A job's record cannot be read, and an operator was told. It waits as long as a retry may if it is damaged; what the disk,
+    /// or the system, would not give may be given soon.
+    pub(super) fn defer_unread(&mut self, now: Now, job: JobId, damaged: bool) {
+        let retry = &self.settings.retry;
+        self.let_wait(now, job, if damaged { retry.longest_ms } else { retry.first_ms });
         self.leave_site(job);
     }
 

@@ -140,7 +140,7 @@ impl Shard {
                 }
             }
             Reading::Chunk { conn: id, position } => {
-                let part = self.checked(position, result, effects);
+                let part = self.checked(position, &result, effects);
                 let Some(mut conn) = self.conns.take(id) else { return };
                 match part {
                     Some(slice) => {
@@ -151,7 +151,7 @@ impl Shard {
                 }
             }
             Reading::Copy { message, position } => {
-                let part = self.checked(position, result, effects);
+                let part = self.checked(position, &result, effects);
                 self.copy_part_came(message, part, effects);
             }
         }
@@ -171,10 +171,8 @@ impl Shard {
         let alone = from == place.position && length_bytes == place.record_bytes();
         let record = match read {
             Ok(block) if !alone => ahead::record(self.id, from, block, &place),
-            read => {
-                let read = read.as_ref().map(Block::clone).map_err(|error| *error);
-                if alone { self.checked(place.position, read, effects) } else { None }
-            }
+            Err(_) if !alone => None,
+            read => self.checked(place.position, read, effects),
         };
         if record.is_none() && !alone {
             // Whatever is wrong with it may be wrong with another one only.
@@ -188,7 +186,7 @@ impl Shard {
                 self.backlog.keep_record(job, record);
                 self.make_ready_again(job);
             }
-            None => self.defer_unread(now, job),
+            None => self.defer_unread(now, job, read.is_ok()),
         }
         self.want_pump(site);
     }
@@ -197,7 +195,7 @@ impl Shard {
     fn checked(
         &mut self,
         position: Position,
-        read: Result<Block, DiskError>,
+        read: &Result<Block, DiskError>,
         effects: &mut Vec<Effect>,
     ) -> Option<Slice> {
         let problem = match read {

@@ -13,7 +13,7 @@ use loadgen::sink::faults::Faults;
 use loadgen::sink::profiles::Profile;
 
 use crate::overload::{endless, none_lost};
-use crate::stage::{Load, Setting, Stage, Told, free_address};
+use crate::stage::{Load, Setting, Size, Stage, Told, free_address};
 use crate::{Campaign, run_parts, scratch};
 
 const SETTLE_LONGEST: Duration = Duration::from_secs(900);
@@ -21,6 +21,8 @@ const SETTLE_LONGEST: Duration = Duration::from_secs(900);
 const RECIPIENT_BYTES: u64 = 400;
 /// From a start over a full queue to the first delivery.
 const FIRST_LONGEST: Duration = Duration::from_secs(5);
+/// Until all sites were looked up and dialled in vain.
+const DIALLED_LONGEST: Duration = Duration::from_secs(180);
 /// What a disturbed rate is of an undisturbed one, at least.
 const HOLDS: f64 = 0.9;
 
@@ -81,7 +83,11 @@ fn domains(campaign: &Campaign) -> Told<Vec<String>> {
     stage.load()?;
     stage.end_loads_when_sent(SETTLE_LONGEST)?;
     println!("{wanted} messages for {domains} domains taken in {:.1} s", begun.elapsed().as_secs_f64());
-    let full = stage.size()?;
+    let full = full_size(&mut stage, if few { Duration::ZERO } else { DIALLED_LONGEST })?;
+    println!(
+        "{:.1} s after the first of them it takes no more memory: all sites were looked up and dialled",
+        begun.elapsed().as_secs_f64()
+    );
     let each = full.memory_bytes.saturating_sub(empty.memory_bytes) / wanted.max(1);
     println!("{:.1} MiB empty, {:.1} MiB with all of them: {each} bytes each", empty.mib(), full.mib());
     stage.kill();
@@ -118,6 +124,20 @@ fn domains(campaign: &Campaign) -> Told<Vec<String>> {
     broken.extend(none_lost(stage, 0)?);
     drop(hosts.stop());
     Ok(broken)
+}
+
+/// What it takes when all sites are known and were dialled: when it grows no more.
+fn full_size(stage: &mut Stage, longest: Duration) -> Told<Size> {
+    let begun = Instant::now();
+    let mut size = stage.size()?;
+    while begun.elapsed() < longest {
+        stage.play(Duration::from_secs(10))?;
+        let before = std::mem::replace(&mut size, stage.size()?);
+        if size.memory_bytes <= before.memory_bytes + before.memory_bytes / 200 {
+            break;
+        }
+    }
+    Ok(size)
 }
 
 // ---- slow sites beside a quick one ----

@@ -55,3 +55,28 @@ fn damage_in_the_middle_costs_one_message() {
     assert!(!subjects.iter().any(|subject| ["message 0", "message 77", "message 199"].contains(&&subject[..])));
     assert_eq!(world.shard.counters().damaged_reads, 3);
 }
+
+/// QUE-08: what the disk would not give once is asked for again soon; what is damaged is not read again and again.
+#[test]
+fn a_read_that_failed_is_tried_again() {
+    let (disk, _) = cold_queue(1);
+    let mut world = World::before_its_first_step(&["retry.first_ms=60000"], disk);
+    world.hold_reads = true;
+    world.input(Input::Tick);
+    let (read, bytes) = world.held_reads.pop_front().unwrap();
+    world.nested(Input::ReadBack { read, result: Err(DiskError::Io { errno: 24 }) });
+    world.pass(59_000);
+    assert!(world.held_reads.is_empty() && world.taken.is_empty());
+    world.pass(2_000);
+    let (read, _) = world.held_reads.pop_front().expect("it is read again");
+    let mut damaged = bytes.clone();
+    damaged[100] ^= 1;
+    world.nested(Input::ReadBack { read, result: Ok(heap_block(damaged)) });
+    world.pass(world.shard.settings.retry.longest_ms - 1_000);
+    assert!(world.held_reads.is_empty() && world.taken.is_empty());
+    world.pass(2_000);
+    let (read, _) = world.held_reads.pop_front().expect("it is read again in the end");
+    world.nested(Input::ReadBack { read, result: Ok(heap_block(bytes)) });
+    world.input(Input::Tick);
+    assert_eq!((world.taken.len(), world.shard.counters().damaged_reads), (1, 2));
+}
