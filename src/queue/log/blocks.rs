@@ -119,12 +119,12 @@ impl Log {
 
     /// A segment was just opened: it is kept from mail if there are too few behind it.
     pub(super) fn note_kept(&mut self) {
-        let more = self.ready_trouble.is_none() && !self.exhausted();
-        self.open_is_kept = self.spares.len() < SEGMENTS_KEPT && !more;
+        let left = if self.ready_trouble.is_none() { self.left() } else { self.spares.len() };
+        self.open_is_kept = left < SEGMENTS_KEPT;
     }
 
     fn refusal(&self) -> LogRefusal {
-        let other = if self.exhausted() { LogRefusal::Full } else { LogRefusal::Failing };
+        let other = if self.few_left { LogRefusal::Full } else { LogRefusal::Failing };
         self.trouble.or(self.ready_trouble).unwrap_or(other)
     }
 

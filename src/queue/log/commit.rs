@@ -10,7 +10,7 @@
 
 use crate::base::bytes::Block;
 use crate::base::ids::Position;
-use crate::base::limits::{LOG_FAILURES_KEPT, SEGMENT_RETRY_MS, VERDICT_DELAY_MS};
+use crate::base::limits::{LOG_FAILURES_KEPT, SEGMENT_RETRY_MS, SEGMENTS_KEPT, VERDICT_DELAY_MS};
 use crate::base::time::Mono;
 use crate::queue::record::{self, CutEntry, HEADER_BYTES, Kind, VerdictView, padded};
 use crate::queue::segment::SegmentState;
@@ -61,6 +61,7 @@ impl Log {
         }
         self.append_held();
         self.keep_ready(now, orders);
+        self.few_left = !self.may_take(Purpose::Mail) && self.left() <= SEGMENTS_KEPT;
         self.submit(now, orders);
     }
 

@@ -186,6 +186,8 @@ pub struct Log {
     open: Option<u32>,
     /// The open segment is one of the last, which are kept from mail.
     open_is_kept: bool,
+    /// No more segments can be had than are kept from mail, as of the last poll.
+    few_left: bool,
     /// Something that settles mail found no room when it was last appended.
     starved: bool,
     /// Started segments, in order of their lives.
@@ -244,6 +246,7 @@ impl Log {
             next_write: 0,
             open: None,
             open_is_kept: false,
+            few_left: false,
             starved: false,
             spares: VecDeque::new(),
             readying: None,

@@ -8,7 +8,7 @@
 
 use crate::base::bytes::Block;
 use crate::base::ids::Position;
-use crate::base::limits::{DISK_ALIGN_BYTES, SEGMENT_RETRY_MS, SEGMENTS_SPARE};
+use crate::base::limits::{DISK_ALIGN_BYTES, SEGMENT_RETRY_MS, SEGMENTS_KEPT, SEGMENTS_SPARE};
 use crate::base::time::Mono;
 use crate::queue::record::{self, FIRST_BATCH_OFFSET, FORMAT_VERSION, HEADER_BYTES, Kind, Start};
 use crate::queue::recover::ShardStart;
@@ -99,6 +99,17 @@ impl Log {
     /// True if no segment can be had any more, but by settling what lives.
     pub(super) fn exhausted(&self) -> bool {
         self.readying.is_none() && self.prepared().is_none() && self.reusable().is_none() && !self.has_absent()
+    }
+
+    /// Segments that can be had beside the open one, counted up to one more than are kept from mail.
+    pub(super) fn left(&self) -> usize {
+        let known = self.spares.len() + usize::from(self.readying.is_some());
+        let never_made = self.settings.segments_max.saturating_sub(self.segments.len());
+        let made = |state| self.segments.iter().filter(move |segment| segment.state == state);
+        let reusable = self.on_disk.values().filter(|&&slot| self.may_go(slot, false)).map(|_| ());
+        let others = made(SegmentState::Absent).chain(made(SegmentState::Prepared)).map(|_| ()).chain(reusable);
+        let most = SEGMENTS_KEPT + 1;
+        (known + never_made + others.take(most).count()).min(most)
     }
 
     fn prepared(&self) -> Option<u32> {
@@ -267,7 +278,7 @@ impl Log {
 
     fn worth(&self, used: usize) -> Worth {
         let most = self.settings.segments_max;
-        let tight = !self.may_take(Purpose::Mail) && (self.exhausted() || self.ready_trouble.is_some());
+        let tight = !self.may_take(Purpose::Mail) && (self.few_left || self.ready_trouble.is_some());
         match used {
             _ if self.starved => STARVED,
             _ if tight || used * 4 >= most * 3 => FULL,

@@ -27,7 +27,7 @@ impl Bench {
             commit: CommitSettings::default(),
         };
         let log = Log::open(settings, ShardStart::empty(SHARD), Box::new(HeapBlocks));
-        let mut bench = Bench { log, disk: vec![Vec::new(); 4], now: Mono(0), tail: vec![b'x'; 5000] };
+        let mut bench = Bench { log, disk: vec![Vec::new(); 6], now: Mono(0), tail: vec![b'x'; 5000] };
         bench.settle();
         bench
     }

@@ -18,6 +18,8 @@ use super::{Numbers, recovery};
 
 const SHARD: ShardId = ShardId(0);
 const SEGMENT: u32 = 64 << 10;
+/// Some of them ahead, as the log keeps them.
+const SEGMENTS: usize = 6;
 
 /// A spool as it should be.
 struct Spool {
@@ -96,12 +98,12 @@ fn write_spool() -> Spool {
     let settings = LogSettings {
         shard: SHARD,
         segment_bytes: SEGMENT,
-        segments_max: 6,
+        segments_max: SEGMENTS,
         hot_bytes: 0,
         commit: CommitSettings::default(),
     };
     let log = Log::open(settings, ShardStart::empty(SHARD), Box::new(HeapBlocks));
-    let spool = Spool { disk: vec![Vec::new(); 4], bodies: BTreeMap::new() };
+    let spool = Spool { disk: vec![Vec::new(); SEGMENTS], bodies: BTreeMap::new() };
     let mut writer = Writer { log, now: Mono(0), spool };
     writer.settle();
     let mut ids = Vec::new();
