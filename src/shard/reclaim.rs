@@ -98,8 +98,17 @@ impl Shard {
         }
         while self.reclaim.copies.len() + self.reclaim.moved.len() < COPIES_MAX {
             let Some((slot, id)) = self.reclaim.found.pop() else { return };
+            if self.is_being_reported(id) {
+                // The copy would note failures whose report is not durable.
+                continue;
+            }
             let message = self.backlog.messages.get_mut(slot as usize).filter(|message| message.id == id);
             let Some(message) = message.filter(|message| !message.copying) else { continue };
+            if !self.log.has_room_for_copy(&message.place, &message.chunks) {
+                // Half a copy would be a waste of what room there is. The others may be as long.
+                self.reclaim.found.clear();
+                return;
+            }
             message.copying = true;
             let copy = Copy { message: slot, id, old: message.chunks.clone(), new: Vec::new() };
             self.go_on_copying(copy, None, effects);
@@ -192,7 +201,7 @@ impl Shard {
     /// All parts are appended: the accepting record follows, with what is known of each recipient now.
     fn append_copy(&mut self, copy: &mut Copy, record: &Slice) -> Result<(), LogRefusal> {
         if self.is_being_reported(copy.id) {
-            // The copy would note failures whose report is not durable.
+            // It came to that meanwhile.
             return Err(LogRefusal::Failing);
         }
         let view = AcceptView::read(record).expect("the record was verified when it came");

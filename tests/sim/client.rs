@@ -318,10 +318,11 @@ impl Client {
         let tag = self.outstanding.pop_front().unwrap_or_else(|| panic!("a reply to nothing: {line}"));
         // A relay that stopped since may have meant trouble that is over.
         let trouble_since = |since_us| trouble_us >= since_us || self.stale;
-        let storage = trouble_since(self.last_us) && matches!(code, 451 | 452);
-        // A body that found no room is answered at its end, when there may be room again.
-        let had_trouble = trouble_since(self.begun_us);
         let replied_us = std::mem::replace(&mut self.replied_us, self.last_us);
+        // Replies take a while to come, and then there may be room again.
+        let storage = trouble_since(replied_us) && matches!(code, 451 | 452);
+        // A body that found no room is answered at its end.
+        let had_trouble = trouble_since(self.begun_us);
         let fine = match tag {
             Tag::Greeting => code == 220,
             Tag::Hello | Tag::Good => code == 250,

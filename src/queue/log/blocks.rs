@@ -8,7 +8,7 @@ use crate::base::limits::{
 };
 use crate::base::time::Mono;
 use crate::queue::LogRefusal;
-use crate::queue::record::{self, CutEntry, HEADER_BYTES, Kind, padded};
+use crate::queue::record::{self, ChunkRef, CutEntry, FIRST_BATCH_OFFSET, HEADER_BYTES, Kind, Place, padded};
 use crate::queue::segment::{Segment, SegmentState};
 
 use super::commit::Sealed;
@@ -85,6 +85,22 @@ impl Log {
         let left = segment.size_bytes as usize - segment.next_offset as usize;
         let full = !self.may_take(Purpose::Mail) && left <= self.kept_bytes(Purpose::Mail) + BLOCK_MIN_BYTES;
         full.then(|| self.refusal())
+    }
+
+    /// True if all parts of a message would find room now, if nothing else is appended meanwhile.
+    pub fn has_room_for_copy(&self, place: &Place, chunks: &[ChunkRef]) -> bool {
+        let Some(slot) = self.open else { return false };
+        let segment = &self.segments[slot as usize];
+        let filled = self.batch.as_ref().map_or(0, |batch| batch.filled);
+        let left = (segment.size_bytes - segment.next_offset) as usize;
+        let left = left.saturating_sub(filled.next_multiple_of(DISK_ALIGN_BYTES));
+        // Each part may begin a block of its own, and leave as much at the end of a segment as it would have taken.
+        let size = |bytes: u32| padded(bytes as usize).next_multiple_of(DISK_ALIGN_BYTES);
+        let sizes = || chunks.iter().map(|chunk| size(chunk.record_bytes())).chain([size(place.record_bytes())]);
+        let longest = sizes().max().unwrap_or(0);
+        let spare = (self.settings.segment_bytes as usize).saturating_sub(longest + FIRST_BATCH_OFFSET as usize);
+        let all: usize = sizes().sum();
+        all <= left || all + longest <= left + self.spares.len() * spare
     }
 
     /// True if the next segment may be taken.
