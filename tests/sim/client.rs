@@ -318,11 +318,10 @@ impl Client {
         let tag = self.outstanding.pop_front().unwrap_or_else(|| panic!("a reply to nothing: {line}"));
         // A relay that stopped since may have meant trouble that is over.
         let trouble_since = |since_us| trouble_us >= since_us || self.stale;
+        // Replies take a while to come, a body that found no room is answered at its end, and a next MAIL together with that: by
+        // then there may be room again.
+        let had_trouble = trouble_since(self.begun_us) && matches!(code, 451 | 452);
         let replied_us = std::mem::replace(&mut self.replied_us, self.last_us);
-        // Replies take a while to come, and then there may be room again.
-        let storage = trouble_since(replied_us) && matches!(code, 451 | 452);
-        // A body that found no room is answered at its end.
-        let had_trouble = trouble_since(self.begun_us);
         let fine = match tag {
             Tag::Greeting => code == 220,
             Tag::Hello | Tag::Good => code == 250,
@@ -333,7 +332,7 @@ impl Client {
             Tag::Mail => {
                 self.mail_refused = code != 250;
                 self.begun_us = replied_us;
-                code == 250 || storage
+                code == 250 || had_trouble
             }
             Tag::Rcpt(number, index) => {
                 ledger.messages[number].recipients[index].refused = code != 250;
@@ -357,7 +356,7 @@ impl Client {
                     250 => !message.poisoned,
                     552 => large,
                     550 | 554 => message.poisoned,
-                    _ => had_trouble && matches!(code, 451 | 452),
+                    _ => had_trouble,
                 }
             }
             Tag::Bad => code >= 400,
