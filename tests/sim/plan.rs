@@ -325,7 +325,8 @@ impl Plan {
             write_latency_us: dice.pick(&[50, 500, 5_000, 50_000]),
             net_latency_us: dice.pick(&[5, 200, 20_000]),
             liveness_us: liveness_ms * 1000,
-            settle_us: 3 * SECOND_US,
+            // With a handshake, and a QUIT that is not answered.
+            settle_us: 6 * SECOND_US,
             settings: Arc::new(settings),
             warm_up,
         }
