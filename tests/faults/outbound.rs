@@ -129,13 +129,13 @@ fn domains(campaign: &Campaign) -> Told<Vec<String>> {
 /// What it takes when all sites are known and were dialled: when it grows no more.
 fn full_size(stage: &mut Stage, longest: Duration) -> Told<Size> {
     let begun = Instant::now();
-    let mut size = stage.size()?;
-    while begun.elapsed() < longest {
+    let (mut size, mut quiet) = (stage.size()?, 0);
+    // A site that could not be dialled is dialled again half a minute later.
+    while begun.elapsed() < longest && quiet < 4 {
         stage.play(Duration::from_secs(10))?;
         let before = std::mem::replace(&mut size, stage.size()?);
-        if size.memory_bytes <= before.memory_bytes + before.memory_bytes / 200 {
-            break;
-        }
+        let grows = size.memory_bytes > before.memory_bytes + before.memory_bytes / 500;
+        quiet = if grows { 0 } else { quiet + 1 };
     }
     Ok(size)
 }
