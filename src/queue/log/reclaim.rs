@@ -103,13 +103,16 @@ impl Log {
 
     /// Segments that can be had beside the open one, counted up to one more than are kept from mail.
     pub(super) fn left(&self) -> usize {
-        let known = self.spares.len() + usize::from(self.readying.is_some());
+        let most = SEGMENTS_KEPT + 1;
         let never_made = self.settings.segments_max.saturating_sub(self.segments.len());
+        let known = self.spares.len() + usize::from(self.readying.is_some()) + never_made;
+        if known >= most {
+            return most;
+        }
         let made = |state| self.segments.iter().filter(move |segment| segment.state == state);
         let reusable = self.on_disk.values().filter(|&&slot| self.may_go(slot, false)).map(|_| ());
         let others = made(SegmentState::Absent).chain(made(SegmentState::Prepared)).map(|_| ()).chain(reusable);
-        let most = SEGMENTS_KEPT + 1;
-        (known + never_made + others.take(most).count()).min(most)
+        known + others.take(most - known).count()
     }
 
     fn prepared(&self) -> Option<u32> {
