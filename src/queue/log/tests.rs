@@ -355,6 +355,38 @@ fn a_full_log_copies_its_oldest_segment() {
     assert!(bench.append(1000, true).is_ok(), "the oldest segment is used again");
 }
 
+/// A copy that is said to find room finds it, to the last of a full log; and little is left when none does any more.
+#[test]
+fn a_copy_finds_the_room_that_is_promised() {
+    for (chunks, chunk_bytes, record_bytes) in
+        [(0, 0, 900), (0, 0, 70_000), (3, 128 << 10, 5_000), (9, 16_000, 120_000)]
+    {
+        let mut bench = Bench::new(6);
+        while bench.log.no_room().is_none() {
+            let _ = bench.accept(20_000);
+            bench.complete(Ok(()));
+            bench.complete(Ok(()));
+        }
+        let mut old = bench.accept(10).map_or_else(|_| bench.append(10, true).unwrap(), |appended| appended);
+        old.place.length_bytes = record_bytes + 60;
+        let like = |position| ChunkRef { position, length_bytes: chunk_bytes };
+        let all: Vec<_> = (0..chunks).map(|_| like(old.place.position)).collect();
+        let mut copies = 0;
+        while bench.log.has_room_for_copy(&old.place, &all) {
+            for _ in 0..chunks {
+                bench.log.copy_chunk(&vec![b'c'; chunk_bytes as usize]).expect("there is room for its parts");
+            }
+            bench.copy(&old).expect("there is room for its record");
+            copies += 1;
+            if copies % 2 == 0 {
+                bench.complete(Ok(()));
+            }
+        }
+        let each = chunks * (chunk_bytes as usize + HEADER_BYTES) + record_bytes as usize + HEADER_BYTES;
+        assert!(copies * each > 3 * SEGMENT as usize / 4, "{copies} copies of {each} bytes");
+    }
+}
+
 /// Reports fill their part of the last room to the last: they claim none for fields that they have not.
 #[test]
 fn reports_claim_no_more_than_they_take() {
