@@ -129,9 +129,9 @@ impl Shard {
         }
         match what {
             Reading::Records { job, position, length_bytes, others } => {
+                let message = &self.backlog.messages[self.backlog.jobs[job as usize].message as usize];
                 if let Ok(block) = &result
-                    && length_bytes
-                        > self.backlog.messages[self.backlog.jobs[job as usize].message as usize].place.record_bytes()
+                    && length_bytes > message.place.record_bytes()
                 {
                     self.ahead.keep(position, block.clone());
                 }

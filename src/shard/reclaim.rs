@@ -41,6 +41,7 @@ const FOUND_MAX: usize = 16 << 10;
 struct Copy {
     message: MessageSlot,
     id: MessageId,
+    place: Place,
     old: Chunks,
     new: Vec<ChunkRef>,
 }
@@ -102,15 +103,16 @@ impl Shard {
                 // The copy would note failures whose report is not durable.
                 continue;
             }
-            let message = self.backlog.messages.get_mut(slot as usize).filter(|message| message.id == id);
+            let message = self.backlog.messages.get(slot as usize).filter(|message| message.id == id);
             let Some(message) = message.filter(|message| !message.copying) else { continue };
-            if !self.log.has_room_for_copy(&message.place, &message.chunks) {
+            let copy = Copy { message: slot, id, place: message.place, old: message.chunks.clone(), new: Vec::new() };
+            let all = self.reclaim.copies.iter().chain([&copy]).map(|copy| (&copy.place, &copy.old[..]));
+            if !self.log.has_room_for_copies(all) {
                 // Half a copy would be a waste of what room there is. The others may be as long.
                 self.reclaim.found.clear();
                 return;
             }
-            message.copying = true;
-            let copy = Copy { message: slot, id, old: message.chunks.clone(), new: Vec::new() };
+            self.backlog.messages[slot as usize].copying = true;
             self.go_on_copying(copy, None, effects);
         }
     }
@@ -134,14 +136,14 @@ impl Shard {
     /// True until it was seen for a while that a segment is not about to be empty without any copying.
     fn empties_itself(&mut self, now: Mono, straggler: &Straggler) -> bool {
         let &Straggler { life, live_bytes, .. } = straggler;
-        let before = self.reclaim.watched.as_ref().filter(|before| before.life == life);
-        let Some(before) =
-            before.filter(|before| now.ms_since(before.since) < WATCHED_MS || live_bytes * 17 > before.live_bytes * 16)
-        else {
-            self.reclaim.watched = Some(Watched { life, live_bytes, since: now });
-            return true;
-        };
-        now.ms_since(before.since) < WATCHED_MS
+        match self.reclaim.watched.as_ref().filter(|before| before.life == life) {
+            Some(before) if now.ms_since(before.since) < WATCHED_MS => true,
+            Some(before) if live_bytes * 17 > before.live_bytes * 16 => false,
+            _ => {
+                self.reclaim.watched = Some(Watched { life, live_bytes, since: now });
+                true
+            }
+        }
     }
 
     /// A part of a message came from disk; `None` if it could not be read.

@@ -87,8 +87,8 @@ impl Log {
         full.then(|| self.refusal())
     }
 
-    /// True if all parts of a message would find room now, if nothing else is appended meanwhile.
-    pub fn has_room_for_copy(&self, place: &Place, chunks: &[ChunkRef]) -> bool {
+    /// True if all parts of these messages find room now, if nothing but copies of them is appended.
+    pub fn has_room_for_copies<'a>(&self, messages: impl Iterator<Item = (&'a Place, &'a [ChunkRef])>) -> bool {
         let Some(slot) = self.open else { return false };
         let segment = &self.segments[slot as usize];
         let filled = self.batch.as_ref().map_or(0, |batch| batch.filled);
@@ -96,10 +96,12 @@ impl Log {
         let left = left.saturating_sub(filled.next_multiple_of(DISK_ALIGN_BYTES));
         // Each part may begin a block of its own, and leave as much at the end of a segment as it would have taken.
         let size = |bytes: u32| padded(bytes as usize).next_multiple_of(DISK_ALIGN_BYTES);
-        let sizes = || chunks.iter().map(|chunk| size(chunk.record_bytes())).chain([size(place.record_bytes())]);
-        let longest = sizes().max().unwrap_or(0);
+        let (mut all, mut longest) = (0, 0);
+        for (place, chunks) in messages {
+            let parts = chunks.iter().map(ChunkRef::record_bytes).chain([place.record_bytes()]).map(size);
+            parts.for_each(|size| (all, longest) = (all + size, longest.max(size)));
+        }
         let spare = (self.settings.segment_bytes as usize).saturating_sub(longest + FIRST_BATCH_OFFSET as usize);
-        let all: usize = sizes().sum();
         all <= left || all + longest <= left + self.spares.len() * spare
     }
 

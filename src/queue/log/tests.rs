@@ -367,12 +367,12 @@ fn a_copy_finds_the_room_that_is_promised() {
             bench.complete(Ok(()));
             bench.complete(Ok(()));
         }
-        let mut old = bench.accept(10).map_or_else(|_| bench.append(10, true).unwrap(), |appended| appended);
+        let mut old = bench.accept(10).unwrap_or_else(|_| bench.append(10, true).unwrap());
         old.place.length_bytes = record_bytes + 60;
         let like = |position| ChunkRef { position, length_bytes: chunk_bytes };
         let all: Vec<_> = (0..chunks).map(|_| like(old.place.position)).collect();
         let mut copies = 0;
-        while bench.log.has_room_for_copy(&old.place, &all) {
+        while bench.log.has_room_for_copies([(&old.place, &all[..])].into_iter()) {
             for _ in 0..chunks {
                 bench.log.copy_chunk(&vec![b'c'; chunk_bytes as usize]).expect("there is room for its parts");
             }
