@@ -23,7 +23,7 @@ const BLOCKS_AHEAD: usize = 2;
 /// Opens a file to be read from its beginning.
 pub fn open(path: &Path) -> io::Result<Box<dyn Read>> {
     match OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(path) {
-        Ok(file) => Ok(Box::new(Ahead { from: From::File(file), block: Block::empty(), at: 0 })),
+        Ok(file) => Ok(Box::new(Ahead { source: Source::File(file), block: Block::empty(), at: 0 })),
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(Box::new(File::open(path)?)),
         Err(error) => Err(error),
     }
@@ -65,7 +65,7 @@ impl Block {
 }
 
 /// Where the next block comes from.
-enum From {
+enum Source {
     File(File),
     /// A thread reads on; blocks that were looked at go back to it.
     Thread {
@@ -77,7 +77,7 @@ enum From {
 }
 
 struct Ahead {
-    from: From,
+    source: Source,
     block: Block,
     at: usize,
 }
@@ -86,29 +86,29 @@ impl Ahead {
     fn next_block(&mut self) -> io::Result<()> {
         self.at = 0;
         let seen = std::mem::replace(&mut self.block, Block::empty());
-        let next = match std::mem::replace(&mut self.from, From::Nothing) {
-            From::Nothing => return Ok(()),
-            From::File(mut file) if seen.memory.is_empty() => {
+        let next = match std::mem::replace(&mut self.source, Source::Nothing) {
+            Source::Nothing => return Ok(()),
+            Source::File(mut file) if seen.memory.is_empty() => {
                 // Who only asks what the file is needs no more than this.
                 let mut block = Block::new();
                 block.read_from(&mut file)?;
-                self.from = From::File(file);
+                self.source = Source::File(file);
                 block
             }
-            From::File(file) => {
+            Source::File(file) => {
                 let (filled, empty) = read_on(file)?;
                 // With this one.
                 let _ = empty.send(seen);
                 self.wait_for(filled, empty)?
             }
-            From::Thread { filled, empty } => {
+            Source::Thread { filled, empty } => {
                 // If the thread has ended it needs no more.
                 let _ = empty.send(seen);
                 self.wait_for(filled, empty)?
             }
         };
         if next.filled == 0 {
-            self.from = From::Nothing;
+            self.source = Source::Nothing;
         }
         self.block = next;
         Ok(())
@@ -116,7 +116,7 @@ impl Ahead {
 
     fn wait_for(&mut self, filled: Receiver<io::Result<Block>>, empty: Sender<Block>) -> io::Result<Block> {
         let block = filled.recv().unwrap_or_else(|_| Ok(Block::empty()))?;
-        self.from = From::Thread { filled, empty };
+        self.source = Source::Thread { filled, empty };
         Ok(block)
     }
 }
