@@ -11,6 +11,7 @@ mod orders;
 mod pacing;
 mod parameters;
 mod reading;
+mod reclaim;
 mod sharing;
 mod signing;
 mod sites;
