@@ -67,7 +67,7 @@ impl BlockSource for HeapBlocks {
     }
 }
 
-/// A frozen block of plain memory holding `bytes`: what a read from disk gives in tests and tools.
+/// A frozen block of plain memory holding `bytes`.
 pub fn heap_block(bytes: Vec<u8>) -> Block {
     Rc::new(HeapBlock(bytes))
 }
@@ -89,7 +89,7 @@ impl Slice {
 
     /// A copy in memory of its own, which holds nothing else.
     pub fn copy_of(bytes: &[u8]) -> Slice {
-        Slice::new(Rc::new(HeapBlock(bytes.to_vec())), 0, bytes.len())
+        Slice::new(heap_block(bytes.to_vec()), 0, bytes.len())
     }
 
     /// The part `start..end` of this slice. Panics if it is not in it.

@@ -26,6 +26,10 @@ pub const WRITES_IN_FLIGHT_MAX: usize = 4;
 pub const WRITES_IN_FLIGHT_CEILING: usize = 64;
 /// Frozen blocks kept for bodies not yet delivered (`queue.memory_bytes`, per shard); older ones are read back.
 pub const HOT_BLOCKS_BYTES: usize = 128 << 20;
+/// Records that are wanted one behind the other are read back so many bytes at a time.
+pub const READ_AHEAD_MAX_BYTES: u32 = 256 << 10;
+/// So many such reads are kept, for records that nobody has asked for yet.
+pub const READS_AHEAD_KEPT_MAX: usize = 8;
 /// A body arriving in pieces shorter than this is gathered before it becomes a chunk record.
 pub const CHUNK_MIN_BYTES: usize = 16 << 10;
 /// Longest body part in one chunk record.

@@ -3,7 +3,7 @@
 //! A queue that outgrew its memory goes out in the order in which it came, and so record behind record; reading them one by one
 //! costs more than sending them. Each read that begins where the last one ended brings twice as much as that, as long as half of what
 //! came was used; a record here and a record there is read alone. What came too much is kept for a short while, within
-//! [`WINDOWS_MAX`] times [`WINDOW_MAX_BYTES`], and checked when it is used.
+//! [`limits::READS_AHEAD_KEPT_MAX`] times [`limits::READ_AHEAD_MAX_BYTES`], and checked when it is used.
 //!
 //! Pure, shard-local; a look at a few windows for each record that is not in the log's own memory.
 
@@ -11,13 +11,8 @@ use std::collections::VecDeque;
 
 use crate::base::bytes::{Block, Slice};
 use crate::base::ids::{Position, ShardId};
+use crate::base::limits;
 use crate::queue::{Place, record};
-
-/// Read at a time.
-const WINDOW_MAX_BYTES: u32 = 256 << 10;
-
-/// Kept at a time.
-const WINDOWS_MAX: usize = 8;
 
 /// Places in the log at which reading goes on: as many sites may have their mail in different parts of it.
 const STREAMS_MAX: usize = 8;
@@ -29,13 +24,6 @@ struct Stream {
     length_bytes: u32,
     /// Of that, what somebody wanted.
     used_bytes: u32,
-}
-
-impl Stream {
-    fn offset_of(&self, position: Position) -> Option<u32> {
-        let skipped = position.offset_bytes().checked_sub(self.from.offset_bytes());
-        skipped.filter(|_| position.life() == self.from.life())
-    }
 }
 
 /// What was read lately, and where it goes on.
@@ -59,7 +47,7 @@ impl Ahead {
     pub(super) fn length_bytes(&mut self, position: Position, record_bytes: u32) -> u32 {
         let goes_on = |stream: &Stream| {
             // It may have begun in what was read. What is skipped is read all the same.
-            let end = stream.offset_of(position).map(|offset| offset + record_bytes);
+            let end = offset_from(stream.from, position).map(|offset| offset + record_bytes);
             end.is_some_and(|end| end > stream.length_bytes && end - record_bytes <= 2 * stream.length_bytes)
         };
         let last = self.streams.iter().position(goes_on).and_then(|at| self.streams.remove(at));
@@ -67,7 +55,7 @@ impl Ahead {
             true => 2 * last.length_bytes,
             false => last.length_bytes / 2,
         });
-        let length_bytes = length_bytes.min(WINDOW_MAX_BYTES).max(record_bytes);
+        let length_bytes = length_bytes.min(limits::READ_AHEAD_MAX_BYTES).max(record_bytes);
         if self.streams.len() == STREAMS_MAX {
             self.streams.pop_front();
         }
@@ -77,7 +65,8 @@ impl Ahead {
 
     /// A record that came, or is to come, with others is wanted.
     pub(super) fn note_use(&mut self, position: Position, record_bytes: u32) {
-        let holds = |stream: &&mut Stream| stream.offset_of(position).is_some_and(|at| at < stream.length_bytes);
+        let holds =
+            |stream: &&mut Stream| offset_from(stream.from, position).is_some_and(|at| at < stream.length_bytes);
         if let Some(stream) = self.streams.iter_mut().find(holds) {
             stream.used_bytes += record_bytes;
         }
@@ -85,22 +74,25 @@ impl Ahead {
 
     /// Keeps what came with a record.
     pub(super) fn keep(&mut self, from: Position, block: Block) {
-        if self.windows.len() == WINDOWS_MAX {
+        if self.windows.len() == limits::READS_AHEAD_KEPT_MAX {
             self.windows.pop_front();
         }
         self.windows.push_back((from, block));
     }
 }
 
+/// How far behind `from` a position is, if it is behind it in the same life.
+pub(super) fn offset_from(from: Position, position: Position) -> Option<u32> {
+    let skipped = position.offset_bytes().checked_sub(from.offset_bytes());
+    skipped.filter(|_| position.life() == from.life())
+}
+
 /// A record out of what was read from a position on, if it is there and checks out. A copy: a slow next hop must not keep all that
 /// came with its message.
 pub(super) fn record(shard: ShardId, from: Position, block: &Block, place: &Place) -> Option<Slice> {
-    let start = place.position.offset_bytes().checked_sub(from.offset_bytes())? as usize;
-    let end = start + place.record_bytes() as usize;
-    if place.position.life() != from.life() || end > block.bytes().len() {
-        return None;
-    }
-    record::verify(&block.bytes()[start..end], shard, place.position).map(Slice::copy_of)
+    let start = offset_from(from, place.position)? as usize;
+    let bytes = block.bytes().get(start..start + place.record_bytes() as usize)?;
+    record::verify(bytes, shard, place.position).map(Slice::copy_of)
 }
 
 #[cfg(test)]

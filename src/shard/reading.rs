@@ -84,13 +84,9 @@ impl Shard {
     /// Begins to read a job's record, if it is not on its way already.
     pub(super) fn read_record(&mut self, job: JobId, place: &Place, effects: &mut Vec<Effect>) {
         let (from, record_bytes) = (place.position, place.record_bytes());
-        let is_there = |position: Position, length_bytes: u32| {
-            let skipped = from.offset_bytes().checked_sub(position.offset_bytes());
-            from.life() == position.life() && skipped.is_some_and(|skipped| skipped + record_bytes <= length_bytes)
-        };
         for read in self.reads.values_mut() {
             if let Reading::Records { position, length_bytes, others, .. } = read
-                && is_there(*position, *length_bytes)
+                && ahead::offset_from(*position, from).is_some_and(|offset| offset + record_bytes <= *length_bytes)
             {
                 others.push(job);
                 return self.ahead.note_use(from, record_bytes);
@@ -169,10 +165,9 @@ impl Shard {
         let entry = &self.backlog.jobs[job as usize];
         let (site, place) = (entry.site, self.backlog.messages[entry.message as usize].place);
         let alone = from == place.position && length_bytes == place.record_bytes();
-        let record = match read {
-            Ok(block) if !alone => ahead::record(self.id, from, block, &place),
-            Err(_) if !alone => None,
-            read => self.checked(place.position, read, effects),
+        let record = match alone {
+            true => self.checked(place.position, read, effects),
+            false => read.as_ref().ok().and_then(|block| ahead::record(self.id, from, block, &place)),
         };
         if record.is_none() && !alone {
             // Whatever is wrong with it may be wrong with another one only.

@@ -31,7 +31,7 @@ const COPIES_MAX: usize = 32;
 /// How often it is looked for something to copy.
 const LOOK_EVERY_MS: u64 = 100;
 
-/// A segment out of which as much is delivered as would empty it in sixteen times as long is left to that.
+/// A segment is watched for so long before it is emptied by copying. If a sixteenth of it goes meanwhile, it is left to that.
 const WATCHED_MS: u64 = 1000;
 
 /// Messages found at one look at most: the next look finds the others.

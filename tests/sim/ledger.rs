@@ -552,11 +552,12 @@ impl Ledger {
         self.writes.clear();
         for message in &mut self.messages {
             for recipient in &mut message.recipients {
-                // Its report may be durable and itself not: then there will be another. Or the report's own verdict is not.
-                recipient.may_have_two_reports |= recipient.verdict != Verdict::Durable;
                 recipient.reports.iter_mut().for_each(|report| report.crashed = true);
-            }
-            for recipient in message.recipients.iter_mut().filter(|recipient| recipient.verdict != Verdict::Durable) {
+                if recipient.verdict == Verdict::Durable {
+                    continue;
+                }
+                // Its report may be durable and itself not: then there will be another.
+                recipient.may_have_two_reports = true;
                 for take in recipient.takes.iter_mut().filter(|take| !take.crashed) {
                     let Some(seen_us) = take.seen_us else { continue };
                     if let Some(prompt_us) = prompt_us {

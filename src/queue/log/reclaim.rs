@@ -263,8 +263,13 @@ impl Log {
         };
         let in_use = |segment: &&Segment| segment.live_records > 0 || self.blocked(segment);
         let used = || self.on_disk.values().filter_map(|&slot| closed(slot)).filter(in_use);
-        let oldest = used().find(|segment| segment.live_records > 0)?;
-        let worth = self.worth(used().count());
+        let (mut count, mut oldest) = (0, None);
+        for segment in used() {
+            count += 1;
+            oldest = oldest.or((segment.live_records > 0).then_some(segment));
+        }
+        let oldest = oldest?;
+        let worth = self.worth(count);
         let (mut won, mut copied) = (0, 0);
         for segment in used().skip_while(|segment| segment.life != oldest.life) {
             copied += segment.live_bytes;
