@@ -2,7 +2,8 @@
 //!
 //! The log is written past the page cache, so nothing of it is there, and to bring it there takes longer than to look at it. A file is
 //! read with O_DIRECT where its file system knows that, from its second block on by a thread of its own, which ends with the reader.
-//! Before any shard runs. Errors are the file's own, told where it is read; nothing here panics on what the disk does.
+//! Before any shard runs. Errors are the file's own, told where it is read; an end before the file's length is one of them, for what
+//! is behind it would be taken for gone. Nothing here panics on what the disk does.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
@@ -23,10 +24,20 @@ const BLOCKS_AHEAD: usize = 2;
 /// Opens a file to be read from its beginning.
 pub fn open(path: &Path) -> io::Result<Box<dyn Read>> {
     match OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(path) {
-        Ok(file) => Ok(Box::new(Ahead { source: Source::File(file), block: Block::empty(), at: 0 })),
+        Ok(file) => {
+            let rest_bytes = file.metadata()?.len();
+            let source = Source::File(Rest { file, rest_bytes });
+            Ok(Box::new(Ahead { source, block: Block::empty(), at: 0 }))
+        }
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(Box::new(File::open(path)?)),
         Err(error) => Err(error),
     }
+}
+
+/// What is still to be read of a file.
+struct Rest<F> {
+    file: F,
+    rest_bytes: u64,
 }
 
 /// Part of a file, in memory that direct I/O can use.
@@ -48,14 +59,22 @@ impl Block {
         Block { memory, first, filled: 0 }
     }
 
-    fn read_from(&mut self, file: &mut File) -> io::Result<()> {
+    /// Reads the next block, which is whole but for the file's last one; nothing if there is nothing more.
+    fn read_from<F: Read>(&mut self, Rest { file, rest_bytes }: &mut Rest<F>) -> io::Result<()> {
+        let wanted = (*rest_bytes).min(BLOCK_BYTES as u64) as usize;
         let room = &mut self.memory[self.first..][..BLOCK_BYTES];
-        self.filled = loop {
-            match file.read(room) {
+        let mut filled = 0;
+        // A file system may give less at a time. Whole sectors are asked for, also where the file ends in the middle of one.
+        while filled < wanted {
+            match file.read(&mut room[filled..]) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(count) => filled += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
-                read => break read?,
+                Err(error) => return Err(error),
             }
-        };
+        }
+        *rest_bytes -= wanted as u64;
+        self.filled = wanted;
         Ok(())
     }
 
@@ -66,7 +85,7 @@ impl Block {
 
 /// Where the next block comes from.
 enum Source {
-    File(File),
+    File(Rest<File>),
     /// A thread reads on; blocks that were looked at go back to it.
     Thread {
         filled: Receiver<io::Result<Block>>,
@@ -88,15 +107,15 @@ impl Ahead {
         let seen = std::mem::replace(&mut self.block, Block::empty());
         let next = match std::mem::replace(&mut self.source, Source::Nothing) {
             Source::Nothing => return Ok(()),
-            Source::File(mut file) if seen.memory.is_empty() => {
+            Source::File(mut rest) if seen.memory.is_empty() => {
                 // Who only asks what the file is needs no more than this.
                 let mut block = Block::new();
-                block.read_from(&mut file)?;
-                self.source = Source::File(file);
+                block.read_from(&mut rest)?;
+                self.source = Source::File(rest);
                 block
             }
-            Source::File(file) => {
-                let (filled, empty) = read_on(file)?;
+            Source::File(rest) => {
+                let (filled, empty) = read_on(rest)?;
                 // With this one.
                 let _ = empty.send(seen);
                 self.wait_for(filled, empty)?
@@ -115,7 +134,8 @@ impl Ahead {
     }
 
     fn wait_for(&mut self, filled: Receiver<io::Result<Block>>, empty: Sender<Block>) -> io::Result<Block> {
-        let block = filled.recv().unwrap_or_else(|_| Ok(Block::empty()))?;
+        let gone = |_| Err(io::Error::other("the thread that reads ahead is gone"));
+        let block = filled.recv().unwrap_or_else(gone)?;
         self.source = Source::Thread { filled, empty };
         Ok(block)
     }
@@ -135,7 +155,7 @@ impl Read for Ahead {
 }
 
 /// Reads a file to its end on a thread that ends there, at an error, or when nobody wants more.
-fn read_on(mut file: File) -> io::Result<(Receiver<io::Result<Block>>, Sender<Block>)> {
+fn read_on(mut rest: Rest<File>) -> io::Result<(Receiver<io::Result<Block>>, Sender<Block>)> {
     let (to_look_at, filled) = bounded(BLOCKS_AHEAD);
     let (empty, to_fill) = bounded::<Block>(2 * BLOCKS_AHEAD);
     for _ in 0..BLOCKS_AHEAD {
@@ -143,8 +163,8 @@ fn read_on(mut file: File) -> io::Result<(Receiver<io::Result<Block>>, Sender<Bl
     }
     thread::Builder::new().name("ringpost-read".into()).spawn(move || {
         while let Ok(mut block) = to_fill.recv() {
-            let read = block.read_from(&mut file);
-            let is_last = read.is_err() || block.filled < BLOCK_BYTES;
+            let read = block.read_from(&mut rest);
+            let is_last = read.is_err() || block.filled == 0;
             if to_look_at.send(read.map(|()| block)).is_err() || is_last {
                 return;
             }
@@ -181,6 +201,32 @@ mod tests {
             let mut file = open(&path).unwrap();
             let _ = file.read(&mut [0; 100]).unwrap();
         }
-        assert_eq!(open(&dir.path().join("none")).err().unwrap().kind(), io::ErrorKind::NotFound);
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(open(&path).err().unwrap().kind(), io::ErrorKind::NotFound);
+    }
+
+    /// QUE-10: a file that gives less at a time is read to its end all the same, and one that ends too early is an error, not shorter.
+    #[test]
+    fn less_than_asked_for_is_not_the_end() {
+        struct Sectors(usize);
+        impl Read for Sectors {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                let count = self.0.min(DISK_ALIGN_BYTES).min(buffer.len());
+                self.0 -= count;
+                buffer[..count].fill(7);
+                Ok(count)
+            }
+        }
+        let length = BLOCK_BYTES + 5000;
+        let mut block = Block::new();
+        let mut rest = Rest { file: Sectors(length), rest_bytes: length as u64 };
+        let mut found = 0;
+        while block.read_from(&mut rest).map(|()| block.filled).unwrap() > 0 {
+            found += block.bytes().iter().filter(|&&byte| byte == 7).count();
+        }
+        assert_eq!(found, length);
+        let mut rest = Rest { file: Sectors(length), rest_bytes: length as u64 + 1 };
+        block.read_from(&mut rest).unwrap();
+        assert_eq!(block.read_from(&mut rest).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 }
