@@ -39,8 +39,8 @@ pub const VERDICT_DELAY_MS: u64 = 10;
 /// Room kept at the end of the last segment that new mail may have, for verdicts and reports: delivering goes on when the disk is
 /// full.
 pub const SEGMENT_RESERVE_BYTES: u32 = 1 << 20;
-/// The last segments that can be had are for copies, by which room is made; what settles mail may have half of one of them. In two
-/// of them a whole segment's mail finds room, however little of it is dead.
+/// The last segments that can be had are for copies, by which room is made; what settles mail may have half of the first and, of the
+/// very last, a quarter. In two of them a whole segment's mail finds room beside that, however little of it is dead.
 pub const SEGMENTS_KEPT: usize = 2;
 /// While the next segment is being made, reading from clients pauses when no more than this is left of the open one, or half
 /// of it: what was read already still finds room.
@@ -55,7 +55,7 @@ pub const SEGMENTS_SPARE: usize = SEGMENTS_KEPT + 1;
 pub const SEGMENTS_MIN: usize = SEGMENTS_SPARE + 1;
 /// Appended but not yet handed to the disk. Half full: reading from clients pauses. Full: 451 4.3.0 (a disk that slow is failing).
 pub const LOG_BACKLOG_MAX_BYTES: usize = 64 << 20;
-/// Verdicts held in memory while no segment can be written. Full: delivering pauses.
+/// Verdicts held in memory while no segment can be written. Full: only what settles recipients is held, deferrals are forgotten.
 pub const VERDICTS_HELD_MAX_BYTES: usize = 16 << 20;
 /// Failed writes remembered, for tickets that are asked about late; older tickets count as refused.
 pub const LOG_FAILURES_KEPT: usize = 64;

@@ -285,7 +285,7 @@ static KEYS: &[Key] = &[
         limits::SEGMENTS_MAX as u64,
         limits::SEGMENTS_MIN as u64,
         limits::SEGMENTS_MAX as u64,
-        "Segments of one shard: its share of the disk is so many times `queue.segment_bytes`. All but two in use: 452 4.3.1.",
+        "Segments of one shard: its share of the disk is so many times `queue.segment_bytes`; up to two more after several starts on a full queue. All but two in use: 452 4.3.1.",
     ),
     number(
         "queue.memory_bytes",

@@ -17,7 +17,7 @@ use crate::schedule::site::JobId;
 use crate::shard::backlog::{Chunks, Message};
 use crate::shard::commit::{Committing, Waiter};
 use crate::shard::intake::ByDomain;
-use crate::shard::outcome::{Entry, Unwritten};
+use crate::shard::outcome::{Entry, Owed};
 use crate::shard::terms::Terms;
 use crate::shard::{Effect, Level, Shard};
 use crate::smtp::client::{Outcome, Passed};
@@ -42,7 +42,7 @@ pub(super) struct Report {
     body: Box<[u8]>,
     /// Of the message that the report is.
     parameters: Box<[u8]>,
-    pub(super) about: Unwritten,
+    pub(super) about: Owed,
 }
 
 impl Shard {
@@ -164,7 +164,7 @@ impl Shard {
         };
         let mut parameters = Vec::new();
         parameters::write_message(&mut parameters, &own);
-        let about = Unwritten { message: message.id, verdicts: Vec::new() };
+        let about = Owed { message: message.id, verdicts: Vec::new() };
         self.sign_own(now, &mut body);
         let to = (&*sender).into();
         let report = Report { to, body: body.into(), parameters: parameters.into(), about };

@@ -61,8 +61,7 @@ impl Shard {
                     }
                     if let Some(report) = report {
                         self.reports_pending -= 1;
-                        self.unwritten.push_back(report.about);
-                        self.retry_unwritten();
+                        self.note_owed(report.about);
                     }
                     match (client, waiter) {
                         (Some((conn_id, mut conn)), _) => {
@@ -204,8 +203,8 @@ impl Shard {
             && !self.drained
             && self.conns.inbound + self.conns.outbound == 0
             && self.committing.is_empty()
-            && self.unwritten.is_empty()
             && self.to_repeat.is_empty()
+            && !self.log.holds_verdicts()
         {
             if self.log.durable() >= self.log.appended() {
                 self.drained = true;

@@ -152,9 +152,15 @@ impl Shard {
     fn next_job(&mut self, now: Now, site: SiteId, effects: &mut Vec<Effect>) -> Option<JobId> {
         loop {
             let job = self.first_known(now.mono, site)?;
-            if self.backlog.record(job).is_none() && self.reads.len() >= READS_MAX {
-                self.wait_for_reads(site);
-                return None;
+            if self.backlog.record(job).is_none() {
+                if self.loads_enough(site) {
+                    // What comes next looks after it.
+                    return None;
+                }
+                if self.reads.len() >= READS_MAX {
+                    self.wait_for_reads(site);
+                    return None;
+                }
             }
             let allowed = self.may_offer(now, site, self.recipients_at_once(site, job), effects);
             if allowed == 0 {

@@ -123,13 +123,11 @@ pub struct Shard {
     wheel: Wheel<Timer>,
     /// Messages whose accepting record is on its way to disk, in log order.
     committing: VecDeque<Committing>,
-    /// Verdicts the log had no room for; tried again with every step.
-    unwritten: VecDeque<outcome::Unwritten>,
     /// Reports whose write failed; tried again with every step.
     to_repeat: VecDeque<Box<bounce::Report>>,
     /// Reports that are not durable yet.
     reports_pending: usize,
-    /// Messages without open recipients, of which something is not in the log yet.
+    /// Messages without open recipients, some of which are being reported.
     leaving: Vec<backlog::Message>,
     results: Results,
     reads: rustc_hash::FxHashMap<ReadId, Reading>,
@@ -202,7 +200,6 @@ impl Shard {
             sites: Sites::new(id, &settings),
             wheel: Wheel::new(now.mono),
             committing: VecDeque::new(),
-            unwritten: VecDeque::new(),
             to_repeat: VecDeque::new(),
             reports_pending: 0,
             leaving: Vec::new(),
@@ -296,7 +293,6 @@ impl Shard {
     /// What every step ends with: due timers, commits, sites with something to do, orders to the disk.
     fn finish_step(&mut self, now: Now, effects: &mut Vec<Effect>) {
         self.fire_timers(now, effects);
-        self.retry_unwritten();
         self.repeat_reports(now);
         self.committed(now, effects);
         self.let_clients_go_on(effects);

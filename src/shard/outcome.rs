@@ -60,8 +60,8 @@ impl Results {
     }
 }
 
-/// Verdicts that are not in the log yet.
-pub(super) struct Unwritten {
+/// Verdicts that are noted once their report is durable.
+pub(super) struct Owed {
     pub(super) message: MessageId,
     pub(super) verdicts: Vec<(VerdictDraft<'static>, Box<[u8]>)>,
 }
@@ -222,7 +222,7 @@ impl Shard {
             self.note_reported(verdicts);
         }
         if !drafts.is_empty() {
-            self.write_verdicts(message, drafts);
+            self.log.append_verdicts(message, drafts);
         }
         if entries.iter().any(|entry| entry.outcome == Outcome::Delivered) {
             self.latencies.delivery_ms.note(now.wall.0.saturating_sub(arrived.0));
@@ -248,45 +248,26 @@ impl Shard {
         }
     }
 
-    /// Verdicts that the log has no room for wait in `unwritten`.
-    fn write_verdicts(&mut self, message: MessageId, drafts: &[VerdictDraft<'_>]) {
-        if self.log.append_verdicts(message, drafts).is_err() {
-            let verdicts =
-                drafts.iter().map(|draft| (VerdictDraft { text: &[], ..*draft }, draft.text.into())).collect();
-            self.unwritten.push_back(Unwritten { message, verdicts });
-        }
-    }
-
     /// All recipients are settled: its place is given up, behind all verdicts that say so.
     fn forget_message(&mut self, message: Message) {
-        if self.has_unwritten(message.id) {
+        if self.reports_pending > 0 && self.is_being_reported(message.id) {
             self.leaving.push(message);
         } else {
             self.log.settle(message.place, &message.chunks);
         }
     }
 
-    /// True if something is known of a message that is not in the log yet.
-    fn has_unwritten(&self, message: MessageId) -> bool {
-        self.unwritten.iter().any(|other| other.message == message)
-            || (self.reports_pending > 0 && self.is_being_reported(message))
-    }
-
-    pub(super) fn retry_unwritten(&mut self) {
-        while let Some(first) = self.unwritten.front() {
-            let message = first.message;
-            let drafts: Vec<VerdictDraft<'_>> =
-                first.verdicts.iter().map(|(draft, text)| VerdictDraft { text, ..*draft }).collect();
-            if self.log.append_verdicts(message, &drafts).is_err() {
-                return;
-            }
-            self.unwritten.pop_front();
-            if !self.has_unwritten(message)
-                && let Some(at) = self.leaving.iter().position(|leaving| leaving.id == message)
-            {
-                let message = self.leaving.swap_remove(at);
-                self.log.settle(message.place, &message.chunks);
-            }
+    /// A report is durable: what it tells of is noted now. A message without open recipients gives up its place behind the last
+    /// of its reports.
+    pub(super) fn note_owed(&mut self, Owed { message, verdicts }: Owed) {
+        let drafts: Vec<VerdictDraft<'_>> =
+            verdicts.iter().map(|(draft, text)| VerdictDraft { text, ..*draft }).collect();
+        self.log.append_verdicts(message, &drafts);
+        if !self.is_being_reported(message)
+            && let Some(at) = self.leaving.iter().position(|leaving| leaving.id == message)
+        {
+            let message = self.leaving.swap_remove(at);
+            self.log.settle(message.place, &message.chunks);
         }
     }
 }

@@ -32,6 +32,12 @@ pub(super) const READS_MAX: usize = 64;
 const FETCH_AHEAD: usize = 3;
 
 impl Shard {
+    /// True if no more records may be read for a site before some have come, however many come with one read: for what it has at
+    /// hand has its place in memory until it is sent, and a site may be slow.
+    pub(super) fn loads_enough(&self, site: SiteId) -> bool {
+        self.sites.table[site as usize].loading as usize >= READS_MAX
+    }
+
     /// So many reads are under way that this site must wait; it goes on when one of them ends, whosever it is.
     pub(super) fn wait_for_reads(&mut self, site: SiteId) {
         if !std::mem::replace(&mut self.sites.table[site as usize].waits_for_reads, true) {
@@ -148,7 +154,7 @@ impl Shard {
             }
             Reading::Copy { message, position } => {
                 let part = self.checked(position, &result, effects);
-                self.copy_part_came(message, part, effects);
+                self.copy_part_came(now.mono, (message, position), part, result.is_ok(), effects);
             }
         }
     }

@@ -1,14 +1,14 @@
 //! Reclaim: the last messages of an old segment are copied forward, so that the segment can be used again.
 //!
-//! A copy is an accepting record with the message's old name, behind new records of its body, made one part at a
-//! time so that a long message needs no more memory than a short one. The old place is given up only when the copy
-//! is durable; a message that settles meanwhile takes both places with it.
+//! A copy is an accepting record with the message's old name, behind new records of those parts of its body that stand in the
+//! segment to be emptied, made one at a time so that a long message needs no more memory than a short one. Other parts stay where
+//! they are. The old place is given up only when the copy is durable; a message that settles meanwhile takes both places with it.
 //! Also here: what recovery found becomes live again.
 
 use std::collections::VecDeque;
 
 use crate::base::bytes::Slice;
-use crate::base::ids::MessageId;
+use crate::base::ids::{MessageId, Position};
 use crate::base::time::{Mono, Now, UnixMs};
 use crate::mail::parameters::ParameterBlock;
 use crate::queue::record::AcceptView;
@@ -31,6 +31,9 @@ const COPIES_MAX: usize = 32;
 /// How often it is looked for something to copy.
 const LOOK_EVERY_MS: u64 = 100;
 
+/// After the disk could not give a part of a message, it is looked again no sooner than this.
+const LOOK_AGAIN_MS: u64 = 5000;
+
 /// A segment is watched for so long before it is emptied by copying. If a sixteenth of it goes meanwhile, it is left to that.
 const WATCHED_MS: u64 = 1000;
 
@@ -42,8 +45,28 @@ struct Copy {
     message: MessageSlot,
     id: MessageId,
     place: Place,
+    /// The segment that is emptied.
+    life: u32,
     old: Chunks,
     new: Vec<ChunkRef>,
+}
+
+impl Copy {
+    /// Sizes of what is appended for it.
+    fn record_bytes(&self) -> impl Iterator<Item = u32> {
+        let parts = self.old.iter().filter(|chunk| chunk.position.life() == self.life);
+        parts.map(ChunkRef::record_bytes).chain([self.place.record_bytes()])
+    }
+
+    /// Parts that were copied.
+    fn made(&self) -> Vec<ChunkRef> {
+        apart(&self.new, &self.old)
+    }
+
+    /// Where the part stands that is copied next.
+    fn awaited(&self) -> Position {
+        self.old.get(self.new.len()).map_or(self.place.position, |chunk| chunk.position)
+    }
 }
 
 /// A copy that was appended and is not durable yet.
@@ -53,6 +76,13 @@ struct Moved {
     id: MessageId,
     place: Place,
     chunks: Chunks,
+    /// Those of them that were copied.
+    made: Vec<ChunkRef>,
+}
+
+/// Those parts that others took the place of.
+fn apart(parts: &[ChunkRef], others: &[ChunkRef]) -> Vec<ChunkRef> {
+    parts.iter().zip(others).filter(|(part, other)| part != other).map(|(part, _)| *part).collect()
 }
 
 /// The segment to be emptied as it was a while ago.
@@ -65,7 +95,9 @@ struct Watched {
 /// What reclaim is doing.
 #[derive(Default)]
 pub(super) struct Reclaim {
-    /// What stands in the segment to be emptied and is still to be copied.
+    /// The segment to be emptied.
+    life: u32,
+    /// What stands in it and is still to be copied.
     found: Vec<(MessageSlot, MessageId)>,
     copies: Vec<Copy>,
     moved: VecDeque<Moved>,
@@ -78,8 +110,13 @@ pub(super) struct Reclaim {
 impl Shard {
     pub(super) fn next_reclaim_due(&self) -> Mono {
         // With something found, copies are under way, and the end of one is what comes next.
-        let waits = self.reclaim.at_rest || !self.reclaim.found.is_empty() || self.draining.is_some();
+        let waits = self.reclaim.at_rest || !self.reclaim.found.is_empty() || self.leaves_copying();
         if waits { Mono::NEVER } else { self.reclaim.next_look }
+    }
+
+    /// True while the relay stops: what is left stays where it is, unless verdicts need the room.
+    fn leaves_copying(&self) -> bool {
+        self.draining.is_some() && !self.log.holds_verdicts()
     }
 
     /// Something came that may have changed the log: it is worth another look.
@@ -90,13 +127,20 @@ impl Shard {
     /// Looks for stragglers now and then, and for copies that became durable.
     pub(super) fn reclaim(&mut self, now: Now, effects: &mut Vec<Effect>) {
         self.finish_moves();
-        if self.draining.is_some() {
+        if self.leaves_copying() {
             return;
         }
         if self.reclaim.found.is_empty() && !self.reclaim.at_rest && now.mono >= self.reclaim.next_look {
             self.reclaim.next_look = now.mono.plus_ms(LOOK_EVERY_MS);
             self.look_for_stragglers(now.mono);
         }
+        self.begin_copies(effects);
+        if self.reclaim.copies.is_empty() {
+            self.log.hurry_copies();
+        }
+    }
+
+    fn begin_copies(&mut self, effects: &mut Vec<Effect>) {
         while self.reclaim.copies.len() + self.reclaim.moved.len() < COPIES_MAX {
             let Some((slot, id)) = self.reclaim.found.pop() else { return };
             if self.is_being_reported(id) {
@@ -105,9 +149,10 @@ impl Shard {
             }
             let message = self.backlog.messages.get(slot as usize).filter(|message| message.id == id);
             let Some(message) = message.filter(|message| !message.copying) else { continue };
-            let copy = Copy { message: slot, id, place: message.place, old: message.chunks.clone(), new: Vec::new() };
-            let all = self.reclaim.copies.iter().chain([&copy]).map(|copy| (&copy.place, &copy.old[..]));
-            if !self.log.has_room_for_copies(all) {
+            let (place, old) = (message.place, message.chunks.clone());
+            let copy = Copy { message: slot, id, place, life: self.reclaim.life, old, new: Vec::new() };
+            let all = self.reclaim.copies.iter().chain([&copy]);
+            if !self.log.has_room_for_copies(all.flat_map(Copy::record_bytes)) {
                 // Half a copy would be a waste of what room there is. The others may be as long.
                 self.reclaim.found.clear();
                 return;
@@ -125,6 +170,7 @@ impl Shard {
             return;
         }
         let life = straggler.life;
+        self.reclaim.life = life;
         let stands_there = |message: &Message| {
             message.place.position.life() == life || message.chunks.iter().any(|c| c.position.life() == life)
         };
@@ -146,14 +192,28 @@ impl Shard {
         }
     }
 
-    /// A part of a message came from disk; `None` if it could not be read.
-    pub(super) fn copy_part_came(&mut self, message: MessageSlot, part: Option<Slice>, effects: &mut Vec<Effect>) {
-        let Some(at) = self.reclaim.copies.iter().position(|copy| copy.message == message) else { return };
+    /// A part of a message came from disk; `None` if it could not be read, or is `damaged`.
+    pub(super) fn copy_part_came(
+        &mut self,
+        now: Mono,
+        (message, position): (MessageSlot, Position),
+        part: Option<Slice>,
+        damaged: bool,
+        effects: &mut Vec<Effect>,
+    ) {
+        // The message may have settled meanwhile, and another one, being copied too, have its slot.
+        let awaits_it = |copy: &Copy| copy.message == message && copy.awaited() == position;
+        let Some(at) = self.reclaim.copies.iter().position(awaits_it) else { return };
         let copy = self.reclaim.copies.swap_remove(at);
-        match part {
-            Some(part) => self.go_on_copying(copy, Some(part), effects),
-            // It stays where it is; the damage was reported, and it is not tried again until the next start.
-            None => self.log.drop_chunks(&copy.new),
+        if let Some(part) = part {
+            return self.go_on_copying(copy, Some(part), effects);
+        }
+        // It stays where it is. Damage was reported and is not tried again until the next start; a disk may do better.
+        self.log.drop_chunks(&copy.made());
+        let message = self.backlog.messages.get_mut(copy.message as usize).filter(|message| message.id == copy.id);
+        if let Some(message) = message.filter(|_| !damaged) {
+            message.copying = false;
+            self.reclaim.next_look = now.plus_ms(LOOK_AGAIN_MS);
         }
     }
 
@@ -163,9 +223,11 @@ impl Shard {
             let message = self.backlog.messages.get(copy.message as usize).filter(|m| m.id == copy.id && m.copying);
             let Some(message) = message else {
                 // It settled meanwhile.
-                self.log.drop_chunks(&copy.new);
+                self.log.drop_chunks(&copy.made());
                 return;
             };
+            let stay = copy.old[copy.new.len()..].iter().take_while(|chunk| chunk.position.life() != copy.life);
+            copy.new.extend(stay);
             let next = copy.old.get(copy.new.len()).copied();
             let (position, record_bytes) = match next {
                 Some(chunk) => (chunk.position, chunk.record_bytes()),
@@ -186,7 +248,7 @@ impl Shard {
                 None => self.append_copy(&mut copy, &bytes),
             };
             if let Err(refusal) = appended {
-                self.log.drop_chunks(&copy.new);
+                self.log.drop_chunks(&copy.made());
                 self.backlog.messages[copy.message as usize].copying = false;
                 if refusal == LogRefusal::Full {
                     // So will the others be.
@@ -249,6 +311,7 @@ impl Shard {
             message: copy.message,
             id: copy.id,
             place: appended.place,
+            made: copy.made(),
             chunks: copy.new.as_slice().into(),
         });
         Ok(())
@@ -256,19 +319,22 @@ impl Shard {
 
     /// Copies that became durable take the place of what they are copies of.
     fn finish_moves(&mut self) {
-        while let Some(first) = self.reclaim.moved.front() {
-            let outcome = self.log.outcome(&first.ticket);
+        let mut at = 0;
+        while let Some(moved) = self.reclaim.moved.get(at) {
+            let outcome = self.log.outcome(&moved.ticket);
             if outcome == Commit::Pending {
+                // So are those behind it.
                 return;
             }
             let in_use =
                 |job: u32| matches!(self.backlog.jobs[job as usize].state, JobState::Offered | JobState::Loading);
-            let alive = self.backlog.messages.get(first.message as usize).is_some_and(|message| message.id == first.id);
-            if alive && self.backlog.jobs_of(first.message).any(in_use) {
-                // Something is being read or sent from the old place.
-                return;
+            let alive = self.backlog.messages.get(moved.message as usize).is_some_and(|message| message.id == moved.id);
+            if alive && self.backlog.jobs_of(moved.message).any(in_use) {
+                // Something is being read or sent from the old place. Nobody else waits for that.
+                at += 1;
+                continue;
             }
-            let moved = self.reclaim.moved.pop_front().expect("there is a first");
+            let moved = self.reclaim.moved.remove(at).expect("it is there");
             let message =
                 self.backlog.messages.get_mut(moved.message as usize).filter(|message| message.id == moved.id);
             match (outcome, message) {
@@ -277,14 +343,14 @@ impl Shard {
                     let place = std::mem::replace(&mut message.place, moved.place);
                     let chunks = std::mem::replace(&mut message.chunks, moved.chunks);
                     self.counters.copied_forward += 1;
-                    self.log.settle(place, &chunks);
+                    self.log.settle(place, &apart(&chunks, &message.chunks));
                 }
-                (Commit::Durable, None) => self.log.settle(moved.place, &moved.chunks),
+                (Commit::Durable, None) => self.log.settle(moved.place, &moved.made),
                 (_, message) => {
                     if let Some(message) = message {
                         message.copying = false;
                     }
-                    self.log.settle(moved.place, &moved.chunks);
+                    self.log.settle(moved.place, &moved.made);
                 }
             }
         }

@@ -8,7 +8,7 @@ use crate::base::limits::{
 };
 use crate::base::time::Mono;
 use crate::queue::LogRefusal;
-use crate::queue::record::{self, ChunkRef, CutEntry, FIRST_BATCH_OFFSET, HEADER_BYTES, Kind, Place, padded};
+use crate::queue::record::{self, CutEntry, FIRST_BATCH_OFFSET, HEADER_BYTES, Kind, padded};
 use crate::queue::segment::{Segment, SegmentState};
 
 use super::commit::Sealed;
@@ -27,7 +27,9 @@ pub(super) struct Batch {
     pub(super) start: u32,
     /// Someone waits for it.
     pub(super) urgent: bool,
-    /// Since when verdicts wait in it.
+    /// Copies are in it, for which nobody waits.
+    pub(super) copies: bool,
+    /// Since when verdicts or copies wait in it.
     pub(super) waiting_since: Option<Mono>,
     pub(super) verdicts: u64,
     /// It says where earlier lives ended.
@@ -87,19 +89,18 @@ impl Log {
         full.then(|| self.refusal())
     }
 
-    /// True if all parts of these messages find room now, if nothing but copies of them is appended.
-    pub fn has_room_for_copies<'a>(&self, messages: impl Iterator<Item = (&'a Place, &'a [ChunkRef])>) -> bool {
+    /// True if records of these sizes find room now, if nothing but them is appended, as copies.
+    pub fn has_room_for_copies(&self, record_bytes: impl Iterator<Item = u32>) -> bool {
         let Some(slot) = self.open else { return false };
         let segment = &self.segments[slot as usize];
         let filled = self.batch.as_ref().map_or(0, |batch| batch.filled);
         let left = (segment.size_bytes - segment.next_offset) as usize;
         let left = left.saturating_sub(filled.next_multiple_of(DISK_ALIGN_BYTES));
         // Each part may begin a block of its own, and leave as much at the end of a segment as it would have taken.
-        let size = |bytes: u32| padded(bytes as usize).next_multiple_of(DISK_ALIGN_BYTES);
         let (mut all, mut longest) = (0, 0);
-        for (place, chunks) in messages {
-            let parts = chunks.iter().map(ChunkRef::record_bytes).chain([place.record_bytes()]).map(size);
-            parts.for_each(|size| (all, longest) = (all + size, longest.max(size)));
+        for bytes in record_bytes {
+            let size = padded(bytes as usize).next_multiple_of(DISK_ALIGN_BYTES);
+            (all, longest) = (all + size, longest.max(size));
         }
         let spare = (self.settings.segment_bytes as usize).saturating_sub(longest + FIRST_BATCH_OFFSET as usize);
         all <= left || all + longest <= left + self.spares.len() * spare
@@ -121,7 +122,9 @@ impl Log {
             return 0;
         }
         let segment_bytes = self.settings.segment_bytes;
-        let (all, half) = match self.open_is_kept {
+        let (mail, settling) = match self.open_is_kept {
+            // What is copied into the last one must find room beside what came before it.
+            true if self.spares.is_empty() => (segment_bytes, segment_bytes / 4 * 3),
             true => (segment_bytes, segment_bytes / 2),
             false => {
                 let reserve = SEGMENT_RESERVE_BYTES.min(segment_bytes / 4);
@@ -129,8 +132,8 @@ impl Log {
             }
         };
         match purpose {
-            Purpose::Mail => all as usize,
-            Purpose::Settling => half as usize,
+            Purpose::Mail => mail as usize,
+            Purpose::Settling => settling as usize,
             Purpose::Copying => 0,
         }
     }
@@ -199,6 +202,7 @@ impl Log {
             slot,
             start,
             urgent: false,
+            copies: false,
             waiting_since: None,
             verdicts: 0,
             cuts: false,
@@ -231,11 +235,10 @@ impl Log {
         batch.filled += padded(size);
         let segment = &mut self.segments[batch.slot as usize];
         match kind {
-            Kind::Accept => batch.urgent = true,
             Kind::Verdict => batch.verdicts += 1,
             // Until the cut is durable, what was refused may come back.
             Kind::Cut => batch.urgent = true,
-            Kind::Chunk | Kind::Start => (),
+            Kind::Accept | Kind::Chunk | Kind::Start => (),
         }
         if matches!(kind, Kind::Accept | Kind::Chunk) {
             segment.add_live(size as u32);

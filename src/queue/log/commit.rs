@@ -100,6 +100,13 @@ impl Log {
         }
     }
 
+    /// The same where copies are in it: no more of them come for now.
+    pub fn hurry_copies(&mut self) {
+        if let Some(batch) = &mut self.batch {
+            batch.urgent |= batch.copies;
+        }
+    }
+
     fn submit(&mut self, now: Mono, orders: &mut Vec<DiskOrder>) {
         while self.flights.len() < self.settings.commit.writes_in_flight {
             if let Some(sealed) = self.sealed.pop_front() {
@@ -118,7 +125,7 @@ impl Log {
         if batch.filled >= self.settings.commit.batch_bytes || (batch.urgent && alone) {
             return true;
         }
-        if batch.verdicts == 0 {
+        if batch.verdicts == 0 && !batch.copies {
             return false;
         }
         let since = *batch.waiting_since.get_or_insert(now);

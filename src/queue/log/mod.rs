@@ -23,7 +23,9 @@ use crate::base::limits::{
     SEGMENT_LATE_BYTES, VERDICTS_HELD_MAX_BYTES, WRITES_IN_FLIGHT_MAX,
 };
 use crate::base::time::Mono;
-use crate::queue::record::{ChunkRef, CutEntry, Draft, HEADER_BYTES, Kind, Place, VerdictDraft, padded};
+use crate::queue::record::{
+    ChunkRef, CutEntry, Draft, HEADER_BYTES, Kind, Place, VerdictDraft, VerdictOutcome, padded,
+};
 use crate::queue::recover::ShardStart;
 use crate::queue::segment::{Segment, SegmentState};
 use crate::queue::{LogRefusal, Proof, SegmentSlot, WriteId};
@@ -165,7 +167,7 @@ struct Counters {
 enum Purpose {
     /// New mail: leaves the reserve at the end of its last segment, and [`SEGMENTS_KEPT`] segments.
     Mail,
-    /// Verdicts and reports: leave half of the reserve, one segment, and half of another.
+    /// Verdicts and reports: leave half of the reserve, half of the first kept segment, and three quarters of the last.
     Settling,
     /// Copies, by which room is made: leave nothing.
     Copying,
@@ -388,6 +390,12 @@ impl Log {
         draft.write(id, &text, payload);
         self.scratch = text;
         let end = self.finish_record(Kind::Accept, length);
+        let batch = self.batch.as_mut().expect("something was just appended");
+        match purpose {
+            // Each alone would take a sector of what little room there may be.
+            Purpose::Copying => batch.copies = true,
+            Purpose::Mail | Purpose::Settling => batch.urgent = true,
+        }
         self.counters.copied_body_bytes += draft.tail.iter().map(|part| part.len() as u64).sum::<u64>();
         if draft.copy_of.is_some() {
             self.refer(id);
@@ -399,32 +407,40 @@ impl Log {
 
     /// Appends what became of recipients. May have some of the last room; does not by itself start a write before
     /// `VERDICT_DELAY_MS`. While no segment can be written it is held in memory and appended later: its ticket never
-    /// fails. Refused only if too much is held already.
-    pub fn append_verdicts(&mut self, message: MessageId, verdicts: &[VerdictDraft<'_>]) -> Result<Ticket, LogRefusal> {
+    /// fails. If very much is held already, only what settles recipients still is, and without words: there is no more of that than
+    /// there is mail, while deferrals go on and on, and one that is forgotten costs an attempt too early after a crash.
+    pub fn append_verdicts(&mut self, message: MessageId, verdicts: &[VerdictDraft<'_>]) -> Ticket {
         let length = VerdictDraft::payload_bytes(verdicts);
         assert!(padded(HEADER_BYTES + length) <= BLOCK_MAX_BYTES / 2, "verdicts of one message fit a block");
-        let room = if self.held.is_empty() {
-            self.make_room(padded(HEADER_BYTES + length), Purpose::Settling)
+        if self.held.is_empty() && self.make_room(padded(HEADER_BYTES + length), Purpose::Settling).is_ok() {
+            let (_, payload) = self.place_record(length);
+            VerdictDraft::write(message, verdicts, payload);
+            self.finish_record(Kind::Verdict, length);
+            self.refer(message);
+            self.verdicts_taken += 1;
+        } else if self.held_bytes + length <= VERDICTS_HELD_MAX_BYTES {
+            self.hold_verdicts(message, verdicts);
         } else {
-            Err(LogRefusal::Failing)
-        };
-        match room {
-            Ok(()) => {
-                let (_, payload) = self.place_record(length);
-                VerdictDraft::write(message, verdicts, payload);
-                self.finish_record(Kind::Verdict, length);
-                self.refer(message);
-            }
-            Err(refusal) if self.held_bytes + length > VERDICTS_HELD_MAX_BYTES => return Err(refusal),
-            Err(_) => {
-                let mut payload = vec![0; length].into_boxed_slice();
-                VerdictDraft::write(message, verdicts, &mut payload);
-                self.held_bytes += length;
-                self.held.push_back(payload);
+            let settling = verdicts.iter().filter(|verdict| verdict.outcome != VerdictOutcome::Deferred);
+            let settling: Vec<_> = settling.map(|verdict| VerdictDraft { text: &[], ..*verdict }).collect();
+            if !settling.is_empty() {
+                self.hold_verdicts(message, &settling);
             }
         }
+        Ticket(TicketKind::Verdict { number: self.verdicts_taken })
+    }
+
+    fn hold_verdicts(&mut self, message: MessageId, verdicts: &[VerdictDraft<'_>]) {
+        let mut payload = vec![0; VerdictDraft::payload_bytes(verdicts)].into_boxed_slice();
+        VerdictDraft::write(message, verdicts, &mut payload);
+        self.held_bytes += payload.len();
+        self.held.push_back(payload);
         self.verdicts_taken += 1;
-        Ok(Ticket(TicketKind::Verdict { number: self.verdicts_taken }))
+    }
+
+    /// True if verdicts wait in memory because no segment can be written.
+    pub fn holds_verdicts(&self) -> bool {
+        !self.held.is_empty()
     }
 
     /// How the commit of a ticket stands.

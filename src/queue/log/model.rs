@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 use crate::base::bytes::HeapBlocks;
-use crate::base::limits::SEGMENT_RETRY_MS;
+use crate::base::limits::{SEGMENT_RETRY_MS, SEGMENTS_KEPT};
 use crate::base::rng::Rng;
 use crate::base::time::UnixMs;
 use crate::mail::text::Text;
@@ -80,7 +80,7 @@ impl World {
         World {
             rng: Rng::new(seed),
             now: Mono(1),
-            disk: vec![None; 7],
+            disk: vec![None; 7 + SEGMENTS_KEPT],
             log: Log::open(settings(), ShardStart::empty(SHARD), Box::new(HeapBlocks)),
             pending: Vec::new(),
             told: BTreeMap::new(),
@@ -204,7 +204,7 @@ impl World {
         if drafts.is_empty() {
             return;
         }
-        let ticket = self.log.append_verdicts(id, &drafts).expect("few are held");
+        let ticket = self.log.append_verdicts(id, &drafts);
         for draft in drafts {
             let terminal = draft.outcome != VerdictOutcome::Deferred;
             told.recipients[draft.recipient as usize].said.push((terminal, draft.attempts, ticket));

@@ -119,14 +119,21 @@ impl Log {
         self.segments.iter().position(|segment| segment.state == SegmentState::Prepared).map(|slot| slot as u32)
     }
 
+    /// Segments that there may be. Where nothing at all can be appended, as after starts in a row on a full log, each of which left the
+    /// rest of a segment behind, nothing would ever get better: as many more as are kept for copies are made then.
+    fn allowed(&self) -> usize {
+        let stuck = self.open.is_none() && self.spares.is_empty();
+        self.settings.segments_max + if stuck { SEGMENTS_KEPT } else { 0 }
+    }
+
     fn has_absent(&self) -> bool {
-        self.segments.len() < self.settings.segments_max
+        self.segments.len() < self.allowed()
             || self.segments.iter().any(|segment| segment.state == SegmentState::Absent)
     }
 
     fn absent(&mut self) -> Option<u32> {
         let slot = self.segments.iter().position(|segment| segment.state == SegmentState::Absent);
-        if slot.is_none() && self.segments.len() < self.settings.segments_max {
+        if slot.is_none() && self.segments.len() < self.allowed() {
             self.segments.push(Segment::absent(self.settings.segment_bytes));
             return Some(self.segments.len() as u32 - 1);
         }

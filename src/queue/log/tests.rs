@@ -6,6 +6,7 @@ use crate::base::limits::{SEGMENT_RETRY_MS, VERDICT_DELAY_MS};
 use crate::base::time::UnixMs;
 use crate::mail::text::Text;
 use crate::queue::record::{self, CopyOf, DraftRecipient, VerdictOutcome};
+use crate::queue::recover::RecoveredSegment;
 use crate::queue::{DiskError, DiskOrder};
 
 const SHARD: ShardId = ShardId(0);
@@ -88,17 +89,19 @@ impl Bench {
     }
 
     fn verdict(&mut self, id: MessageId) -> Ticket {
-        let outcome = VerdictOutcome::Delivered;
-        let verdict = VerdictDraft {
-            recipient: 0,
-            outcome,
-            attempts: 1,
-            due: UnixMs(0),
-            delay_reported: false,
-            code: 250,
-            text: b"ok",
-        };
-        self.log.append_verdicts(id, &[verdict]).unwrap()
+        self.log.append_verdicts(id, &[delivered()])
+    }
+}
+
+fn delivered() -> VerdictDraft<'static> {
+    VerdictDraft {
+        recipient: 0,
+        outcome: VerdictOutcome::Delivered,
+        attempts: 1,
+        due: UnixMs(0),
+        delay_reported: false,
+        code: 250,
+        text: b"ok",
     }
 }
 
@@ -344,7 +347,8 @@ fn a_full_log_copies_its_oldest_segment() {
     );
     while messages[0].place.position.life() == oldest {
         let old = messages.pop_front().unwrap();
-        let new = bench.copy(&old).expect("a copy finds room");
+        let new = bench.copy(&old).expect("a copy finds room, also beside what settles mail and comes meanwhile");
+        let _ = bench.append(1000, true);
         bench.complete(Ok(()));
         bench.log.settle(old.place, &[]);
         messages.push_back(new);
@@ -369,10 +373,10 @@ fn a_copy_finds_the_room_that_is_promised() {
         }
         let mut old = bench.accept(10).unwrap_or_else(|_| bench.append(10, true).unwrap());
         old.place.length_bytes = record_bytes + 60;
-        let like = |position| ChunkRef { position, length_bytes: chunk_bytes };
-        let all: Vec<_> = (0..chunks).map(|_| like(old.place.position)).collect();
+        let chunk = ChunkRef { position: old.place.position, length_bytes: chunk_bytes };
+        let all = || (0..chunks).map(|_| chunk.record_bytes()).chain([old.place.record_bytes()]);
         let mut copies = 0;
-        while bench.log.has_room_for_copies([(&old.place, &all[..])].into_iter()) {
+        while bench.log.has_room_for_copies(all()) {
             for _ in 0..chunks {
                 bench.log.copy_chunk(&vec![b'c'; chunk_bytes as usize]).expect("there is room for its parts");
             }
@@ -406,18 +410,99 @@ fn reports_claim_no_more_than_they_take() {
 /// clients can be told (QUE-07, QUE-08).
 #[test]
 fn a_start_without_room_is_ready_to_say_so() {
-    let io = DiskError::Io { errno: 5 };
-    let cases = [(0, io, LogRefusal::Full), (4, io, LogRefusal::Failing), (4, DiskError::Full, LogRefusal::Full)];
-    for (segments_max, error, refusal) in cases {
+    let cases = [(DiskError::Io { errno: 5 }, LogRefusal::Failing), (DiskError::Full, LogRefusal::Full)];
+    for (error, refusal) in cases {
         let mut bench = Bench::new(4);
-        let settings = LogSettings { segments_max, ..bench.log.settings };
-        bench.log = Log::open(settings, ShardStart::empty(SHARD), Box::new(HeapBlocks));
+        bench.log = Log::open(bench.log.settings, ShardStart::empty(SHARD), Box::new(HeapBlocks));
         bench.poll();
-        assert_eq!(bench.log.ready(), segments_max == 0, "it is not known before it was tried");
+        assert!(!bench.log.ready(), "it is not known before it was tried");
         bench.complete(Err(error));
         assert!(bench.log.ready());
         assert_eq!(bench.log.no_room(), Some(refusal));
     }
+}
+
+/// What a log with this many segments, all of them full of waiting mail, starts with.
+fn dense(segments: u32) -> ShardStart {
+    let segment = |slot: u32| RecoveredSegment {
+        slot: SegmentSlot(slot),
+        life: slot + 1,
+        size_bytes: SEGMENT,
+        live_records: 10,
+        live_bytes: u64::from(SEGMENT) - 4096,
+        oldest_reference: u32::MAX,
+    };
+    ShardStart { next_life: segments + 1, segments: (0..segments).map(segment).collect(), ..ShardStart::empty(SHARD) }
+}
+
+/// QUE-07: where starts on a full log used up what was kept, a segment more is made, for what settles mail and for copies; but
+/// no more of them than are kept.
+#[test]
+fn a_start_on_a_dense_log_can_note_something() {
+    for (segments, gets_one) in [(4, true), (5, true), (6, false)] {
+        let mut bench = Bench::new(4);
+        bench.log = Log::open(bench.log.settings, dense(segments), Box::new(HeapBlocks));
+        for _ in 0..8 {
+            bench.complete(Ok(()));
+        }
+        assert!(bench.log.ready());
+        assert_eq!(bench.log.no_room(), Some(LogRefusal::Full), "new mail has no room");
+        assert_eq!(bench.append(1000, true).is_ok(), gets_one, "a report with {segments} segments in use");
+        assert_eq!(bench.log.segments.len() as u32, segments + u32::from(gets_one));
+    }
+}
+
+/// QUE-07: what settles recipients is noted in the end, however long nothing can be written; deferrals have a bound.
+#[test]
+fn what_settles_is_held_however_much_is_held() {
+    let mut bench = Bench::new(4);
+    let message = bench.accept(10).unwrap();
+    bench.poll();
+    bench.complete(Ok(()));
+    let refused = bench.accept(10).unwrap();
+    bench.poll();
+    bench.complete(Err(DiskError::Io { errno: 5 }));
+    bench.log.settle(refused.place, &[]);
+    assert!(bench.log.open.is_none());
+    let text = [b'x'; 400];
+    let deferred = VerdictDraft { outcome: VerdictOutcome::Deferred, text: &text, ..delivered() };
+    for _ in 0..2 * VERDICTS_HELD_MAX_BYTES / 400 {
+        bench.log.append_verdicts(message.id, &[deferred]);
+    }
+    assert!(bench.log.held_bytes <= VERDICTS_HELD_MAX_BYTES);
+    let held = bench.log.held.len();
+    let ticket = bench.log.append_verdicts(message.id, &[deferred, delivered()]);
+    assert_eq!(bench.log.held.len(), held + 1);
+    assert!(bench.log.held_bytes < VERDICTS_HELD_MAX_BYTES + 100, "without its words");
+    bench.log.settle(message.place, &[]);
+    bench.now = bench.now.plus_ms(SEGMENT_RETRY_MS);
+    for _ in 0..400 {
+        bench.now = bench.now.plus_ms(VERDICT_DELAY_MS);
+        bench.poll();
+        bench.complete(Ok(()));
+    }
+    assert_eq!((bench.log.outcome(&ticket), bench.log.holds_verdicts()), (Commit::Durable, false));
+}
+
+/// Copies share blocks: each alone would take a sector of what little room there is.
+#[test]
+fn copies_wait_for_each_other() {
+    let mut bench = Bench::new(6);
+    let old: Vec<_> = (0..20).map(|_| bench.accept(500).unwrap()).collect();
+    bench.poll();
+    bench.complete(Ok(()));
+    let before = bench.log.appended();
+    for message in &old {
+        bench.copy(message).unwrap();
+        bench.poll();
+        assert!(bench.orders.is_empty());
+    }
+    assert!(bench.log.wake_at() <= bench.now.plus_ms(VERDICT_DELAY_MS));
+    bench.log.hurry_copies();
+    bench.poll();
+    assert_eq!(bench.orders.len(), 1);
+    let taken_bytes = bench.log.appended().offset_bytes() - before.offset_bytes();
+    assert!(taken_bytes < 20 * 1000, "{taken_bytes} bytes for twenty copies of 600");
 }
 
 /// The start of a life tells how far the log was durable: where a copy is the last record and the segment of what it

@@ -86,7 +86,7 @@ impl Bench {
             }
         };
         let verdicts: Vec<_> = recipients.map(verdict).collect();
-        (!verdicts.is_empty()).then(|| self.log.append_verdicts(id, &verdicts).unwrap())
+        (!verdicts.is_empty()).then(|| self.log.append_verdicts(id, &verdicts))
     }
 
     fn chunk(&mut self) -> ChunkRef {

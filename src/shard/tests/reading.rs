@@ -80,3 +80,16 @@ fn a_read_that_failed_is_tried_again() {
     world.input(Input::Tick);
     assert_eq!((world.taken.len(), world.shard.counters().damaged_reads), (1, 2));
 }
+
+/// QUE-06: what a site has in memory to be sent does not grow with what waits for it, however many records come with one read.
+#[test]
+fn a_slow_site_keeps_little_in_memory() {
+    let (disk, _) = cold_queue(1000);
+    let mut world = World::before_its_first_step(&["site.default.connections=2"], disk);
+    // Nobody answers what is sent.
+    world.rule = |line| if line == "DATA" { String::new() } else { accept_all(line) };
+    world.input(Input::Tick);
+    world.pass(1000);
+    let kept = world.shard.backlog.records.len();
+    assert!((2..200).contains(&kept), "{kept} records");
+}
