@@ -18,6 +18,7 @@ mod proxy;
 mod ram;
 mod replay;
 mod rot;
+mod salvage;
 mod stage;
 mod volume;
 #[path = "../common/wall_clock.rs"]

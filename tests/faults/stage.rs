@@ -483,10 +483,12 @@ pub(crate) fn spool_report(queue: &Path) -> Told<Spool> {
     let report: serde_json::Value = serde_json::from_str(&text)
         .map_err(|error| format!("spool verify: {error}: {text}{}", String::from_utf8_lossy(&output.stderr)))?;
     let shards = report["shards"].as_array().into_iter().flatten();
-    Ok(Spool {
-        messages: shards.filter_map(|shard| shard["messages"].as_u64()).sum(),
-        damaged: report["damage"].as_array().map_or(0, |damage| damage.len() as u64),
-    })
+    let damaged = report["damage"].as_array().map_or(0, |damage| damage.len() as u64);
+    // Who asks in a script looks at nothing else.
+    if output.status.code() != Some(i32::from(damaged > 0)) {
+        return Err(format!("spool verify found {damaged} damaged places and ended with {}", output.status));
+    }
+    Ok(Spool { messages: shards.filter_map(|shard| shard["messages"].as_u64()).sum(), damaged })
 }
 
 /// What came of a stage.
