@@ -162,6 +162,17 @@ impl Ledger {
         })
     }
 
+    /// How many whole copies came (up to seven), of each recipient of which one came: by its place, message after message.
+    pub fn copies(&self) -> impl Iterator<Item = (usize, u8)> {
+        let chunks = self.chunks.iter().enumerate().filter_map(|(number, chunk)| Some((number, chunk.get()?)));
+        let cells = chunks.flat_map(|(number, chunk)| {
+            chunk.iter().enumerate().map(move |(offset, cell)| (number * CHUNK_SLOTS + offset, cell))
+        });
+        cells
+            .map(|(place, cell)| (place, cell.load(Ordering::Relaxed) >> ARRIVAL_SHIFT))
+            .filter(|(_, copies)| *copies > 0)
+    }
+
     fn places(&self, wanted: impl Fn(usize, u8) -> bool) -> Vec<(u64, u32)> {
         let stride = u64::from(self.recipients);
         let mut found = Vec::new();

@@ -94,5 +94,7 @@ pub(crate) fn run(campaign: &Campaign) -> Told<Vec<String>> {
     stage.settle(SETTLE_LONGEST, &HashSet::new())?;
     let outcome = stage.close(&HashSet::new())?;
     println!("duplicates: {}; recipients in flight at the kills: at most {}", outcome.duplicated(), outcome.in_flight);
-    Ok(outcome.judge(outcome.in_flight))
+    let mut broken = outcome.judge_kills();
+    broken.extend(outcome.judge(outcome.in_flight));
+    Ok(broken)
 }

@@ -18,6 +18,7 @@ mod proxy;
 mod ram;
 mod replay;
 mod rot;
+mod salvage;
 mod stage;
 mod volume;
 #[path = "../common/wall_clock.rs"]
@@ -38,11 +39,41 @@ pub(crate) struct Campaign {
     /// A slice of some seconds.
     pub(crate) short: bool,
     more: HashMap<String, String>,
+    /// The options that it has beside those of all.
+    knows: &'static [&'static str],
 }
 
+/// Options of all campaigns that have a value.
+const OPTIONS_OF_ALL: &[&str] = &["rounds", "seed"];
+
 impl Campaign {
+    fn known(&self) -> impl Iterator<Item = &'static str> {
+        OPTIONS_OF_ALL.iter().chain(self.knows).copied()
+    }
+
+    /// Takes the words behind its name. What it does not know would else be a full campaign of another kind than was asked for.
+    fn take(&mut self, mut words: impl Iterator<Item = String>) -> Told<()> {
+        while let Some(word) = words.next() {
+            match word.strip_prefix("--") {
+                Some("short") => self.short = true,
+                Some(name) if self.known().any(|known| known == name) => {
+                    let value = words.next().ok_or_else(|| format!("--{name} wants a value"))?;
+                    self.more.insert(name.to_owned(), value);
+                }
+                _ => {
+                    let known: Vec<_> = self.known().map(|name| format!("--{name}")).collect();
+                    return Err(format!("{word} is not known, but --short and, with a value, {}", known.join(", ")));
+                }
+            }
+        }
+        self.rounds = self.option("rounds")?;
+        self.seed = self.option("seed")?.unwrap_or(self.seed);
+        Ok(())
+    }
+
     /// An option of its own, `--name value`.
     pub(crate) fn option<T: std::str::FromStr>(&self, name: &str) -> Told<Option<T>> {
+        assert!(self.known().any(|known| known == name), "--{name} stands in CAMPAIGNS");
         let parse = |text: &String| text.parse().map_err(|_| format!("--{name} {text}: not understood"));
         self.more.get(name).map(parse).transpose()
     }
@@ -51,14 +82,15 @@ impl Campaign {
 /// Runs a campaign; the promises that did not hold, or why it could not be run.
 pub(crate) type Run = fn(&Campaign) -> Told<Vec<String>>;
 
-const CAMPAIGNS: &[(&str, Run)] = &[
-    ("crash", crash::run),
-    ("power", power::run),
-    ("disk", disk::run),
-    ("network", network::run),
-    ("overload", overload::run),
-    ("outbound", outbound::run),
-    ("clock", clock::run),
+/// Each campaign, and the options that one of its parts has.
+const CAMPAIGNS: &[(&str, Run, &[&str])] = &[
+    ("crash", crash::run, &[]),
+    ("power", power::run, &["fs"]),
+    ("disk", disk::run, &["part"]),
+    ("network", network::run, &[]),
+    ("overload", overload::run, &["part", "seconds", "sessions", "recipients"]),
+    ("outbound", outbound::run, &["part", "recipients", "domains", "sites", "messages"]),
+    ("clock", clock::run, &["part", "messages"]),
 ];
 
 /// Runs a campaign's parts, or the one that is asked for. What one of them did not hold does not keep the others from being run; a
@@ -101,37 +133,23 @@ fn main() -> ExitCode {
     if std::env::args().nth(1).is_some_and(|word| word == replay::INSIDE) {
         replay::inside(&std::env::args().skip(2).collect::<Vec<_>>());
     }
-    let mut words = std::env::args().skip(1).peekable();
-    let named = words.peek().and_then(|word| CAMPAIGNS.iter().find(|(name, _)| name == word));
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_millis() as u64);
-    let mut campaign = Campaign { rounds: None, seed: now, short: named.is_none(), more: HashMap::new() };
-    while let (Some(_), Some(word)) = (named, words.next()) {
-        match (word.strip_prefix("--"), words.peek()) {
-            (Some("short"), _) => campaign.short = true,
-            (Some(name), Some(value)) => {
-                campaign.more.insert(name.to_owned(), value.clone());
-                words.next();
-            }
-            _ => {}
-        }
-    }
-    let numbers = campaign.option("rounds").and_then(|rounds| Ok((rounds, campaign.option("seed")?)));
-    match numbers {
-        Ok((rounds, seed)) => {
-            campaign.rounds = rounds;
-            campaign.seed = seed.unwrap_or(campaign.seed);
-        }
-        Err(text) => {
-            eprintln!("{text}");
-            return ExitCode::from(2);
-        }
-    }
+    let mut words = std::env::args().skip(1);
+    // Without a name it is one of many tests, and what else is said is for the runner of others.
+    let named = words.next().and_then(|word| CAMPAIGNS.iter().find(|(name, ..)| *name == word));
     let chosen = match named {
         Some(one) => std::slice::from_ref(one),
         None => CAMPAIGNS,
     };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_millis() as u64);
     let (mut passed, mut failed, mut ignored) = (0, 0, 0);
-    for (name, run) in chosen {
+    for (name, run, knows) in chosen {
+        let mut campaign = Campaign { rounds: None, seed: now, short: named.is_none(), more: HashMap::new(), knows };
+        if named.is_some()
+            && let Err(text) = campaign.take(words.by_ref())
+        {
+            eprintln!("{name}: {text}");
+            return ExitCode::from(2);
+        }
         match play(name, *run, &campaign) {
             Verdict::Held => passed += 1,
             Verdict::Broken => failed += 1,

@@ -112,6 +112,17 @@ struct Running {
     ledger: Arc<Ledger>,
     sender: Option<Sender>,
     counts: SendCounts,
+    /// By place in the ledger, of what came in lives of the relay that are over: how many copies, and in which life the last.
+    came: Vec<(u8, u32)>,
+}
+
+/// A kill, and what it cost.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Kill {
+    /// The most recipients that could be in flight.
+    pub(crate) in_flight: u64,
+    /// Recipients that came once more though they had come in the life that it ended, and not before.
+    pub(crate) repeated: u64,
 }
 
 /// See the page's head.
@@ -125,9 +136,8 @@ pub(crate) struct Stage {
     loads: Vec<Running>,
     /// Recipients arrived, by time; as far back as [`KEPT`].
     arrivals: VecDeque<(Instant, u64)>,
-    /// The most recipients that could be in flight at the kills so far.
-    in_flight: u64,
-    kills: u64,
+    /// The kills so far; each ends a life, which has its number.
+    kills: Vec<Kill>,
     slowest_start: Duration,
 }
 
@@ -143,6 +153,7 @@ impl Stage {
             ledger: Arc::new(Ledger::new(rng.next_u64(), load.plan.recipients)),
             sender: None,
             counts: SendCounts::default(),
+            came: Vec::new(),
         };
         let loads: Vec<Running> = setting.loads.iter().map(running).collect();
         let book = Book::of_all(loads.iter().map(|load| Arc::clone(&load.ledger)).collect());
@@ -161,8 +172,7 @@ impl Stage {
             sink: Some(sink),
             loads,
             arrivals: VecDeque::new(),
-            in_flight: 0,
-            kills: 0,
+            kills: Vec::new(),
             slowest_start: begun.elapsed(),
         })
     }
@@ -231,9 +241,30 @@ impl Stage {
         std::thread::sleep(STEP * 10);
         self.note_arrivals();
         let before = self.arrivals.iter().rev().find(|(at, _)| *at + WINDOW <= failing).or(self.arrivals.front());
-        self.in_flight += before.zip(self.arrivals.back()).map_or(0, |(before, last)| last.1 - before.1);
-        self.kills += 1;
+        let in_flight = before.zip(self.arrivals.back()).map_or(0, |(before, last)| last.1 - before.1);
+        self.note_repeats();
+        self.kills.push(Kill { in_flight, repeated: 0 });
         self.arrivals.drain(..self.arrivals.len() - 1);
+    }
+
+    /// At the end of a life: a recipient that came in it and in an earlier one came again because of the kill that ended the last
+    /// such life, which took its verdict. What came twice within a life is no kill's work.
+    fn note_repeats(&mut self) {
+        let life = self.kills.len() as u32;
+        for running in &mut self.loads {
+            for (place, copies) in running.ledger.copies() {
+                if running.came.len() <= place {
+                    running.came.resize(place + 1, (0, 0));
+                }
+                let (known, last) = running.came[place];
+                if copies > known {
+                    if known > 0 {
+                        self.kills[last as usize].repeated += 1;
+                    }
+                    running.came[place] = (copies, life);
+                }
+            }
+        }
     }
 
     /// Sends a signal.
@@ -400,6 +431,9 @@ impl Stage {
         let lost = self.lost(excused);
         let sent = self.sent();
         let sink = self.sink.take().map(|sink| sink.stop().0).unwrap_or_default();
+        if !self.kills.is_empty() {
+            self.note_repeats();
+        }
         let mut ledger = Vec::new();
         for running in &self.loads {
             ledger.push((running.load.name, running.ledger.tally()));
@@ -408,8 +442,8 @@ impl Stage {
         Ok(Outcome {
             ledger,
             lost,
+            in_flight: self.kills.iter().map(|kill| kill.in_flight).sum(),
             kills: self.kills,
-            in_flight: self.in_flight,
             slowest_start: self.slowest_start,
             sent,
             sink,
@@ -483,10 +517,12 @@ pub(crate) fn spool_report(queue: &Path) -> Told<Spool> {
     let report: serde_json::Value = serde_json::from_str(&text)
         .map_err(|error| format!("spool verify: {error}: {text}{}", String::from_utf8_lossy(&output.stderr)))?;
     let shards = report["shards"].as_array().into_iter().flatten();
-    Ok(Spool {
-        messages: shards.filter_map(|shard| shard["messages"].as_u64()).sum(),
-        damaged: report["damage"].as_array().map_or(0, |damage| damage.len() as u64),
-    })
+    let damaged = report["damage"].as_array().map_or(0, |damage| damage.len() as u64);
+    // Who asks in a script looks at nothing else.
+    if output.status.code() != Some(i32::from(damaged > 0)) {
+        return Err(format!("spool verify found {damaged} damaged places and ended with {}", output.status));
+    }
+    Ok(Spool { messages: shards.filter_map(|shard| shard["messages"].as_u64()).sum(), damaged })
 }
 
 /// What came of a stage.
@@ -494,7 +530,7 @@ pub(crate) struct Outcome {
     /// By load.
     pub(crate) ledger: Vec<(&'static str, Tally)>,
     pub(crate) lost: Vec<(usize, u64, u32)>,
-    pub(crate) kills: u64,
+    pub(crate) kills: Vec<Kill>,
     /// The most recipients that could be in flight at the kills.
     pub(crate) in_flight: u64,
     pub(crate) slowest_start: Duration,
@@ -524,6 +560,23 @@ impl Outcome {
         self.ledger.iter().map(|(_, tally)| tally.acknowledged).sum()
     }
 
+    /// Prints what came again after each kill alone; returns the kills that repeated more than was in flight.
+    pub(crate) fn judge_kills(&self) -> Vec<String> {
+        let share = |kill: &Kill| kill.repeated as f64 / kill.in_flight.max(1) as f64;
+        let numbered = || self.kills.iter().zip(1..);
+        if let Some((worst, number)) = numbered().max_by(|a, b| share(a.0).total_cmp(&share(b.0))) {
+            println!(
+                "of the kills alone number {number} is the worst: {} came again, at most {} were in flight",
+                worst.repeated, worst.in_flight
+            );
+        }
+        let beyond = numbered().filter(|(kill, _)| kill.repeated > kill.in_flight);
+        let told = |(kill, number): (&Kill, u64)| {
+            format!("kill {number}: {} duplicates, {} allowed", kill.repeated, kill.in_flight)
+        };
+        beyond.map(told).collect()
+    }
+
     /// Prints the ledger; returns the promises that did not hold.
     pub(crate) fn judge(&self, duplicates_at_most: u64) -> Vec<String> {
         self.print();
@@ -547,7 +600,7 @@ impl Outcome {
         println!(
             "{} kills, slowest start {:.2} s; {} messages begun, {} acknowledged, {} refused for now, {} cut off; \
              {} bodies at the sink, {} faults made there",
-            self.kills,
+            self.kills.len(),
             self.slowest_start.as_secs_f64(),
             self.sent.started,
             self.sent.acknowledged,

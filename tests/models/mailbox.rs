@@ -1,5 +1,5 @@
-//! What crosses threads, tried in every order of the threads' steps by loom: the mailboxes between shards. The code is that of
-//! the relay, with loom's locks in place of the standard one and a locked queue in place of crossbeam's.
+//! What crosses threads, tried by loom in every order of the threads' steps with a few preemptions: the mailboxes between shards.
+//! The code is that of the relay, with loom's locks in place of the standard one and a locked queue in place of crossbeam's.
 //!
 //! The protocols that run over the mailboxes are checked whole beside their code: `src/schedule/permit/model.rs` has every
 //! order of parcels, `src/queue/log/order_model.rs` every order of the disk's answers and every moment of a crash.

@@ -29,6 +29,8 @@ fn every_fault_is_told_apart() {
     assert_eq!((tally.arrived, tally.arrived_unacknowledged, tally.arrived_unbidden), (11, 1, 1));
     assert_eq!((tally.lost, tally.duplicated, tally.corrupted, tally.bounced), (1, 2, 1, 1));
     assert!(!tally.clean());
+    assert_eq!(ledger.copies().count(), 11);
+    assert_eq!(ledger.copies().filter(|(_, copies)| *copies > 1).collect::<Vec<_>>(), [(7, 3)]);
     let suspects = ledger.suspects(10);
     assert_eq!(suspects[0], Suspect { id: 3, recipient: 1, what: "duplicated".into() });
     assert_eq!(suspects[2], Suspect { id: 5, recipient: 1, what: "lost".into() });
