@@ -16,7 +16,8 @@ use super::{Log, Purpose};
 
 /// Longest record; beside it a block has room for the cut record of all segments.
 const RECORD_MAX_BYTES: usize = BLOCK_MAX_BYTES - (64 << 10);
-const _: () = assert!(HEADER_BYTES + CutEntry::payload_bytes(SEGMENTS_MAX) + DISK_ALIGN_BYTES <= 64 << 10);
+const _: () =
+    assert!(HEADER_BYTES + CutEntry::payload_bytes(SEGMENTS_MAX + SEGMENTS_KEPT) + DISK_ALIGN_BYTES <= 64 << 10);
 
 /// The block being filled.
 pub(super) struct Batch {
