@@ -22,9 +22,12 @@ pub mod record;
 pub mod recovery;
 pub mod reply;
 pub mod server;
+pub mod socks;
 pub mod sts;
+pub mod sts_store;
 pub mod tls_report;
 pub mod trace;
+pub mod warm_up;
 pub mod xclient;
 
 use ringpost::base::rng::Rng;
@@ -52,9 +55,12 @@ pub const TARGETS: &[Target] = &[
     ("recovery", recovery::run),
     ("reply", reply::run),
     ("server", server::run),
+    ("socks", socks::run),
     ("sts", sts::run),
+    ("sts_store", sts_store::run),
     ("tls_report", tls_report::run),
     ("trace", trace::run),
+    ("warm_up", warm_up::run),
     ("xclient", xclient::run),
 ];
 
