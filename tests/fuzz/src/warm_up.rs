@@ -68,12 +68,9 @@ fn told(outcome: &Outcome) -> Option<u32> {
 /// Line by line, all days first and then only those that came last.
 fn naive(text: &str) -> Option<Counts> {
     let mut all = Counts::new();
-    let mut lines: Vec<&str> = text.split('\n').collect();
-    if lines.last() == Some(&"") {
-        lines.pop();
-    }
-    for line in lines {
-        let mut fields = line.strip_suffix('\r').unwrap_or(line).split('\t');
+    for line in text.split_inclusive('\n') {
+        // What ends a line is of the line above, CR alone ends none.
+        let mut fields = line.strip_suffix("\r\n").or(line.strip_suffix('\n')).unwrap_or(line).split('\t');
         let (day, lent) = (Day::parse(fields.next()?)?, fields.next()?.parse().ok()?);
         let clean = |text: &str| text.chars().map(|c| if c.is_control() { '?' } else { c }).collect::<String>();
         let count = (clean(fields.next()?), clean(fields.next()?));
