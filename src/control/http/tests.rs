@@ -75,6 +75,7 @@ fn fields_cannot_be_smuggled_in() {
         r#"{"From":"other@b"}"#,
         r#"{"":"b"}"#,
         r#"{"Received":"b"}"#,
+        r#"{"Date":"b","date":"c"}"#,
     ] {
         let text = format!(r#"{{"from":"a@b","to":"c@d","text":"x","headers":{headers}}}"#);
         assert!(compose::text(&letter(&text), "relay.test").is_err(), "{headers}");
