@@ -214,12 +214,17 @@ fn compose<'t>(
         builder = builder.header("Message-ID", Raw::new(String::from_utf8_lossy(&id).into_owned()));
     }
     if let Some(text) = &letter.text {
-        builder = builder.text_body(fill("text", text)?);
+        builder = builder.text_body(whole_lines(fill("text", text)?));
     }
     if let Some(html) = &letter.html {
-        builder = builder.html_body(fill("html", html)?);
+        builder = builder.html_body(whole_lines(fill("html", html)?));
     }
     builder.write_to_vec().map_err(|error| Problem::senseless(error.to_string()))
+}
+
+/// CR alone ends a line, too: the builder would leave it where it is, and the relay take no such text.
+fn whole_lines(text: String) -> String {
+    if text.contains('\r') { text.replace("\r\n", "\n").replace('\r', "\n") } else { text }
 }
 
 fn address(text: &str) -> Result<Address<'_>, Problem> {

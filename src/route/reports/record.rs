@@ -30,6 +30,8 @@ impl Destination {
     pub fn read(text: &str) -> Option<Destination> {
         match text.strip_prefix("mailto:") {
             Some(mailbox) => is_mailbox(mailbox).then(|| Destination::Mail(mailbox.into())),
+            // A record ends them there.
+            None if text.contains([',', ';']) => None,
             None => destination(text).filter(|read| is_uri(text) && matches!(read, Destination::Web(_))),
         }
     }
@@ -150,6 +152,7 @@ mod tests {
             "mailto:a@b.test,c@d.test",
             "https:",
             "https://a.test/ x",
+            "https://a.test/,x",
             "http://a.test/",
             "a@b.test",
         ] {
