@@ -6,6 +6,8 @@
 
 mod books;
 mod document;
+#[doc(hidden)]
+pub mod fuzzed;
 mod send;
 
 use std::collections::BTreeMap;
