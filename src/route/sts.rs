@@ -307,6 +307,8 @@ fn read_line(line: &str) -> Option<(&str, Kept)> {
     (fetched_s..=fetched_s.checked_add(max_age_s.into())?).contains(&until_s).then_some(())?;
     let hosts: Option<Vec<_>> = words.map(read_host).collect();
     let hosts = hosts.filter(|hosts| hosts.len() <= limits::STS_HOSTS_MAX)?;
+    // One that asks for hosts and names none would hold all mail of its domain back.
+    (!hosts.is_empty() || mode == Mode::None).then_some(())?;
     let policy = Arc::new(Policy { mode, max_age_s, hosts: hosts.into() });
     Some((domain, Kept { id, policy, fetched_s, until_s }))
 }

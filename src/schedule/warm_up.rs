@@ -287,12 +287,12 @@ impl Book {
             if let Outcome::Tell(_, Notice { count, day, word }) = outcome
                 && let Word::Lent { recipients, .. } = *word
             {
-                // It may have made room for others of another day since.
+                // It may have made room for others of another day since, and have come back with less.
                 let counted = self
                     .counts
                     .get_mut(count)
                     .and_then(|counted| counted.days.iter_mut().find(|(other, _)| other == day).map(|(_, lent)| lent));
-                counted.into_iter().for_each(|lent| *lent -= recipients);
+                counted.into_iter().for_each(|lent| *lent = lent.saturating_sub(recipients));
                 *word = Word::Failed;
             }
         }

@@ -177,6 +177,12 @@ impl Senders {
         if list.is_empty() || list.iter().any(|part| &**part == "*") { Senders::Any } else { Senders::Of(list) }
     }
 
+    /// One mailbox, whatever stands in it; a whole domain is none.
+    pub fn only(mailbox: &str) -> Senders {
+        let mailbox = Some(mailbox).filter(|mailbox| !mailbox.starts_with('@'));
+        Senders::Of(mailbox.into_iter().map(|mailbox| mailbox.to_ascii_lowercase().into()).collect())
+    }
+
     /// True if the mailbox may be the reverse-path. Without case in the local part: who owns `a@b` owns `A@b`.
     pub fn allow(&self, mailbox: &[u8]) -> bool {
         let Senders::Of(list) = self else { return true };

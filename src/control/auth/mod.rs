@@ -9,6 +9,8 @@
 //! - `prover`: our own credentials. `users`: the file and its verifiers. `scram`: SCRAM-SHA-256. `ntlm`: NTLM. `kerberos`: GSSAPI and
 //!   GSS-SPNEGO, by the system's library in `gssapi`. `tokens`: JWTs. `service`: HTTP. `limiter`: failures.
 
+#[doc(hidden)]
+pub mod fuzzed;
 mod gssapi;
 mod kerberos;
 mod limiter;

@@ -78,17 +78,21 @@ fn impossible(why: &str) -> ProofAnswer {
 }
 
 /// A name and a password.
-struct Credentials {
-    user: Zeroizing<String>,
-    password: Zeroizing<String>,
+pub(super) struct Credentials {
+    pub(super) user: Zeroizing<String>,
+    pub(super) password: Zeroizing<String>,
 }
 
-/// The longest name and the longest password, so that all that is said of them fits a line.
+/// The longest name and the longest password, so that what is said of them fits a line.
 const PART_MAX_BYTES: usize = 1024;
 
 impl Credentials {
     fn read(path: &Path) -> Result<Credentials, String> {
         let text = Zeroizing::new(std::fs::read_to_string(path).map_err(|error| error.to_string())?);
+        Credentials::parse(&text)
+    }
+
+    pub(super) fn parse(text: &str) -> Result<Credentials, String> {
         let line = text.lines().next().unwrap_or_default();
         let (user, password) = line.split_once(':').ok_or("its first line must be user:password")?;
         let good = |part: &str| !part.is_empty() && part.len() <= PART_MAX_BYTES && !part.contains('\0');
@@ -118,20 +122,23 @@ struct Derived {
 }
 
 #[derive(Default)]
-struct Answerer {
+pub(super) struct Answerer {
     /// By file.
     keys: HashMap<Arc<Path>, Derived>,
 }
 
 impl Answerer {
-    fn answer(&mut self, mut request: ProofRequest) -> ProofAnswer {
+    fn answer(&mut self, request: ProofRequest) -> ProofAnswer {
+        match Credentials::read(&request.credentials) {
+            Ok(credentials) => self.answer_as(&credentials, request),
+            Err(why) => ProofAnswer::Impossible(format!("4.3.5 {}: {why}", request.credentials.display()).into()),
+        }
+    }
+
+    pub(super) fn answer_as(&mut self, credentials: &Credentials, mut request: ProofRequest) -> ProofAnswer {
         let path = request.credentials;
-        let credentials = match Credentials::read(&path) {
-            Ok(credentials) => credentials,
-            Err(why) => return ProofAnswer::Impossible(format!("4.3.5 {}: {why}", path.display()).into()),
-        };
         let memory = request.state.take().map(|state| state.take::<Memory>().expect("a state of ours"));
-        let Credentials { user, password } = &credentials;
+        let Credentials { user, password } = credentials;
         match (request.mechanism, memory, request.challenge.as_deref()) {
             (Mechanism::Plain, None, None) => {
                 say(Zeroizing::new([b"\0", user.as_bytes(), b"\0", password.as_bytes()].concat()), None, true)
@@ -194,7 +201,7 @@ impl Answerer {
     }
 }
 
-fn scram_first(user: &str, nonce: &str) -> ProofAnswer {
+pub(super) fn scram_first(user: &str, nonce: &str) -> ProofAnswer {
     let name = Zeroizing::new(user.replace('=', "=3D").replace(',', "=2C"));
     let bare = Zeroizing::new(format!("n={},r={nonce}", *name));
     let text = Zeroizing::new([b"n,,", bare.as_bytes()].concat());
@@ -226,6 +233,10 @@ fn bytes(text: &str) -> Zeroizing<Vec<u8>> {
 }
 
 fn say(text: Zeroizing<Vec<u8>>, memory: Option<Memory>, complete: bool) -> ProofAnswer {
+    // A name full of commas grows threefold, and a next hop's nonce may be as long as its line.
+    if text.len() > limits::AUTH_CHALLENGE_MAX_BYTES {
+        return impossible("4.7.0 what is to be said is too long for the exchange");
+    }
     ProofAnswer::Say(Said { text, state: memory.map(ExchangeState::new), complete })
 }
 
@@ -302,6 +313,20 @@ mod tests {
         }
         assert!(matches!(world.ask(Mechanism::Plain, Some("more"), None), ProofAnswer::Impossible(_)));
         assert!(matches!(world.ask(Mechanism::Xoauth2, None, None), ProofAnswer::Impossible(_)));
+    }
+
+    #[test]
+    fn what_is_said_is_bounded() {
+        let name = ",".repeat(PART_MAX_BYTES);
+        assert!(matches!(scram_first(&name, "nonce"), ProofAnswer::Impossible(_)));
+        let mut world = world("user:secret");
+        let long = "x".repeat(limits::AUTH_CHALLENGE_MAX_BYTES - 30);
+        for (nonce, good) in [("", true), (long.as_str(), false)] {
+            let (_, state, _) = said(scram_first("user", "nonce"));
+            let challenge = format!("r=nonce{nonce},s=AAAA,i=4096");
+            let answer = world.ask(Mechanism::ScramSha256, Some(&challenge), state);
+            assert_eq!(matches!(answer, ProofAnswer::Say(_)), good, "{answer:?}");
+        }
     }
 
     #[test]

@@ -69,10 +69,9 @@ impl Services {
         });
         let answer = self.http.post(&**url).header("content-type", "application/json").body(question.to_string());
         match answer.send().await {
-            Ok(answer) if answer.status() == StatusCode::OK => match body(answer).await {
-                Some(facts) => Found::Yes(Arc::new(User { name: user.into(), senders: senders_of(&facts["senders"]) })),
-                None => Found::Unknown,
-            },
+            Ok(answer) if answer.status() == StatusCode::OK => {
+                body(answer).await.map_or(Found::Unknown, |text| confirmed(&text, user))
+            }
             Ok(answer) if matches!(answer.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => Found::No,
             Ok(_) | Err(_) => Found::Unknown,
         }
@@ -90,31 +89,49 @@ impl Services {
             .header("accept", "application/json")
             .body(question);
         match answer.send().await {
-            Ok(answer) if answer.status() == StatusCode::OK => match body(answer).await {
-                Some(claims) if claims["active"] == true => user_of_claims(&claims, &self.token_claim),
-                Some(claims) if claims["active"] == false => Found::No,
-                _ => Found::Unknown,
-            },
+            Ok(answer) if answer.status() == StatusCode::OK => {
+                body(answer).await.map_or(Found::Unknown, |text| introspected(&text, &self.token_claim))
+            }
             Ok(_) | Err(_) => Found::Unknown,
         }
     }
 }
 
-/// The senders in a service's answer: a list or a text; nothing: any.
-pub(super) fn senders_of(value: &Value) -> Senders {
-    match value {
-        Value::String(text) => Senders::parse(text),
-        Value::Array(list) => {
-            let list: Vec<&str> = list.iter().filter_map(Value::as_str).collect();
-            // A list that is there and empty allows nothing.
-            if list.is_empty() { Senders::Of(Box::default()) } else { Senders::parse(&list.join(",")) }
-        }
-        _ => Senders::Any,
+/// What it means that a service knows the password, in an answer that says more of the user.
+pub(super) fn confirmed(answer: &[u8], user: &str) -> Found {
+    match serde_json::from_slice::<Value>(answer) {
+        Ok(facts) => Found::Yes(Arc::new(User { name: user.into(), senders: senders_of(&facts["senders"]) })),
+        Err(_) => Found::Unknown,
     }
 }
 
-/// The answer's JSON; none: too long, cut off, or no JSON.
-async fn body(mut answer: Response) -> Option<Value> {
+/// Whose a token is by a service's answer (RFC 7662 2.2).
+pub(super) fn introspected(answer: &[u8], claim: &str) -> Found {
+    match serde_json::from_slice::<Value>(answer) {
+        Ok(claims) if claims["active"] == true => user_of_claims(&claims, claim),
+        Ok(claims) if claims["active"] == false => Found::No,
+        _ => Found::Unknown,
+    }
+}
+
+/// The senders in a service's answer: a list or a text; nothing: any. A list that is there and empty allows nothing, nor does
+/// anything else.
+pub(super) fn senders_of(value: &Value) -> Senders {
+    match value {
+        Value::Null => Senders::Any,
+        Value::String(text) => Senders::parse(text),
+        Value::Array(list) => {
+            let list: Vec<&str> = list.iter().filter_map(Value::as_str).collect();
+            let whole = list.join(",");
+            let empty = whole.split(',').all(|part| part.trim().is_empty());
+            if empty { Senders::Of(Box::default()) } else { Senders::parse(&whole) }
+        }
+        _ => Senders::Of(Box::default()),
+    }
+}
+
+/// The answer's bytes; none: too long, or cut off.
+async fn body(mut answer: Response) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     while let Some(piece) = answer.chunk().await.ok()? {
         bytes.extend_from_slice(&piece);
@@ -122,7 +139,7 @@ async fn body(mut answer: Response) -> Option<Value> {
             return None;
         }
     }
-    serde_json::from_slice(&bytes).ok()
+    Some(bytes)
 }
 
 fn percent_encoded(text: &str) -> String {
@@ -139,7 +156,9 @@ mod tests {
         assert_eq!(senders_of(&Value::Null), Senders::Any);
         assert_eq!(senders_of(&json!(["a@b", "@c"])), Senders::parse("a@b,@c"));
         assert_eq!(senders_of(&json!("a@b")), Senders::parse("a@b"));
-        assert!(!senders_of(&json!([])).allow(b"a@b"));
+        for nobody in [json!([]), json!([""]), json!([" ", ",", 7]), json!(false), json!({"a@b": true})] {
+            assert!(!senders_of(&nobody).allow(b"a@b"), "{nobody}");
+        }
         assert_eq!(percent_encoded("aZ9-._~+/=&"), "aZ9-._~%2B%2F%3D%26");
     }
 }

@@ -64,7 +64,7 @@ pub(super) fn user_of_claims(claims: &Value, claim: &str) -> Found {
         return Found::No;
     };
     let senders = match &claims["senders"] {
-        Value::Null if name.contains('@') => Senders::parse(name),
+        Value::Null if name.contains('@') => Senders::only(name),
         given => senders_of(given),
     };
     Found::Yes(Arc::new(User { name: name.into(), senders }))
@@ -98,6 +98,11 @@ mod tests {
         let user = found(tokens.check(&sign(&good))).unwrap();
         assert_eq!(&*user.name, "u@example.org");
         assert!(user.senders.allow(b"u@example.org") && !user.senders.allow(b"v@example.org"));
+        // A name is no list, whatever stands in it.
+        for name in ["a@b.test,*", "*,a@b.test", "a@b.test,@example.org", "@example.org"] {
+            let user = found(user_of_claims(&json!({ "sub": name }), "sub")).unwrap();
+            assert!(!user.senders.allow(b"x@example.org"), "{name}");
+        }
         for (key, value) in [
             ("sub", Value::Null),
             ("iss", json!("other")),

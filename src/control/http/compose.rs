@@ -6,6 +6,7 @@
 //! header of a raw text can hold line ends, so that nobody's name makes a field of its own, or ends the header. Pure but for the
 //! clock and the random part of a Message-ID.
 
+use std::collections::HashSet;
 use std::io::{self, Write};
 
 use mail_builder::MessageBuilder;
@@ -21,6 +22,7 @@ use serde_json::{Map, Value};
 use super::answer::Problem;
 use super::request::{Letter, Recipient, named};
 use crate::base::limits;
+use crate::mail::envelope::Envelope;
 
 /// Fields that are made from other members of the request, and say nothing when given twice.
 const MADE_FIELDS: [&str; 10] = [
@@ -53,6 +55,21 @@ pub(super) fn text(letter: &Letter<'_>, hostname: &str) -> Result<Vec<u8>, Probl
             hostname,
         ),
     }
+}
+
+/// A message of its own for each recipient of a letter with templates, one made after the other. What is wrong with all of them is an
+/// error, what is wrong with one is its fate.
+pub(super) fn each<'l>(
+    letter: &'l Letter<'_>,
+    hostname: &'l str,
+    most_bytes: u64,
+) -> Result<impl Iterator<Item = (&'l str, Result<(Envelope, Vec<u8>), Problem>)>, Problem> {
+    let templates = Templates::read(letter, most_bytes)?;
+    Ok(letter.recipients().map(move |recipient| {
+        let envelope = letter.envelope(std::iter::once(recipient.address()), hostname);
+        let message = envelope.and_then(|envelope| Ok((envelope, templates.fill(letter, recipient, hostname)?)));
+        (recipient.address(), message)
+    }))
 }
 
 /// A letter's texts as templates, read once.
@@ -182,7 +199,11 @@ fn compose<'t>(
         builder = builder.subject(Text::new(one_line("subject", fill("subject", subject)?)?));
     }
     let mut has_message_id = false;
+    let mut names = HashSet::new();
     for (name, value) in &letter.headers {
+        if !names.insert(name.to_ascii_lowercase()) {
+            return Err(Problem::senseless(format!("the field {name} stands there twice")));
+        }
         let value = one_line(name, fill(&format!("headers.{name}"), value)?)?;
         has_message_id |= name.eq_ignore_ascii_case("message-id");
         builder = builder.header(field_name(name)?, Text::new(value));
@@ -193,12 +214,17 @@ fn compose<'t>(
         builder = builder.header("Message-ID", Raw::new(String::from_utf8_lossy(&id).into_owned()));
     }
     if let Some(text) = &letter.text {
-        builder = builder.text_body(fill("text", text)?);
+        builder = builder.text_body(whole_lines(fill("text", text)?));
     }
     if let Some(html) = &letter.html {
-        builder = builder.html_body(fill("html", html)?);
+        builder = builder.html_body(whole_lines(fill("html", html)?));
     }
     builder.write_to_vec().map_err(|error| Problem::senseless(error.to_string()))
+}
+
+/// CR alone ends a line, too: the builder would leave it where it is, and the relay take no such text.
+fn whole_lines(text: String) -> String {
+    if text.contains('\r') { text.replace("\r\n", "\n").replace('\r', "\n") } else { text }
 }
 
 fn address(text: &str) -> Result<Address<'_>, Problem> {

@@ -19,7 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::timeout;
 
 use super::answer::Problem;
-use super::compose::{self, Templates};
+use super::compose;
 use super::idempotency::{Answer, Known};
 use super::request::{self, ENVELOPE_FROM, ENVELOPE_TO, Letter};
 use super::{Client, Desk};
@@ -255,14 +255,8 @@ async fn inject(
     batch.answer().await
 }
 
-/// A message of its own for each recipient. What is wrong with all of them is an error, what is wrong with one is its fate.
 async fn inject_each(batch: &mut Batch<'_>, letter: &Letter<'_>, settings: &Settings) -> Result<(), Problem> {
-    let templates = Templates::read(letter, settings.relay.message_bytes_max)?;
-    for recipient in letter.recipients() {
-        let address = recipient.address();
-        let envelope = letter.envelope(std::iter::once(address), &settings.hostname);
-        let message =
-            envelope.and_then(|envelope| Ok((envelope, templates.fill(letter, recipient, &settings.hostname)?)));
+    for (address, message) in compose::each(letter, &settings.hostname, settings.relay.message_bytes_max)? {
         match message {
             Ok((envelope, text)) => batch.add(envelope, text).await,
             Err(problem) => batch.fates.push(Fate { recipients: vec![address.to_owned()], outcome: Err(problem) }),

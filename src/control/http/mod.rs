@@ -13,6 +13,8 @@
 mod answer;
 pub mod client;
 mod compose;
+#[doc(hidden)]
+pub mod fuzzed;
 mod idempotency;
 mod messages;
 mod metrics;

@@ -89,6 +89,9 @@ struct Wanted {
     standing: Written,
 }
 
+/// What is held, and the tenants that have a rate.
+pub(super) type Standing = (Vec<Target>, Vec<(Box<str>, u32)>);
+
 /// The orders to hold that stand, and where they are kept.
 pub struct Holds {
     path: PathBuf,
@@ -100,22 +103,33 @@ impl Holds {
     /// What an earlier run left in the spool. A file that cannot be read is an error: mail that is to be held would be sent.
     pub fn load(spool: &Path) -> Result<Holds, String> {
         let path = spool.join(FILE);
-        let written: Vec<Written> = match fs::read(&path) {
-            Ok(text) => serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", path.display()))?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => b"[]".to_vec(),
             Err(error) => return Err(format!("cannot read {}: {error}", path.display())),
         };
-        let mut holds = Holds { path, targets: Vec::new(), rates: Vec::new() };
+        let (targets, rates) = Holds::read(&text).map_err(|error| format!("{}: {error}", path.display()))?;
+        Ok(Holds { path, targets, rates })
+    }
+
+    /// What stands in the file.
+    pub(super) fn read(text: &[u8]) -> Result<Standing, String> {
+        let written: Vec<Written> = serde_json::from_slice(text).map_err(|error| error.to_string())?;
+        let (mut targets, mut rates) = (Vec::new(), Vec::new());
         for standing in written {
             let messages_per_second = standing.messages_per_second;
-            match (standing.target(), messages_per_second) {
-                (Ok(target), None) => holds.targets.push(target),
-                (Ok(Target::Tenant(tenant)), Some(rate)) => holds.rates.push((tenant, rate)),
-                (Ok(_), Some(_)) => return Err(format!("{}: only tenants have rates", holds.path.display())),
-                (Err(error), _) => return Err(format!("{}: {error}", holds.path.display())),
+            match (standing.target()?, messages_per_second) {
+                (target, None) => targets.push(target),
+                (Target::Tenant(tenant), Some(rate)) => rates.push((tenant, rate)),
+                (_, Some(_)) => return Err("only tenants have rates".to_owned()),
             }
         }
-        Ok(holds)
+        Ok((targets, rates))
+    }
+
+    /// What to write down of them.
+    pub(super) fn text(targets: &[Target], rates: &[(Box<str>, u32)]) -> serde_json::Result<Vec<u8>> {
+        serde_json::to_vec(&Holds::written(targets, rates))
     }
 
     /// What is held.
@@ -137,7 +151,7 @@ impl Holds {
             let most = limits::HOLDS_MAX;
             return Err(Problem::senseless(format!("more than {most} orders that stand; release some")));
         }
-        let written = serde_json::to_vec(&Holds::written(&targets, &rates)).map_err(io::Error::from);
+        let written = Holds::text(&targets, &rates).map_err(io::Error::from);
         written.and_then(|text| replace_file(&self.path, &text, 0o666)).map_err(not_stored)?;
         (self.targets, self.rates) = (targets, rates);
         Ok(())
@@ -185,21 +199,7 @@ async fn obey(desk: &Desk, headers: &HeaderMap, body: &[u8]) -> Result<u64, Prob
     if !kind.starts_with("application/json") {
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "want Content-Type application/json"));
     }
-    let wanted: Wanted = serde_json::from_slice(body)
-        .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, format!("the body is not the JSON wanted: {error}")))?;
-    let order = match &*wanted.order {
-        "hold" => Order::Hold,
-        "release" => Order::Release,
-        "expire" => Order::Expire,
-        "retry" => Order::Retry,
-        "rate" => {
-            let rate = wanted.standing.messages_per_second;
-            let messages_per_second = rate.ok_or_else(|| Problem::senseless("a rate needs messages_per_second"))?;
-            Order::Rate { messages_per_second }
-        }
-        other => return Err(Problem::senseless(format!("want hold, release, expire, retry or rate, not {other:?}"))),
-    };
-    let target = wanted.standing.target().map_err(Problem::senseless)?;
+    let (order, target) = read_order(body)?;
     check(desk, order, &target)?;
     // One order at a time, so that the file and the shards agree.
     let mut holds = desk.holds.lock().await;
@@ -217,6 +217,25 @@ async fn obey(desk: &Desk, headers: &HeaderMap, body: &[u8]) -> Result<u64, Prob
         _ => {}
     }
     Ok(jobs)
+}
+
+/// What the body of a POST orders.
+pub(super) fn read_order(body: &[u8]) -> Result<(Order, Target), Problem> {
+    let wanted: Wanted = serde_json::from_slice(body)
+        .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, format!("the body is not the JSON wanted: {error}")))?;
+    let order = match &*wanted.order {
+        "hold" => Order::Hold,
+        "release" => Order::Release,
+        "expire" => Order::Expire,
+        "retry" => Order::Retry,
+        "rate" => {
+            let rate = wanted.standing.messages_per_second;
+            let messages_per_second = rate.ok_or_else(|| Problem::senseless("a rate needs messages_per_second"))?;
+            Order::Rate { messages_per_second }
+        }
+        other => return Err(Problem::senseless(format!("want hold, release, expire, retry or rate, not {other:?}"))),
+    };
+    Ok((order, wanted.standing.target().map_err(Problem::senseless)?))
 }
 
 /// Only tenants have rates, and only those that there are have anything.

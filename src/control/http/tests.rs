@@ -64,6 +64,9 @@ fn composed_texts_are_of_short_lines() {
     let text = composed(&text.to_string());
     assert!(!text.replace("\r\n", "").contains(['\r', '\n']), "{text:?}");
     assert!(text.split("\r\n").all(|line| line.len() <= 998), "{text}");
+    let text = composed(r#"{"from":"a@b.test","to":"c@d.test","text":"a\rb\r\nc\nd","html":"<p>\r</p>"}"#);
+    assert!(text.contains("a\r\nb\r\nc\r\nd") && text.contains("<p>\r\n</p>"), "{text:?}");
+    assert!(!text.replace("\r\n", "").contains(['\r', '\n']), "{text:?}");
 }
 
 #[test]
@@ -75,6 +78,7 @@ fn fields_cannot_be_smuggled_in() {
         r#"{"From":"other@b"}"#,
         r#"{"":"b"}"#,
         r#"{"Received":"b"}"#,
+        r#"{"Date":"b","date":"c"}"#,
     ] {
         let text = format!(r#"{{"from":"a@b","to":"c@d","text":"x","headers":{headers}}}"#);
         assert!(compose::text(&letter(&text), "relay.test").is_err(), "{headers}");

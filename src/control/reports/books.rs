@@ -241,7 +241,7 @@ fn owed_text(owed: &BTreeMap<Box<str>, Owed>) -> String {
     let not_begun = owed.iter().filter(|(_, owed)| !owed.begun);
     let written: Map<String, Value> = not_begun
         .map(|(domain, owed)| {
-            let left = owed.left.as_ref().map(|left| left.iter().map(destination_text).collect::<Vec<_>>());
+            let left = owed.left.as_ref().map(|left| left.iter().map(Destination::text).collect::<Vec<_>>());
             (domain.to_string(), json!({ "until-ms": owed.until_ms, "left": left }))
         })
         .collect();
@@ -250,27 +250,12 @@ fn owed_text(owed: &BTreeMap<Box<str>, Owed>) -> String {
 
 fn read_owed(all: Map<String, Value>) -> Vec<(Box<str>, Owed)> {
     let read = |(domain, owed): (String, Value)| {
-        let left = owed["left"]
-            .as_array()
-            .map(|left| left.iter().filter_map(|text| read_destination(text.as_str()?)).collect::<Vec<_>>());
+        let left = owed["left"].as_array().map(|left| {
+            left.iter().filter_map(|text| Destination::read(text.as_str()?)).take(limits::TLS_REPORT_URIS_MAX).collect()
+        });
         (domain.into(), Owed { until_ms: owed["until-ms"].as_u64().unwrap_or_default(), left, ..Owed::new() })
     };
     all.into_iter().map(read).collect()
-}
-
-/// A mailbox, or an URL.
-pub(super) fn destination_text(destination: &Destination) -> String {
-    match destination {
-        Destination::Mail(mailbox) => format!("mailto:{mailbox}"),
-        Destination::Web(url) => url.to_string(),
-    }
-}
-
-fn read_destination(text: &str) -> Option<Destination> {
-    match text.strip_prefix("mailto:") {
-        Some(mailbox) => Some(Destination::Mail(mailbox.into())),
-        None => text.starts_with("https:").then(|| Destination::Web(text.into())),
-    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,8 @@
 
 mod books;
 mod document;
+#[doc(hidden)]
+pub mod fuzzed;
 mod send;
 
 use std::collections::BTreeMap;
@@ -32,7 +34,7 @@ use crate::route::reports::record::Destination;
 use crate::runtime::report::Reporter;
 use crate::runtime::{NoteTls, Shards, replace_file, wall};
 use crate::shard::Level;
-use books::{Books, Page, Turn, destination_text};
+use books::{Books, Page, Turn};
 use send::{Post, Ways};
 
 /// How often it is looked whether something is due.
@@ -252,11 +254,11 @@ impl Office {
 
     fn sent(&mut self, day: Day, domain: Box<str>, sent: &[Destination], failed: Vec<(Destination, Box<str>)>) {
         if !sent.is_empty() {
-            let to: Vec<String> = sent.iter().map(destination_text).collect();
+            let to: Vec<String> = sent.iter().map(Destination::text).collect();
             let text = format!("TLS report of {} for {domain}: sent to {}", day, to.join(", "));
             self.reporter.report(Level::Info, text);
         }
-        let why: Vec<String> = failed.iter().map(|(to, why)| format!("{}: {why}", destination_text(to))).collect();
+        let why: Vec<String> = failed.iter().map(|(to, why)| format!("{}: {why}", to.text())).collect();
         let left: Vec<Destination> = failed.into_iter().map(|(to, _)| to).collect();
         match left.is_empty() {
             true => self.books.settle(day, &domain),

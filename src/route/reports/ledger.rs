@@ -2,6 +2,7 @@
 //!
 //! Pure, and bounded: domains, policies of a domain, rows of failures, and bytes of the whole day. A failure for which there is no
 //! row any more is counted in one of its kind alone, so that the sums stay right; what finds no place at all is counted as left out.
+//! Counts that a file has may be of any size: sums stop at the largest number.
 
 use std::collections::BTreeMap;
 
@@ -25,8 +26,12 @@ pub struct Counted {
 impl Counted {
     /// Sessions that failed.
     pub fn failed(&self) -> u64 {
-        self.failures.iter().map(|(_, count)| count).sum()
+        sum(&self.failures)
     }
+}
+
+fn sum(failures: &[(Failure, u64)]) -> u64 {
+    failures.iter().fold(0, |sum, (_, count)| sum.saturating_add(*count))
 }
 
 /// What was counted on one day.
@@ -56,11 +61,11 @@ impl Tally {
         let Counted { policy, successes, failures } = counted;
         let room = self.bytes < limits::TLS_REPORT_DAY_MAX_BYTES;
         let Some(place) = self.place(domain, policy, room) else {
-            self.left_out += successes + failures.iter().map(|(_, count)| count).sum::<u64>();
+            self.leave_out(successes.saturating_add(sum(&failures)));
             return;
         };
         let mut bytes = 0;
-        place.successes += successes;
+        place.successes = place.successes.saturating_add(successes);
         for (failure, count) in failures {
             bytes += place.add_failure(failure, count, room);
         }
@@ -96,7 +101,7 @@ impl Tally {
 
     /// Some were left out on the way here.
     pub fn leave_out(&mut self, sessions: u64) {
-        self.left_out += sessions;
+        self.left_out = self.left_out.saturating_add(sessions);
     }
 
     /// All domains, in order.
@@ -120,7 +125,7 @@ impl Counted {
     fn add_failure(&mut self, failure: Failure, count: u64, room: bool) -> usize {
         let known = |rows: &[(Failure, u64)], failure: &Failure| rows.iter().position(|(row, _)| row == failure);
         if let Some(at) = known(&self.failures, &failure) {
-            self.failures[at].1 += count;
+            self.add_to(at, count);
             return 0;
         }
         if room && self.failures.len() < limits::TLS_REPORT_ROWS_MAX {
@@ -130,11 +135,16 @@ impl Counted {
         }
         let bare = bare(failure.result);
         match known(&self.failures, &bare) {
-            Some(at) => self.failures[at].1 += count,
+            Some(at) => self.add_to(at, count),
             // One for each kind at most.
             None => self.failures.push((bare, count)),
         }
         0
+    }
+
+    fn add_to(&mut self, row: usize, count: u64) {
+        let (_, sum) = &mut self.failures[row];
+        *sum = sum.saturating_add(count);
     }
 }
 
@@ -174,6 +184,19 @@ mod tests {
         let rows: Vec<_> = counted[1].failures.iter().map(|(row, count)| (row.result, *count)).collect();
         assert_eq!(rows, [(ResultType::Expired, 3), (ResultType::NotTrusted, 1)]);
         assert_eq!(day.domains().count(), 1);
+    }
+
+    #[test]
+    fn sums_stop_at_the_largest_number() {
+        let mut day = Tally::default();
+        let failures = |result| vec![(Failure { host: "a".into(), ..bare(result) }, u64::MAX)];
+        for result in [ResultType::Expired, ResultType::Expired, ResultType::NotTrusted] {
+            let counted = Counted { policy: policy("a"), successes: u64::MAX, failures: failures(result) };
+            day.add("a.test".into(), counted);
+            day.leave_out(u64::MAX);
+        }
+        let counted = &day.of("a.test").unwrap()[0];
+        assert_eq!([counted.successes, counted.failed(), day.left_out()], [u64::MAX; 3]);
     }
 
     /// RPT-01: what is over a bound is counted, and never kept.

@@ -17,6 +17,26 @@ pub enum Destination {
     Web(Box<str>),
 }
 
+impl Destination {
+    /// As it is written down: the mailbox behind `mailto:` as it is, or the URL.
+    pub fn text(&self) -> String {
+        match self {
+            Destination::Mail(mailbox) => format!("mailto:{mailbox}"),
+            Destination::Web(url) => url.to_string(),
+        }
+    }
+
+    /// Reads what was written down; nothing that DNS could not have named.
+    pub fn read(text: &str) -> Option<Destination> {
+        match text.strip_prefix("mailto:") {
+            Some(mailbox) => is_mailbox(mailbox).then(|| Destination::Mail(mailbox.into())),
+            // A record ends them there.
+            None if text.contains([',', ';']) => None,
+            None => destination(text).filter(|read| is_uri(text) && matches!(read, Destination::Web(_))),
+        }
+    }
+}
+
 /// The destinations of the records of a name, each joined from its strings: at most `limits::TLS_REPORT_URIS_MAX`, the first ones. `None`:
 /// there is not just one record that can be read, and so nobody wants a report. An URI of another scheme is no destination.
 pub fn destinations<'r>(records: impl IntoIterator<Item = &'r [u8]>) -> Option<Vec<Destination>> {
@@ -80,13 +100,14 @@ fn destination(uri: &str) -> Option<Destination> {
 /// The one mailbox of a `mailto` (RFC 6068); what stands behind a question mark is of fields of a letter, which is ours.
 fn mailbox(rest: &str) -> Option<Box<str>> {
     let decoded = percent_decoded(rest.split('?').next().unwrap_or_default())?;
-    let path = format!("<{decoded}>");
-    match parse_forward_path(path.as_bytes()) {
-        Ok((path, [])) if path.mailbox == decoded.as_bytes() && decoded.is_ascii() && decoded.contains('@') => {
-            Some(decoded.into())
-        }
-        _ => None,
-    }
+    is_mailbox(&decoded).then(|| decoded.into())
+}
+
+fn is_mailbox(text: &str) -> bool {
+    let path = format!("<{text}>");
+    let read = parse_forward_path(path.as_bytes());
+    let whole = read.is_ok_and(|(path, behind)| path.mailbox == text.as_bytes() && behind.is_empty());
+    whole && text.is_ascii() && text.contains('@')
 }
 
 fn percent_decoded(text: &str) -> Option<String> {
@@ -117,6 +138,26 @@ mod tests {
 
     fn web(url: &str) -> Destination {
         Destination::Web(url.into())
+    }
+
+    #[test]
+    fn destinations_are_written_and_read_again() {
+        for kept in [mail("a@b.test"), mail("\"a b\"@c.test"), web("https://a.test/?x=1")] {
+            assert_eq!(Destination::read(&kept.text()), Some(kept));
+        }
+        for bad in [
+            "",
+            "mailto:",
+            "mailto:a@b.test\r\nBcc: c@d.test",
+            "mailto:a@b.test,c@d.test",
+            "https:",
+            "https://a.test/ x",
+            "https://a.test/,x",
+            "http://a.test/",
+            "a@b.test",
+        ] {
+            assert_eq!(Destination::read(bad), None, "{bad}");
+        }
     }
 
     /// RPT-01.

@@ -186,6 +186,7 @@ fn what_is_written_down_is_read_again() {
         "a 1 50 49 enforce 10 x",
         "a - 50 60 enforce 10 x",
         "a 1 50 60 x 10 x",
+        "a 1 50 60 enforce 10",
     ] {
         assert!(Policies::read(bad, 0).kept.is_empty(), "{bad}");
     }

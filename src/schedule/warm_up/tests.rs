@@ -94,6 +94,17 @@ fn what_cannot_be_written_is_not_lent() {
     assert_eq!((told.count(), book.lent(&count(), Day(7))), (2, 10));
 }
 
+/// Also where a day made room for others in between, and came again without what it had.
+#[test]
+fn what_cannot_be_written_is_not_lent_of_days_that_come_again() {
+    let (mut book, mut out) = (Book::default(), Vec::new());
+    for day in (0..=limits::WARM_UP_DAYS_KEPT as u32).chain([0]) {
+        book.serve(ShardId(0), lend(day, 30, 100), &mut out);
+    }
+    book.failed(&mut out);
+    assert_eq!([0, 1, 2].map(|day| book.lent(&count(), Day(day))), [0; 3]);
+}
+
 #[test]
 fn there_is_a_bound_and_other_days_make_room() {
     let mut book = Book::default();

@@ -2,7 +2,8 @@
 //!
 //! Shared by the fuzzing binaries beside it and by `tests/corpus.rs`, which replays what is kept. A target takes any
 //! bytes; where bytes are cut, the places follow from the bytes themselves, so that a corpus of texts stays
-//! one of texts. `docs/fuzzing.md` says how to run it.
+//! one of texts. `docs/fuzzing.md` says how to run it. What reads outside the pure core is there with the feature `runtime` alone,
+//! here and in Ringpost itself.
 
 pub mod address;
 pub mod aliases;
@@ -15,16 +16,35 @@ pub mod damage;
 pub mod data;
 pub mod dkim;
 pub mod dsn;
+#[cfg(feature = "runtime")]
+pub mod given;
+#[cfg(feature = "runtime")]
+pub mod letter;
 pub mod line;
 pub mod message_id;
+#[cfg(feature = "runtime")]
+pub mod orders;
+#[cfg(feature = "runtime")]
+pub mod prover;
 pub mod proxy;
 pub mod record;
 pub mod recovery;
 pub mod reply;
+#[cfg(feature = "runtime")]
+pub mod report_files;
 pub mod server;
+#[cfg(feature = "runtime")]
+pub mod service;
+pub mod socks;
 pub mod sts;
+pub mod sts_store;
+#[cfg(feature = "runtime")]
+pub mod template;
 pub mod tls_report;
 pub mod trace;
+#[cfg(feature = "runtime")]
+pub mod users;
+pub mod warm_up;
 pub mod xclient;
 
 use ringpost::base::rng::Rng;
@@ -45,16 +65,35 @@ pub const TARGETS: &[Target] = &[
     ("data", data::run),
     ("dkim", dkim::run),
     ("dsn", dsn::run),
+    #[cfg(feature = "runtime")]
+    ("given", given::run),
+    #[cfg(feature = "runtime")]
+    ("letter", letter::run),
     ("line", line::run),
     ("message_id", message_id::run),
+    #[cfg(feature = "runtime")]
+    ("orders", orders::run),
+    #[cfg(feature = "runtime")]
+    ("prover", prover::run),
     ("proxy", proxy::run),
     ("record", record::run),
     ("recovery", recovery::run),
     ("reply", reply::run),
+    #[cfg(feature = "runtime")]
+    ("report_files", report_files::run),
     ("server", server::run),
+    #[cfg(feature = "runtime")]
+    ("service", service::run),
+    ("socks", socks::run),
     ("sts", sts::run),
+    ("sts_store", sts_store::run),
+    #[cfg(feature = "runtime")]
+    ("template", template::run),
     ("tls_report", tls_report::run),
     ("trace", trace::run),
+    #[cfg(feature = "runtime")]
+    ("users", users::run),
+    ("warm_up", warm_up::run),
     ("xclient", xclient::run),
 ];
 

@@ -1,5 +1,6 @@
 //! Whole sessions: whatever the client sends in whatever pieces, the session says and stores the same, with exactly one
-//! reply to each command (PIP-01, PIP-02, DAT-15), and keeps no more than the start of a line (SIZ-04).
+//! reply to each command (PIP-01, PIP-02, DAT-15), keeps no more than the start of a line (SIZ-04), and takes nothing that was said in
+//! clear into TLS (TLS-02, TLS-03).
 
 use std::cell::RefCell;
 use std::net::{IpAddr, Ipv4Addr};
@@ -11,6 +12,7 @@ use ringpost::base::limits::COMMAND_LINE_MAX_BYTES;
 use ringpost::base::time::{Mono, UnixMs};
 use ringpost::mail::text::Text;
 use ringpost::queue::{CommitSettings, DiskOrder, Draft, DraftRecipient, Log, LogSettings, Proof, ShardStart};
+use ringpost::smtp::auth::ChannelBinding;
 use ringpost::smtp::command::{Command, parse};
 use ringpost::smtp::reply;
 use ringpost::smtp::server::{Asking, AuthSettings, Peer, Server, ServerEvent, ServerSettings, Waiting};
@@ -20,38 +22,39 @@ const OURS: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
 /// Any bytes are what a client sends. The first byte of the input decides what kind of client it is.
 pub fn run(data: &[u8]) {
-    let (stranger, trusted) = (data.first() == Some(&b'!'), data.first() == Some(&b'@'));
-    let text = if stranger || trusted { &data[1..] } else { data };
+    let first = |byte| data.first() == Some(&byte);
+    let (stranger, trusted, tls) = (first(b'!'), first(b'@'), first(b'#'));
+    let text = if stranger || trusted || tls { &data[1..] } else { data };
     let peer = Peer { may_convey: trusted, may_forward: trusted, ..Peer::new(OURS, !stranger) };
-    let mut slow = Session::of(peer);
-    let mut data_ends = Vec::new();
+    let mut slow = Session::of(peer, tls);
+    let mut alone = Vec::new();
     for (at, byte) in text.iter().enumerate() {
         let line = [&slow.carry[..], &[*byte]].concat();
         let in_commands = slow.server.waiting() == Waiting::Command;
         slow.receive(&[*byte]);
         let line = line.strip_suffix(b"\r\n").filter(|_| in_commands);
-        if line.is_some_and(|line| matches!(parse(line), Ok(Command::Data { .. }))) {
-            data_ends.push(at + 1);
+        if line.is_some_and(|line| matches!(parse(line), Ok(Command::Data { .. } | Command::StartTls { .. }))) {
+            alone.push(at + 1);
         }
     }
     one_reply_per_command(text, &slow);
-    // DAT-13: what comes in one piece with DATA is another matter, so every split cuts there.
-    let mut at = data_ends.clone();
+    // DAT-13, TLS-02: what comes in one piece with DATA or STARTTLS is another matter, so every split cuts there.
+    let mut at = alone.clone();
     let mut sum = 0;
     for piece in super::pieces(text) {
         sum += piece.len();
         at.push(sum);
     }
-    for mut cuts in [data_ends, at] {
+    for mut cuts in [alone, at] {
         cuts.extend([0, text.len()]);
         cuts.sort_unstable();
-        let mut split = Session::of(peer);
+        let mut split = Session::of(peer, tls);
         cuts.windows(2).for_each(|pair| split.receive(&text[pair[0]..pair[1]]));
         assert_eq!(String::from_utf8_lossy(&split.out), String::from_utf8_lossy(&slow.out));
         assert_eq!((&split.stored, split.dropped, split.closed), (&slow.stored, slow.dropped, slow.closed));
         assert_eq!(split.carry, slow.carry);
     }
-    let mut whole = Session::of(peer);
+    let mut whole = Session::of(peer, tls);
     whole.receive(text);
     assert!(whole.stored.len() <= slow.stored.len(), "more in a rush than one by one");
     replies(&whole.out);
@@ -78,10 +81,10 @@ pub(crate) struct Session {
 impl Session {
     pub(crate) fn new(may_relay: bool) -> Session {
         let asking = Asking { may_ask: may_relay, is_told: may_relay, may_etrn: may_relay };
-        Session::of(Peer { asking, ..Peer::new(OURS, may_relay) })
+        Session::of(Peer { asking, ..Peer::new(OURS, may_relay) }, false)
     }
 
-    fn of(peer: Peer) -> Session {
+    fn of(peer: Peer, tls: bool) -> Session {
         let settings = ServerSettings {
             hostname: "relay.example".into(),
             message_bytes_max: 400,
@@ -90,7 +93,7 @@ impl Session {
             received_fields_max: 2,
             command_idle_ms: 300_000,
             data_idle_ms: 180_000,
-            tls: false,
+            tls,
             auth: AuthSettings::default(),
             submission: false,
             hold_max_s: 1000,
@@ -136,7 +139,12 @@ impl Session {
                     let messages = self.server.node().domain.len() as u64 % 3;
                     self.server.node_started(messages.checked_sub(1), &mut self.out);
                 }
-                ServerEvent::StartTls | ServerEvent::Authenticate => unreachable!("neither TLS nor AUTH is offered"),
+                ServerEvent::StartTls => {
+                    assert!(input.is_empty() && self.server.cipher().is_none(), "nothing in clear gets inside");
+                    self.server.secured("cipher", ChannelBinding::default(), &mut self.out);
+                    assert!(self.server.hello().is_empty());
+                }
+                ServerEvent::Authenticate => unreachable!("AUTH is not offered"),
                 ServerEvent::Close => {
                     assert!(input.is_empty());
                     self.closed = true;

@@ -1,0 +1,4 @@
+//! Feeds `service` of `tests/fuzz/src`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| ringpost_fuzz::service::run(data));

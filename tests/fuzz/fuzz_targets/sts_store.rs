@@ -1,0 +1,4 @@
+//! Feeds `sts_store` of `tests/fuzz/src`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| ringpost_fuzz::sts_store::run(data));
