@@ -250,8 +250,8 @@ impl Backlog {
         })
     }
 
-    /// Removes a job that is over. Gives the message back if it was its last.
-    pub(super) fn remove_job(&mut self, job: JobId) -> Option<Message> {
+    /// Removes a job that is over. Names the message if it was its last; it is the caller's to remove.
+    pub(super) fn remove_job(&mut self, job: JobId) -> Option<MessageSlot> {
         let id = job;
         self.drop_record(id);
         let job = self.jobs.remove(id as usize);
@@ -268,7 +268,7 @@ impl Backlog {
             self.jobs[before as usize].next = job.next;
         }
         message.open_jobs -= 1;
-        (message.open_jobs == 0).then(|| self.messages.remove(job.message as usize))
+        (message.open_jobs == 0).then_some(job.message)
     }
 
     /// Marks recipients of a job as settled.

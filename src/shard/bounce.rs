@@ -285,8 +285,18 @@ impl Shard {
 
     /// True if failures of a message are reported and not yet noted.
     pub(super) fn is_being_reported(&self, message: MessageId) -> bool {
-        let on_its_way = self.committing.iter().filter_map(|committing| committing.report.as_ref());
-        on_its_way.chain(&self.to_repeat).any(|report| report.about.message == message)
+        self.reports_of(message).next().is_some()
+    }
+
+    /// Recipients of a message that are reported and not yet noted.
+    pub(super) fn owed(&self, message: MessageId) -> impl Iterator<Item = u32> {
+        self.reports_of(message).flat_map(|report| report.about.verdicts.iter().map(|(draft, _)| draft.recipient))
+    }
+
+    fn reports_of(&self, message: MessageId) -> impl Iterator<Item = &Report> {
+        let on_its_way = self.committing.iter().filter_map(|committing| committing.report.as_deref());
+        let again = self.to_repeat.iter().map(|report| &**report);
+        on_its_way.chain(again).filter(move |report| report.about.message == message)
     }
 }
 

@@ -148,7 +148,7 @@ impl Shard {
         for job in jobs {
             self.leave_destination(now.mono, self.backlog.jobs[job as usize].destination);
             if let Some(message) = self.backlog.remove_job(job) {
-                self.log.settle(message.place, &message.chunks);
+                self.give_up_place(message);
             }
         }
     }

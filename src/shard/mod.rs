@@ -127,8 +127,8 @@ pub struct Shard {
     to_repeat: VecDeque<Box<bounce::Report>>,
     /// Reports that are not durable yet.
     reports_pending: usize,
-    /// Messages without open recipients, some of which are being reported.
-    leaving: Vec<backlog::Message>,
+    /// Messages without jobs, some of whose recipients are being reported.
+    leaving: Vec<backlog::MessageSlot>,
     results: Results,
     reads: rustc_hash::FxHashMap<ReadId, Reading>,
     /// Records that came with others.

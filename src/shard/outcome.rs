@@ -12,7 +12,7 @@ use crate::schedule::backoff::Backoff;
 use crate::schedule::refusal::{Reason, reason};
 use crate::schedule::site::JobId;
 use crate::schedule::throttle::asks_for_less;
-use crate::shard::backlog::{JOB_RECIPIENTS_MAX, JobState, Message};
+use crate::shard::backlog::{JOB_RECIPIENTS_MAX, JobState, Message, MessageSlot};
 use crate::shard::bounce::Reported;
 use crate::shard::timers::Timer;
 use crate::shard::{Effect, Level, Shard};
@@ -249,12 +249,17 @@ impl Shard {
     }
 
     /// All recipients are settled: its place is given up, behind all verdicts that say so.
-    fn forget_message(&mut self, message: Message) {
-        if self.reports_pending > 0 && self.is_being_reported(message.id) {
+    fn forget_message(&mut self, message: MessageSlot) {
+        if self.reports_pending > 0 && self.is_being_reported(self.backlog.messages[message as usize].id) {
             self.leaving.push(message);
         } else {
-            self.log.settle(message.place, &message.chunks);
+            self.give_up_place(message);
         }
+    }
+
+    pub(super) fn give_up_place(&mut self, message: MessageSlot) {
+        let message = self.backlog.messages.remove(message as usize);
+        self.log.settle(message.place, &message.chunks);
     }
 
     /// A report is durable: what it tells of is noted now. A message without open recipients gives up its place behind the last
@@ -264,10 +269,11 @@ impl Shard {
             verdicts.iter().map(|(draft, text)| VerdictDraft { text, ..*draft }).collect();
         self.log.append_verdicts(message, &drafts);
         if !self.is_being_reported(message)
-            && let Some(at) = self.leaving.iter().position(|leaving| leaving.id == message)
+            && let Some(at) =
+                self.leaving.iter().position(|&leaving| self.backlog.messages[leaving as usize].id == message)
         {
             let message = self.leaving.swap_remove(at);
-            self.log.settle(message.place, &message.chunks);
+            self.give_up_place(message);
         }
     }
 }

@@ -31,8 +31,10 @@ const COPIES_MAX: usize = 32;
 /// How often it is looked for something to copy.
 const LOOK_EVERY_MS: u64 = 100;
 
-/// After the disk could not give a part of a message, it is looked again no sooner than this.
+/// After the disk could not give a part of a message, it is looked again no sooner than this; later if the part was damaged, which
+/// an operator is told each time: nothing behind it can be used again.
 const LOOK_AGAIN_MS: u64 = 5000;
+const LOOK_AGAIN_DAMAGED_MS: u64 = 60_000;
 
 /// A segment is watched for so long before it is emptied by copying. If a sixteenth of it goes meanwhile, it is left to that.
 const WATCHED_MS: u64 = 1000;
@@ -143,10 +145,6 @@ impl Shard {
     fn begin_copies(&mut self, effects: &mut Vec<Effect>) {
         while self.reclaim.copies.len() + self.reclaim.moved.len() < COPIES_MAX {
             let Some((slot, id)) = self.reclaim.found.pop() else { return };
-            if self.is_being_reported(id) {
-                // The copy would note failures whose report is not durable.
-                continue;
-            }
             let message = self.backlog.messages.get(slot as usize).filter(|message| message.id == id);
             let Some(message) = message.filter(|message| !message.copying) else { continue };
             let (place, old) = (message.place, message.chunks.clone());
@@ -208,12 +206,13 @@ impl Shard {
         if let Some(part) = part {
             return self.go_on_copying(copy, Some(part), effects);
         }
-        // It stays where it is. Damage was reported and is not tried again until the next start; a disk may do better.
+        // It stays where it is. A disk may do better, and what looks like damage may have come from the way here.
         self.log.drop_chunks(&copy.made());
         let message = self.backlog.messages.get_mut(copy.message as usize).filter(|message| message.id == copy.id);
-        if let Some(message) = message.filter(|_| !damaged) {
+        if let Some(message) = message {
             message.copying = false;
-            self.reclaim.next_look = now.plus_ms(LOOK_AGAIN_MS);
+            let wait_ms = if damaged { LOOK_AGAIN_DAMAGED_MS } else { LOOK_AGAIN_MS };
+            self.reclaim.next_look = now.plus_ms(wait_ms).max(self.reclaim.next_look);
         }
     }
 
@@ -264,16 +263,12 @@ impl Shard {
 
     /// All parts are appended: the accepting record follows, with what is known of each recipient now.
     fn append_copy(&mut self, copy: &mut Copy, record: &Slice) -> Result<(), LogRefusal> {
-        if self.is_being_reported(copy.id) {
-            // It came to that meanwhile.
-            return Err(LogRefusal::Failing);
-        }
         let view = AcceptView::read(record).expect("the record was verified when it came");
         let mut recipients: Vec<DraftRecipient<'_>> = view
             .recipients()
             .map(|recipient| DraftRecipient {
                 address: recipient.address,
-                // What is in no job is settled; its verdict stands in the log.
+                // What is in no job is settled, and its verdict stands in the log or waits for a segment.
                 state: match recipient.state {
                     RecipientState::Open => RecipientState::Delivered,
                     terminal => terminal,
@@ -291,6 +286,10 @@ impl Shard {
                 recipient.attempts = attempts;
                 recipient.delay_reported = delay_reported;
             }
+        }
+        for owed in self.owed(copy.id) {
+            // Its report is not durable: a copy that says so would lose it.
+            recipients[owed as usize].state = RecipientState::Open;
         }
         let place = self.backlog.messages[copy.message as usize].place;
         let draft = Draft {

@@ -64,8 +64,16 @@ fn a_copy_that_could_not_be_read_is_made_later() {
     }
     world.pass(4_000);
     assert!(world.held_reads.is_empty(), "a disk that fails is not asked all the time");
-    world.hold_reads = false;
     world.pass(3_000);
+    assert_eq!(world.held_reads.len(), 20, "they are read again");
+    for (read, mut bytes) in std::mem::take(&mut world.held_reads) {
+        bytes[100] ^= 1;
+        world.nested(Input::ReadBack { read, result: Ok(heap_block(bytes)) });
+    }
+    world.pass(50_000);
+    assert!(world.held_reads.is_empty(), "what is damaged is not read all the time");
+    world.hold_reads = false;
+    world.pass(15_000);
     assert_eq!(world.shard.counters().copied_forward, 20, "{:?}", world.reports);
 }
 
