@@ -57,13 +57,16 @@ pub(super) fn text(letter: &Letter<'_>, hostname: &str) -> Result<Vec<u8>, Probl
     }
 }
 
+/// A message, or what is wrong with it.
+pub(super) type Made = Result<(Envelope, Vec<u8>), Problem>;
+
 /// A message of its own for each recipient of a letter with templates, one made after the other. What is wrong with all of them is an
 /// error, what is wrong with one is its fate.
 pub(super) fn each<'l>(
     letter: &'l Letter<'_>,
     hostname: &'l str,
     most_bytes: u64,
-) -> Result<impl Iterator<Item = (&'l str, Result<(Envelope, Vec<u8>), Problem>)>, Problem> {
+) -> Result<impl Iterator<Item = (&'l str, Made)>, Problem> {
     let templates = Templates::read(letter, most_bytes)?;
     Ok(letter.recipients().map(move |recipient| {
         let envelope = letter.envelope(std::iter::once(recipient.address()), hostname);

@@ -5,6 +5,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri};
 
 use super::answer::Problem;
 use super::compose;
+pub use super::orders::Standing;
 use super::orders::{Holds, read_order};
 use super::request::{Letter, given_envelope};
 use crate::mail::envelope::Envelope;
@@ -41,7 +42,7 @@ pub fn order(body: &[u8]) -> Result<(Order, Target), String> {
 }
 
 /// What the file of holds says: targets, and tenants with rates.
-pub fn holds(text: &[u8]) -> Result<(Vec<Target>, Vec<(Box<str>, u32)>), String> {
+pub fn holds(text: &[u8]) -> Result<Standing, String> {
     Holds::read(text)
 }
 

@@ -90,7 +90,7 @@ struct Wanted {
 }
 
 /// What is held, and the tenants that have a rate.
-pub(super) type Standing = (Vec<Target>, Vec<(Box<str>, u32)>);
+pub type Standing = (Vec<Target>, Vec<(Box<str>, u32)>);
 
 /// The orders to hold that stand, and where they are kept.
 pub struct Holds {
