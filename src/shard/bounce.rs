@@ -288,9 +288,11 @@ impl Shard {
         self.reports_of(message).next().is_some()
     }
 
-    /// Recipients of a message that are reported and not yet noted.
+    /// Recipients of a message that settle once their report is noted. One whose delay is reported goes on meanwhile, and may
+    /// have been delivered.
     pub(super) fn owed(&self, message: MessageId) -> impl Iterator<Item = u32> {
-        self.reports_of(message).flat_map(|report| report.about.verdicts.iter().map(|(draft, _)| draft.recipient))
+        let drafts = self.reports_of(message).flat_map(|report| report.about.verdicts.iter().map(|(draft, _)| draft));
+        drafts.filter(|draft| draft.outcome != VerdictOutcome::Deferred).map(|draft| draft.recipient)
     }
 
     fn reports_of(&self, message: MessageId) -> impl Iterator<Item = &Report> {

@@ -162,6 +162,25 @@ fn delays_are_reported_once() {
     }
 }
 
+/// QUE-07: what is reported and settles its recipient is left open in a copy until the report is durable; a delay that is reported is not,
+/// for the recipient may be delivered meanwhile.
+#[test]
+fn a_reported_delay_settles_nobody() {
+    for (rule, owed) in [(defers as fn(&str) -> String, 0), (refuses, 1)] {
+        let mut world = World::new(&["report.delay_ms=3600000"]);
+        world.refuse_dials = true;
+        world.ask("", &["<to@d.test> NOTIFY=DELAY,FAILURE"], "x\r\n");
+        let id = world.shard.backlog.messages.iter().next().expect("it was taken").1.id;
+        world.pass(3_000_000);
+        world.rule = rule;
+        world.refuse_dials = false;
+        world.hold_writes = true;
+        world.pass(4_000_000);
+        assert!(world.shard.is_being_reported(id), "its report is not durable: {:?}", world.reports);
+        assert_eq!(world.shard.owed(id).count(), owed);
+    }
+}
+
 /// EXT-11: what a message says of its priority goes before what its client is given, over a restart too.
 #[test]
 fn priorities_decide_who_is_next() {
