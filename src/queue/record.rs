@@ -581,6 +581,20 @@ pub struct VerdictDraft<'a> {
 }
 
 impl<'a> VerdictDraft<'a> {
+    /// The first recipient is delivered at once, as tests have it.
+    #[cfg(test)]
+    pub(crate) fn delivered(text: &'a [u8]) -> VerdictDraft<'a> {
+        VerdictDraft {
+            recipient: 0,
+            outcome: VerdictOutcome::Delivered,
+            attempts: 1,
+            due: UnixMs(0),
+            delay_reported: false,
+            code: 250,
+            text,
+        }
+    }
+
     fn kept_text(&self) -> &'a [u8] {
         &self.text[..self.text.len().min(VERDICT_TEXT_MAX_BYTES)]
     }

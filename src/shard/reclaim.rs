@@ -65,9 +65,17 @@ impl Copy {
         apart(&self.new, &self.old)
     }
 
-    /// Where the part stands that is copied next.
-    fn awaited(&self) -> Position {
-        self.old.get(self.new.len()).map_or(self.place.position, |chunk| chunk.position)
+    /// The chunk that is copied next; the accepting record if there is none.
+    fn next_chunk(&self) -> Option<ChunkRef> {
+        self.old.get(self.new.len()).copied()
+    }
+
+    /// Where what is copied next stands, and its size.
+    fn awaited(&self) -> (Position, u32) {
+        match self.next_chunk() {
+            Some(chunk) => (chunk.position, chunk.record_bytes()),
+            None => (self.place.position, self.place.record_bytes()),
+        }
     }
 }
 
@@ -200,7 +208,7 @@ impl Shard {
         effects: &mut Vec<Effect>,
     ) {
         // The message may have settled meanwhile, and another one, being copied too, have its slot.
-        let awaits_it = |copy: &Copy| copy.message == message && copy.awaited() == position;
+        let awaits_it = |copy: &Copy| copy.message == message && copy.awaited().0 == position;
         let Some(at) = self.reclaim.copies.iter().position(awaits_it) else { return };
         let copy = self.reclaim.copies.swap_remove(at);
         if let Some(part) = part {
@@ -219,25 +227,21 @@ impl Shard {
     /// Copies part after part until one must be read from disk, or all are appended.
     fn go_on_copying(&mut self, mut copy: Copy, mut part: Option<Slice>, effects: &mut Vec<Effect>) {
         loop {
-            let message = self.backlog.messages.get(copy.message as usize).filter(|m| m.id == copy.id && m.copying);
-            let Some(message) = message else {
+            let message = self.backlog.messages.get(copy.message as usize);
+            if !message.is_some_and(|message| message.id == copy.id && message.copying) {
                 // It settled meanwhile.
                 self.log.drop_chunks(&copy.made());
                 return;
-            };
+            }
             let stay = copy.old[copy.new.len()..].iter().take_while(|chunk| chunk.position.life() != copy.life);
             copy.new.extend(stay);
-            let next = copy.old.get(copy.new.len()).copied();
-            let (position, record_bytes) = match next {
-                Some(chunk) => (chunk.position, chunk.record_bytes()),
-                None => (message.place.position, message.place.record_bytes()),
-            };
+            let next = copy.next_chunk();
             let hot = part.take().or_else(|| match next {
                 Some(chunk) => self.log.chunk(&chunk),
-                None => self.log.record(&message.place),
+                None => self.log.record(&copy.place),
             });
             let Some(bytes) = hot else {
-                let slot = copy.message;
+                let (slot, (position, record_bytes)) = (copy.message, copy.awaited());
                 self.reclaim.copies.push(copy);
                 self.read(Reading::Copy { message: slot, position }, position, record_bytes, effects);
                 return;

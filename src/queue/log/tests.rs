@@ -89,19 +89,7 @@ impl Bench {
     }
 
     fn verdict(&mut self, id: MessageId) -> Ticket {
-        self.log.append_verdicts(id, &[delivered()])
-    }
-}
-
-fn delivered() -> VerdictDraft<'static> {
-    VerdictDraft {
-        recipient: 0,
-        outcome: VerdictOutcome::Delivered,
-        attempts: 1,
-        due: UnixMs(0),
-        delay_reported: false,
-        code: 250,
-        text: b"ok",
+        self.log.append_verdicts(id, &[VerdictDraft::delivered(b"ok")])
     }
 }
 
@@ -465,13 +453,13 @@ fn what_settles_is_held_however_much_is_held() {
     bench.log.settle(refused.place, &[]);
     assert!(bench.log.open.is_none());
     let text = [b'x'; 400];
-    let deferred = VerdictDraft { outcome: VerdictOutcome::Deferred, text: &text, ..delivered() };
+    let deferred = VerdictDraft { outcome: VerdictOutcome::Deferred, text: &text, ..VerdictDraft::delivered(b"") };
     for _ in 0..2 * VERDICTS_HELD_MAX_BYTES / 400 {
         bench.log.append_verdicts(message.id, &[deferred]);
     }
     assert!(bench.log.held_bytes <= VERDICTS_HELD_MAX_BYTES);
     let held = bench.log.held.len();
-    let ticket = bench.log.append_verdicts(message.id, &[deferred, delivered()]);
+    let ticket = bench.log.append_verdicts(message.id, &[deferred, VerdictDraft::delivered(b"ok")]);
     assert_eq!(bench.log.held.len(), held + 1);
     assert!(bench.log.held_bytes < VERDICTS_HELD_MAX_BYTES + 100, "without its words");
     bench.log.settle(message.place, &[]);

@@ -73,18 +73,7 @@ impl Bench {
     }
 
     fn verdict(&mut self, id: MessageId, recipients: std::ops::Range<u32>) -> Option<Ticket> {
-        let verdict = |recipient| {
-            let outcome = VerdictOutcome::Delivered;
-            VerdictDraft {
-                recipient,
-                outcome,
-                attempts: 1,
-                due: UnixMs(0),
-                delay_reported: false,
-                code: 250,
-                text: b"ok",
-            }
-        };
+        let verdict = |recipient| VerdictDraft { recipient, ..VerdictDraft::delivered(b"ok") };
         let verdicts: Vec<_> = recipients.map(verdict).collect();
         (!verdicts.is_empty()).then(|| self.log.append_verdicts(id, &verdicts))
     }
@@ -342,15 +331,7 @@ fn impossible_lives_are_not_believed() {
         let position = Position::new(bench.log.durable().life(), end as u32);
         record::seal(&mut record, Kind::Cut, position, position, SHARD);
         disk[slot][end..end + record.len()].copy_from_slice(&record);
-        let verdict = VerdictDraft {
-            recipient: 0,
-            outcome: VerdictOutcome::Delivered,
-            attempts: 1,
-            due: UnixMs(0),
-            delay_reported: false,
-            code: 250,
-            text: b"",
-        };
+        let verdict = VerdictDraft::delivered(b"");
         let id = MessageId { shard: SHARD, position: Position::new(life, 4096) };
         let mut record = vec![0; HEADER_BYTES + VerdictDraft::payload_bytes(&[verdict])];
         VerdictDraft::write(id, &[verdict], &mut record[HEADER_BYTES..]);

@@ -30,16 +30,7 @@ pub(super) fn accept(dir: &Path, start: ShardStart) -> MessageId {
     while writer.log.outcome(&appended.ticket) != Commit::Durable {
         writer.turn();
     }
-    let verdict = VerdictDraft {
-        recipient: 0,
-        outcome: VerdictOutcome::Delivered,
-        attempts: 1,
-        due: UnixMs(0),
-        delay_reported: false,
-        code: 250,
-        text: b"2.0.0 ok",
-    };
-    let ticket = writer.log.append_verdicts(appended.id, &[verdict]);
+    let ticket = writer.log.append_verdicts(appended.id, &[VerdictDraft::delivered(b"2.0.0 ok")]);
     while writer.log.outcome(&ticket) != Commit::Durable {
         writer.turn();
     }
