@@ -79,7 +79,12 @@ impl World {
             addresses,
             tls: Default::default(),
         };
-        let kind = self.dice.below(5);
+        let mut kind = self.dice.below(5);
+        // A name has the same addresses whosever mail host it is, so that only one domain can have ours: where routes say where its
+        // mail goes, nobody asks whether it is us.
+        if kind == 3 && *self.named_us.get_or_insert(site) != site {
+            kind = 4;
+        }
         if kind < 4 {
             self.ledger.lied_about.insert(site);
         } else {

@@ -161,6 +161,8 @@ pub struct World {
     accepting: Option<usize>,
     /// Connections open at each site, over all shards.
     pub at_site: HashMap<usize, u32>,
+    /// The site of which DNS said once that it is us.
+    pub named_us: Option<usize>,
     /// As many there may be of each, by all settings that this run of the relay has had since the last other routes.
     pub connections_most: u32,
     /// As many may still stand on the routes before: what is under way goes on beside what is routed otherwise.
@@ -213,6 +215,7 @@ impl World {
             clients: Vec::new(),
             accepting: None,
             at_site: HashMap::new(),
+            named_us: None,
             connections_before: 0,
             connections_most: 0,
             operated: None,
